@@ -1,0 +1,1 @@
+"""LightLLM: an inference and serving engine for large language models."""
