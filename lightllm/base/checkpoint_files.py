@@ -1,0 +1,41 @@
+"""The small JSON files of a Hugging Face checkpoint that tell its limits and its eos tokens."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from lightllm.base.errors import ConfigError
+
+
+def read_json(model_dir: str | Path, name: str, *, required: bool) -> dict[str, Any]:
+    """`name` of the checkpoint as a dict; {} if it is absent and not required. Raises ConfigError."""
+    path = Path(model_dir) / name
+    if not path.is_file():
+        if required:
+            raise ConfigError(f"--model_dir={model_dir}: no {name} there; give the directory of a Hugging Face checkpoint")
+        return {}
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise ConfigError(f"{path} is not valid JSON: {error}; restore the file from the checkpoint's source") from None
+    if not isinstance(content, dict):
+        raise ConfigError(f"{path} holds a {type(content).__name__}, not an object; restore the file")
+    return content
+
+
+def max_length(config: dict[str, Any]) -> int:
+    """Longest sequence the checkpoint says it was made for, in tokens."""
+    text = config.get("text_config", config)
+    for name in ("max_position_embeddings", "n_positions", "max_sequence_length", "seq_length"):
+        if isinstance(text.get(name), int):
+            return text[name]
+    raise ConfigError("config.json does not state max_position_embeddings; set --max_req_total_len")
+
+
+def eos_ids(config: dict[str, Any], generation_config: dict[str, Any]) -> list[int]:
+    """Tokens that end an answer: generation_config.json's if it names any, else config.json's."""
+    for source in (generation_config, config):
+        ids = source.get("eos_token_id")
+        if ids is not None:
+            return list(ids) if isinstance(ids, list) else [ids]
+    return []

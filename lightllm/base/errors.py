@@ -1,0 +1,21 @@
+"""Errors meant for people: each says what was given, what is allowed and what to do."""
+
+
+class LightLLMError(Exception):
+    """Base of every error this package raises on purpose."""
+
+
+class ConfigError(LightLLMError, ValueError):
+    """A flag, a config file or a checkpoint asks for something that cannot be done."""
+
+
+class RequestError(LightLLMError, ValueError):
+    """A request cannot be served as it stands. `status` is the HTTP status that says so."""
+
+    def __init__(self, message: str, *, status: int = 400, param: str | None = None):
+        super().__init__(message)
+        self.status, self.param = status, param
+
+
+class EngineDeadError(LightLLMError, RuntimeError):
+    """A process the request depended on has ended before the request did."""

@@ -1,0 +1,67 @@
+"""What a client asks for: sampling parameters, and how a request ends."""
+
+from enum import IntEnum
+
+import msgspec
+
+from lightllm.base.errors import RequestError
+
+
+class FinishReason(IntEnum):
+    """Why a request ended. The values are stored in the request table."""
+
+    NONE = 0
+    STOP = 1  # an eos token, a stop token or a stop string
+    LENGTH = 2
+    ABORT = 3  # the client left, or the server is shutting down
+    ERROR = 4  # the engine could not go on with it
+
+
+class SamplingParams(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How to continue a prompt. Defaults are the neutral values; a server overlays generation_config.json."""
+
+    n: int = 1
+    max_tokens: int | None = None  # None: as far as model and pool allow
+    min_tokens: int = 0  # eos, stop tokens and stop strings are ignored before this many
+    temperature: float = 1.0  # 0: greedy
+    top_p: float = 1.0
+    top_k: int = -1  # -1 or 0: off
+    min_p: float = 0.0
+    repetition_penalty: float = 1.0
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    seed: int | None = None  # None: drawn anew for every request
+    stop: list[str] = []
+    stop_token_ids: list[int] = []
+    ignore_eos: bool = False
+    logprobs: int | None = None  # None: none; k: of the chosen token and the k likeliest
+    skip_special_tokens: bool = True
+    include_stop_str_in_output: bool = False
+
+    def __post_init__(self) -> None:
+        for name, allowed, holds in self._rules():
+            if not holds:
+                raise RequestError(f"{name}={getattr(self, name)!r} is not allowed; use {allowed}", param=name)
+
+    def _rules(self) -> list[tuple[str, str, bool]]:
+        # Comparisons are written so that NaN fails them.
+        return [
+            ("n", "an integer from 1 to 128", 1 <= self.n <= 128),
+            ("max_tokens", "an integer of at least 1", self.max_tokens is None or 1 <= self.max_tokens < 2**31),
+            ("min_tokens", "an integer of at least 0", 0 <= self.min_tokens < 2**31),
+            ("temperature", "a number from 0 to 100", 0 <= self.temperature <= 100),
+            ("top_p", "a number above 0, up to 1", 0 < self.top_p <= 1),
+            ("top_k", "-1 or 0 for all tokens, or an integer of at least 1", -1 <= self.top_k < 2**31),
+            ("min_p", "a number from 0 to 1", 0 <= self.min_p <= 1),
+            ("repetition_penalty", "a number above 0, up to 100", 0 < self.repetition_penalty <= 100),
+            ("presence_penalty", "a number from -2 to 2", -2 <= self.presence_penalty <= 2),
+            ("frequency_penalty", "a number from -2 to 2", -2 <= self.frequency_penalty <= 2),
+            ("seed", "an integer of 64 bits", self.seed is None or -(2**63) <= self.seed < 2**64),
+            ("stop", "up to 64 non-empty strings", len(self.stop) <= 64 and all(self.stop)),
+            (
+                "stop_token_ids",
+                "up to 1024 non-negative token ids",
+                len(self.stop_token_ids) <= 1024 and all(0 <= token < 2**31 for token in self.stop_token_ids),
+            ),
+            ("logprobs", "an integer from 0 to 20", self.logprobs is None or 0 <= self.logprobs <= 20),
+        ]

@@ -1,0 +1,112 @@
+"""What the scheduler asks the workers to compute in one step, and what comes back. Plain arrays: no torch.
+
+A request that runs has a `row`: an index into everything the workers keep for it (its line of the slot table, its
+sampling parameters, its last sampled token). A plan holds all that workers need, so that it can travel to any machine.
+Prefill, chunks of prefill, decode and verification of drafts differ only in how many tokens a sequence runs.
+"""
+
+from dataclasses import dataclass, fields
+
+import numpy as np
+
+LAST_SAMPLED = -1  # in `tokens`: the token that this row sampled last, which only the workers know
+
+# Sampling parameters of a row, as the request table has them.
+ROW = np.dtype(
+    [
+        ("row", np.int32),
+        ("prompt_length", np.int32),  # presence and frequency penalties count the tokens after these
+        ("temperature", np.float32),
+        ("top_p", np.float32),
+        ("top_k", np.int32),  # 0: off
+        ("min_p", np.float32),
+        ("repetition_penalty", np.float32),
+        ("presence_penalty", np.float32),
+        ("frequency_penalty", np.float32),
+        ("seed", np.uint64),
+        ("num_logprobs", np.int32),  # -1: none wanted
+        ("min_tokens", np.int32),
+        ("num_stops", np.int32),  # how many of the next tokens in `stop_tokens` are this row's
+    ],
+    align=True,
+)
+
+
+@dataclass(slots=True)
+class StepPlan:
+    """S sequences, T tokens laid end to end; sequences of one token come first."""
+
+    step: int
+    rows: np.ndarray  # [S] int32
+    starts: np.ndarray  # [S] int32: position of each sequence's first token
+    counts: np.ndarray  # [S] int32: tokens it runs
+    samples: np.ndarray  # [S] bool: whether a token is sampled after its last token
+    tokens: np.ndarray  # [T] int32, LAST_SAMPLED where the workers know better
+    # Changes of the slot table, made before anything else: this step's tokens and prefixes found in the tree.
+    # slot_table[update_rows[i], update_starts[i] : + update_counts[i]] = the next update_counts[i] of update_slots
+    update_rows: np.ndarray  # [U] int32
+    update_starts: np.ndarray  # [U] int32
+    update_counts: np.ndarray  # [U] int32
+    update_slots: np.ndarray  # [sum of update_counts] int32
+    # Rows that begin (or begin again after preemption) with this step.
+    begins: np.ndarray  # [B] of ROW
+    stop_tokens: np.ndarray  # [sum of num_stops] int32: tokens not to be sampled before min_tokens
+
+
+@dataclass(slots=True)
+class StepResult:
+    """What the sequences of a plan sampled, in the plan's order."""
+
+    step: int
+    tokens: np.ndarray  # [S] int32; -1 where nothing was sampled
+    # K is the largest num_logprobs of the rows that sampled; logprobs are of the raw logits.
+    logprobs: np.ndarray  # [S] float32, or [0] if no row wants any
+    top_tokens: np.ndarray  # [S, K] int32, likeliest first, or [0, 0]
+    top_logprobs: np.ndarray  # [S, K] float32, or [0, 0]
+    seconds: float  # from the plan's first use to its tokens
+    next_was_ready: bool  # whether the plan after this one had arrived when this one ended
+
+
+_DTYPES = {np.dtype(t).str: np.dtype(t) for t in (np.int32, np.float32, np.bool_)} | {"row": ROW}
+_CODES = list(_DTYPES.values())
+_HEADER = np.dtype([("kind", np.int64), ("code", np.int64), ("rank", np.int64), ("shape", np.int64, 2), ("value", np.float64)])
+_ALIGN = 64
+
+
+def pack(message: StepPlan | StepResult, buffer: np.ndarray) -> int:
+    """Writes a plan or result into `buffer` [bytes] uint8 and returns its length. Raises ValueError if it is too long."""
+    names = [field.name for field in fields(message)]
+    headers = buffer[: len(names) * _HEADER.itemsize].view(_HEADER)
+    at = _round_up(headers.nbytes)
+    for header, name in zip(headers, names, strict=True):
+        value = getattr(message, name)
+        if isinstance(value, np.ndarray):
+            header["kind"], header["code"], header["rank"] = 1, _CODES.index(value.dtype), value.ndim
+            header["shape"][: value.ndim] = value.shape
+            if at + value.nbytes > len(buffer):
+                raise ValueError(f"a {type(message).__name__} of {at + value.nbytes} bytes and more, room for {len(buffer)}")
+            buffer[at : at + value.nbytes] = np.ascontiguousarray(value).reshape(-1).view(np.uint8)
+            at = _round_up(at + value.nbytes)
+        else:
+            header["kind"], header["value"] = 0, value
+    return at
+
+
+def unpack(kind: type, buffer: np.ndarray):
+    """Reads what `pack` wrote. The arrays are copies."""
+    specs = fields(kind)
+    headers = buffer[: len(specs) * _HEADER.itemsize].view(_HEADER)
+    at, values = _round_up(headers.nbytes), []
+    for header, spec in zip(headers, specs, strict=True):
+        if header["kind"]:
+            dtype, shape = _CODES[header["code"]], tuple(header["shape"][: header["rank"]])
+            size = int(np.prod(shape)) * dtype.itemsize
+            values.append(buffer[at : at + size].copy().view(dtype).reshape(shape))
+            at = _round_up(at + size)
+        else:
+            values.append({int: int, float: float, bool: bool}[spec.type](header["value"]))
+    return kind(*values)
+
+
+def _round_up(size: int) -> int:
+    return -(-size // _ALIGN) * _ALIGN

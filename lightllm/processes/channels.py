@@ -1,0 +1,95 @@
+"""Sockets between processes: whole messages in order, over unix SEQPACKET pairs that the supervisor makes.
+
+A send never waits for a slow reader: what the socket does not take is kept and sent at the next `flush`.
+"""
+
+import socket
+from collections import deque
+
+import msgspec
+
+from lightllm.base import messages
+
+MAX_BYTES = 1 << 18  # of one message
+_BUFFER_BYTES = 4 << 20
+_encode = msgspec.msgpack.Encoder().encode
+_decode = msgspec.msgpack.Decoder(messages.AnyMessage).decode
+
+
+class Closed(Exception):
+    """The process at the other end is gone."""
+
+
+class Channel:
+    """One end of a pair. Not blocking; `fileno` is for select and event loops."""
+
+    def __init__(self, end: socket.socket):
+        self._socket = end
+        self._socket.setblocking(False)
+        self._waiting: deque[bytes] = deque()
+
+    @staticmethod
+    def pair() -> tuple[socket.socket, socket.socket]:
+        """Two connected ends, to be handed to two processes."""
+        ends = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        for end in ends:
+            end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _BUFFER_BYTES)
+        return ends
+
+    @classmethod
+    def of_descriptor(cls, descriptor: int) -> "Channel":
+        return cls(socket.socket(fileno=descriptor))
+
+    def fileno(self) -> int:
+        return self._socket.fileno()
+
+    @property
+    def has_waiting(self) -> bool:
+        """Whether messages wait for the socket to take them."""
+        return bool(self._waiting)
+
+    def send(self, message: messages.Message, descriptors: list[int] | None = None) -> None:
+        """Sends or keeps a message. Raises Closed."""
+        data = _encode(message)
+        assert len(data) <= MAX_BYTES, "messages carry references, not data"
+        if descriptors:
+            self._socket.setblocking(True)
+            socket.send_fds(self._socket, [data], descriptors)
+            self._socket.setblocking(False)
+            return
+        self._waiting.append(data)
+        self.flush()
+
+    def flush(self) -> None:
+        """Sends what waits, as far as the socket takes it. Raises Closed."""
+        while self._waiting:
+            try:
+                self._socket.send(self._waiting[0])
+            except BlockingIOError:
+                return
+            except (BrokenPipeError, ConnectionResetError) as error:
+                raise Closed from error
+            self._waiting.popleft()
+
+    def receive(self) -> messages.AnyMessage | None:
+        """The next message, or None if there is none yet. Raises Closed."""
+        message, _ = self.receive_with_descriptors(0)
+        return message
+
+    def receive_with_descriptors(self, most: int = 16) -> tuple[messages.AnyMessage | None, list[int]]:
+        """As `receive`, with the descriptors that came along."""
+        try:
+            if most:
+                data, descriptors, _, _ = socket.recv_fds(self._socket, MAX_BYTES, most)
+            else:
+                data, descriptors = self._socket.recv(MAX_BYTES), []
+        except BlockingIOError:
+            return None, []
+        except ConnectionResetError as error:
+            raise Closed from error
+        if not data:
+            raise Closed
+        return _decode(data), descriptors
+
+    def close(self) -> None:
+        self._socket.close()
