@@ -12,7 +12,9 @@ def read_json(model_dir: str | Path, name: str, *, required: bool) -> dict[str, 
     path = Path(model_dir) / name
     if not path.is_file():
         if required:
-            raise ConfigError(f"--model_dir={model_dir}: no {name} there; give the directory of a Hugging Face checkpoint")
+            raise ConfigError(
+                f"--model_dir={model_dir}: no {name} there; give the directory of a Hugging Face checkpoint"
+            )
         return {}
     try:
         content = json.loads(path.read_text(encoding="utf-8"))

@@ -1,6 +1,7 @@
 """Every setting, once. Flags, the offline API's keywords and the documentation are generated from these structs."""
 
 from collections.abc import Mapping
+from math import inf
 from typing import Annotated, Any, Literal, TypeVar, get_type_hints
 
 import msgspec
@@ -8,70 +9,96 @@ import msgspec
 from lightllm.base import env
 from lightllm.base.errors import ConfigError
 
+A = Annotated
 Config = TypeVar("Config", bound="EngineConfig")
 
 
-def _about(description: str, **limits: Any) -> msgspec.Meta:
-    return msgspec.Meta(description=description, **limits)
+def about(description: str) -> msgspec.Meta:
+    """The help text of a setting."""
+    return msgspec.Meta(description=description)
 
 
-Positive = msgspec.Meta(ge=1)
+def at_least(least: float) -> msgspec.Meta:
+    return msgspec.Meta(ge=least)
+
+
+def above(bound: float, *, below: float = inf, up_to: float = inf) -> msgspec.Meta:
+    """Numbers above `bound` and, where given, below or up to another."""
+    return msgspec.Meta(gt=bound, le=up_to) if below == inf else msgspec.Meta(gt=bound, lt=below)
+
+
+Count = A[int, at_least(1)]
 DataType = Literal["auto", "float32", "fp32", "bfloat16", "bf16", "float16", "fp16"]
+Tokenizer = Literal["auto", "fast", "none"]
+LoadFormat = Literal["auto", "dummy"]
+Device = Literal["auto", "cpu", "cuda"]
+Admission = Literal["conservative", "watermark"]
+OnFailure = Literal["exit", "restart"]
+LogLevel = Literal["debug", "info", "warning", "error"]
 
 
 class EngineConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What the engine needs, with or without an HTTP server in front."""
 
-    model_dir: Annotated[str, _about("Checkpoint directory in Hugging Face layout; the bundled model if not given")] = ""
-    model_name: Annotated[str, _about("Name the model is served under; the directory's name if not given")] = ""
-    tokenizer_mode: Annotated[
-        Literal["auto", "fast", "none"], _about("none: token ids in and out, no tokenizer is loaded")
-    ] = "auto"
-    chat_template: Annotated[str, _about("File with a Jinja chat template, instead of the checkpoint's own")] = ""
-    eos_id: Annotated[list[int], _about("Token ids that end an answer, instead of the checkpoint's own")] = []
-    load_format: Annotated[Literal["auto", "dummy"], _about("dummy: random weights of the right shapes")] = "auto"
-    data_type: Annotated[
-        DataType, _about("Type of activations and weights; auto: float32 on a CPU, else the checkpoint's")
-    ] = "auto"
-    trust_remote_code: Annotated[bool, _about("Accepted for compatibility: code in a checkpoint is never run")] = False
+    # The model
+    model_dir: A[
+        str, about("Checkpoint in Hugging Face layout, a directory or a hub name; the bundled model if empty")
+    ] = ""
+    model_name: A[str, about("Name the model is served under; the directory's name if empty")] = ""
+    tokenizer_mode: A[Tokenizer, about("none: token ids in and out, no tokenizer is loaded")] = "auto"
+    chat_template: A[str, about("File with a Jinja chat template, instead of the checkpoint's own")] = ""
+    eos_id: A[list[int], about("Token ids that end an answer, instead of the checkpoint's own")] = []
+    load_format: A[LoadFormat, about("dummy: random weights of the right shapes")] = "auto"
+    data_type: A[DataType, about("Type of weights and activations; auto: float32 on a CPU, else the checkpoint's")] = (
+        "auto"
+    )
+    trust_remote_code: A[bool, about("Accepted for compatibility: code in a checkpoint is never run")] = False
 
-    device: Annotated[Literal["auto", "cpu", "cuda"], _about("Where the model runs")] = "auto"
-    tp: Annotated[int, Positive, _about("Tensor parallel ranks; each is a process with a device of its own")] = 1
+    # The devices
+    device: A[Device, about("Where the model runs; auto: the GPU if there is one")] = "auto"
+    tp: A[int, at_least(1), about("Tensor parallel ranks; each is a process with a device of its own")] = 1
 
-    mem_fraction: Annotated[float, _about("Share of the device's memory the engine may use in all", gt=0, lt=1)] = 0.9
-    max_total_token_num: Annotated[int, Positive, _about("Slots of the KV pool, in tokens; measured if not given")] | None = None
-    max_req_total_len: Annotated[int, Positive, _about("Longest prompt plus output; the checkpoint's limit if not given")] | None = None
+    # Memory
+    mem_fraction: A[float, above(0, below=1), about("Share of the device's memory the engine may use in all")] = 0.9
+    max_total_token_num: A[Count | None, about("Slots of the KV pool, in tokens; measured if not given")] = None
+    max_req_total_len: A[Count | None, about("Longest prompt plus output; the checkpoint's limit if not given")] = None
+    disable_dynamic_prompt_cache: A[bool, about("Do not share KV between requests with a common prefix")] = False
 
-    batch_max_tokens: Annotated[int, Positive, _about("Most tokens one step runs")] = 8192
-    chunked_prefill_size: Annotated[int, Positive, _about("Most prompt tokens of one request in one step; batch_max_tokens if not given")] | None = None
-    running_max_req_size: Annotated[int, Positive, _about("Most requests running at a time")] = 1000
-    max_queued_requests: Annotated[int, _about("Requests allowed to wait; one more is refused with 429", ge=0)] = 4096
-    disable_dynamic_prompt_cache: Annotated[bool, _about("Do not share KV between requests with a common prefix")] = False
-    admission: Annotated[
-        Literal["conservative", "watermark"],
-        _about("conservative: admit while the predicted peak fits the pool; watermark: while its use is below --watermark"),
+    # Scheduling
+    batch_max_tokens: A[int, at_least(1), about("Most tokens that one step runs")] = 8192
+    chunked_prefill_size: A[
+        Count | None, about("Most prompt tokens of one request in one step; batch_max_tokens if not given")
+    ] = None
+    running_max_req_size: A[int, at_least(1), about("Most requests that run at a time")] = 1000
+    max_queued_requests: A[int, at_least(0), about("Requests that may wait; one more is refused with 429")] = 4096
+    admission: A[
+        Admission,
+        about("conservative: while the predicted peak fits the pool; watermark: while its use is below --watermark"),
     ] = "conservative"
-    watermark: Annotated[float, _about("Share of the pool in use up to which the watermark policy admits", gt=0, le=1)] = 0.95
-    router_max_new_token_len: Annotated[
-        int, Positive, _about("Output tokens the scheduler expects of a request that sets no maximum")
+    watermark: A[
+        float, above(0, up_to=1), about("Share of the pool in use up to which the watermark policy admits")
+    ] = 0.95
+    router_max_new_token_len: A[
+        int, at_least(1), about("Output tokens that the scheduler expects of a request which sets no maximum")
     ] = 2048
 
-    on_failure: Annotated[
-        Literal["exit", "restart"], _about("When scheduler, worker or detokenizer dies: end the server or restart the engine")
+    # Operation
+    on_failure: A[
+        OnFailure, about("When scheduler, worker or detokenizer dies: end the server, or restart the engine")
     ] = "exit"
-    log_level: Annotated[Literal["debug", "info", "warning", "error"], _about("Least severe messages shown")] = env.LOG_LEVEL  # type: ignore[assignment]
-    disable_log_stats: Annotated[bool, _about("Do not log throughput and memory use")] = False
-    log_stats_interval: Annotated[float, _about("Seconds between two lines of statistics", gt=0)] = 10.0
+    log_level: A[LogLevel, about("Least severe messages shown")] = env.LOG_LEVEL
+    disable_log_stats: A[bool, about("Do not log throughput and memory use")] = False
+    log_stats_interval: A[float, above(0), about("Seconds between two lines of statistics")] = 10.0
 
 
 class ServerConfig(EngineConfig, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The engine's settings and those of the HTTP server."""
 
-    host: Annotated[str, _about("Address to listen on")] = "127.0.0.1"
-    port: Annotated[int, _about("Port to listen on; 0 picks a free one", ge=0, le=65535)] = 8000
-    httpserver_workers: Annotated[int, _about("API processes that share the port", ge=1, le=64)] = 1
-    max_request_bytes: Annotated[int, Positive, _about("Largest request body; a larger one is refused with 413")] = 32 << 20
-    graceful_timeout_s: Annotated[float, _about("After SIGTERM, seconds that open requests have to finish", ge=0)] = 60.0
+    host: A[str, about("Address to listen on")] = "127.0.0.1"
+    port: A[int, msgspec.Meta(ge=0, le=65535), about("Port to listen on; 0 picks a free one")] = 8000
+    httpserver_workers: A[int, msgspec.Meta(ge=1, le=64), about("API processes that share the port")] = 1
+    max_request_bytes: A[int, at_least(1), about("Largest request body; a larger one is refused with 413")] = 32 << 20
+    graceful_timeout_s: A[float, at_least(0), about("After SIGTERM, seconds that open requests have to finish")] = 60.0
 
 
 def parse(kind: type[Config], values: Mapping[str, Any]) -> Config:

@@ -1,9 +1,10 @@
 """The only place where environment variables are read."""
 
 import os
+from typing import Any
 
-# Level of the log when --log_level is not given.
-LOG_LEVEL = os.environ.get("LIGHTLLM_LOG_LEVEL", "info")
+# Level of the log when --log_level is not given; checked as the flag is.
+LOG_LEVEL: Any = os.environ.get("LIGHTLLM_LOG_LEVEL", "info")
 # Network interface for collectives between ranks of one machine; gloo is four times faster when it need not guess.
 GLOO_INTERFACE = os.environ.get("GLOO_SOCKET_IFNAME", "lo")
 

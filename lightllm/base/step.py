@@ -69,12 +69,14 @@ class StepResult:
 
 _DTYPES = {np.dtype(t).str: np.dtype(t) for t in (np.int32, np.float32, np.bool_)} | {"row": ROW}
 _CODES = list(_DTYPES.values())
-_HEADER = np.dtype([("kind", np.int64), ("code", np.int64), ("rank", np.int64), ("shape", np.int64, 2), ("value", np.float64)])
+_HEADER = np.dtype(
+    [("kind", np.int64), ("code", np.int64), ("rank", np.int64), ("shape", np.int64, 2), ("value", np.float64)]
+)
 _ALIGN = 64
 
 
 def pack(message: StepPlan | StepResult, buffer: np.ndarray) -> int:
-    """Writes a plan or result into `buffer` [bytes] uint8 and returns its length. Raises ValueError if it is too long."""
+    """Writes a plan or result into `buffer` [bytes] uint8, returns its length. Raises ValueError without room."""
     names = [field.name for field in fields(message)]
     headers = buffer[: len(names) * _HEADER.itemsize].view(_HEADER)
     at = _round_up(headers.nbytes)
@@ -84,7 +86,9 @@ def pack(message: StepPlan | StepResult, buffer: np.ndarray) -> int:
             header["kind"], header["code"], header["rank"] = 1, _CODES.index(value.dtype), value.ndim
             header["shape"][: value.ndim] = value.shape
             if at + value.nbytes > len(buffer):
-                raise ValueError(f"a {type(message).__name__} of {at + value.nbytes} bytes and more, room for {len(buffer)}")
+                raise ValueError(
+                    f"a {type(message).__name__} of {at + value.nbytes} bytes and more, room for {len(buffer)}"
+                )
             buffer[at : at + value.nbytes] = np.ascontiguousarray(value).reshape(-1).view(np.uint8)
             at = _round_up(at + value.nbytes)
         else:

@@ -1,0 +1,42 @@
+# make serve    installs what is needed and serves the bundled model (MODEL=, ARGS= to change that)
+# make test     installs what tests need, then runs every check and test
+# make nightly  also runs the tests that take long
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+MODEL ?=
+ARGS ?=
+
+.PHONY: serve test check nightly benchmark clean
+
+serve: $(VENV)/installed
+	$(BIN)/lightllm serve $(MODEL) $(ARGS)
+
+test: check
+	$(BIN)/pytest
+
+check: $(VENV)/installed-test
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports
+	$(BIN)/codespell lightllm tests benchmarks docs README.md
+	$(BIN)/pyright --pythonpath $(BIN)/python
+
+nightly: check
+	$(BIN)/pytest -m "not gpu"
+
+benchmark: $(VENV)/installed-test
+	$(BIN)/python -m benchmarks.cpu
+
+$(VENV)/installed: pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable .
+	touch $@
+
+$(VENV)/installed-test: $(VENV)/installed
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[test]"
+	touch $@
+
+clean:
+	rm -rf $(VENV)
