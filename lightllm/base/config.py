@@ -1,7 +1,6 @@
 """Every setting, once. Flags, the offline API's keywords and the documentation are generated from these structs."""
 
 from collections.abc import Mapping
-from math import inf
 from typing import Annotated, Any, Literal, TypeVar, get_type_hints
 
 import msgspec
@@ -22,9 +21,8 @@ def at_least(least: float) -> msgspec.Meta:
     return msgspec.Meta(ge=least)
 
 
-def above(bound: float, *, below: float = inf, up_to: float = inf) -> msgspec.Meta:
-    """Numbers above `bound` and, where given, below or up to another."""
-    return msgspec.Meta(gt=bound, le=up_to) if below == inf else msgspec.Meta(gt=bound, lt=below)
+def above(bound: float, *, below: float = 1e12) -> msgspec.Meta:
+    return msgspec.Meta(gt=bound, lt=below)
 
 
 Count = A[int, at_least(1)]
@@ -76,7 +74,7 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
         about("conservative: while the predicted peak fits the pool; watermark: while its use is below --watermark"),
     ] = "conservative"
     watermark: A[
-        float, above(0, up_to=1), about("Share of the pool in use up to which the watermark policy admits")
+        float, msgspec.Meta(gt=0, le=1), about("Share of the pool in use up to which the watermark policy admits")
     ] = 0.95
     router_max_new_token_len: A[
         int, at_least(1), about("Output tokens that the scheduler expects of a request which sets no maximum")
