@@ -1,0 +1,98 @@
+"""The official client against a real server on the bundled model, warnings being errors."""
+
+import pytest
+from openai import BadRequestError, NotFoundError, OpenAI
+
+from tests.end_to_end.serving import Server
+from tests.end_to_end.workload import MODEL
+
+
+@pytest.fixture(scope="module")
+def server():
+    with Server("--max_total_token_num", "20000") as running:
+        yield running
+
+
+@pytest.fixture
+def client(server):
+    with OpenAI(base_url=server.url + "/v1", api_key="none", max_retries=0) as client:
+        yield client
+
+
+def ask(question: str) -> list[dict[str, str]]:
+    return [{"role": "user", "content": question}]
+
+
+def test_chat_answers_a_sum(client):
+    answer = client.chat.completions.create(model=MODEL, messages=ask("What is 25 + 17?"), temperature=0)
+    assert "42" in answer.choices[0].message.content
+    assert answer.choices[0].finish_reason == "stop"
+    assert answer.usage.total_tokens == answer.usage.prompt_tokens + answer.usage.completion_tokens
+
+
+def test_streamed_chat_equals_whole_chat(client):
+    options = {"model": MODEL, "messages": ask("Count from 1 to 12."), "temperature": 0}
+    whole = client.chat.completions.create(**options)
+    with client.chat.completions.create(**options, stream=True, stream_options={"include_usage": True}) as stream:
+        chunks = list(stream)
+    assert "".join(c.choices[0].delta.content or "" for c in chunks if c.choices) == whole.choices[0].message.content
+    assert chunks[0].choices[0].delta.role == "assistant"
+    assert chunks[-1].usage == whole.usage.model_copy(
+        update={"prompt_tokens_details": chunks[-1].usage.prompt_tokens_details}
+    )
+
+
+def test_completions_answer_a_list_of_prompts_in_order(client):
+    answer = client.completions.create(model=MODEL, prompt=["one two", "1 2 3 4 5"], max_tokens=5, temperature=0)
+    assert [choice.index for choice in answer.choices] == [0, 1]
+    alone = client.completions.create(model=MODEL, prompt="1 2 3 4 5", max_tokens=5, temperature=0)
+    assert answer.choices[1].text == alone.choices[0].text
+
+
+def test_three_seeded_samples_are_repeatable(client):
+    options = {"model": MODEL, "messages": ask("Tell me about LightLLM."), "n": 3, "seed": 7, "temperature": 1.0}
+    first, second = (client.chat.completions.create(**options, max_tokens=40) for _ in range(2))
+    texts = [choice.message.content for choice in first.choices]
+    assert texts == [choice.message.content for choice in second.choices]
+    assert len(texts) == 3
+
+
+def test_logprobs_name_the_tokens_of_the_text(client):
+    answer = client.chat.completions.create(
+        model=MODEL, messages=ask("What is 3 + 4?"), temperature=0, logprobs=True, top_logprobs=2
+    )
+    content = answer.choices[0].logprobs.content
+    assert answer.choices[0].message.content == "".join(
+        bytes(token.bytes).decode() for token in content if not token.token.startswith("<|")
+    )
+    assert all(token.logprob == token.top_logprobs[0].logprob and token.logprob <= 0 for token in content)
+
+
+def test_stop_string_ends_the_text_before_itself(client):
+    answer = client.chat.completions.create(model=MODEL, messages=ask("Count from 1 to 12."), temperature=0, stop=["7"])
+    assert "6" in answer.choices[0].message.content
+    assert "7" not in answer.choices[0].message.content
+    assert answer.choices[0].finish_reason == "stop"
+
+
+def test_no_max_tokens_runs_to_what_model_and_pool_allow(client):
+    answer = client.completions.create(
+        model=MODEL, prompt="1 2 3", temperature=0, extra_body={"ignore_eos": True, "stop_token_ids": []}
+    )
+    assert answer.choices[0].finish_reason == "length"
+    assert answer.usage.total_tokens > 4000
+
+
+def test_an_explicit_maximum_that_is_too_large_is_refused(client):
+    with pytest.raises(BadRequestError, match="max_tokens"):
+        client.completions.create(model=MODEL, prompt="1 2 3", max_tokens=1_000_000)
+
+
+def test_an_unknown_model_is_named(client):
+    with pytest.raises(NotFoundError, match="no-such-model"):
+        client.chat.completions.create(model="no-such-model", messages=ask("hello"))
+
+
+def test_the_model_is_listed_and_found(client):
+    assert [model.id for model in client.models.list().data] == [MODEL]
+    assert client.models.retrieve(MODEL).id == MODEL
