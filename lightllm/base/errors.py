@@ -19,3 +19,7 @@ class RequestError(LightLLMError, ValueError):
 
 class EngineDeadError(LightLLMError, RuntimeError):
     """A process the request depended on has ended before the request did."""
+
+
+class Closed(Exception):
+    """The process at the other end of a channel is gone. Not meant for people: whoever catches it says what that means."""
