@@ -1,0 +1,17 @@
+"""How ops are computed fast. Nothing above imports these modules: `load` registers them, once per process."""
+
+import importlib
+
+from lightllm.compute.ops.op import ALL, Choice, Facts
+
+MODULES = {
+    "cpu": ["lightllm.compute.kernels.torch_native", "lightllm.compute.kernels.torch_cpu"],
+    "cuda": ["lightllm.compute.kernels.torch_native"],
+}
+
+
+def load(facts: Facts) -> list[Choice]:
+    """Register what this kind of device has and choose, for every op, what will run. Says what was chosen and why."""
+    for module in MODULES.get(facts.device.type, []):
+        importlib.import_module(module)
+    return [op.choose(facts) for op in ALL.values()]

@@ -1,0 +1,83 @@
+"""Causal self-attention with grouped query heads, over keys and values kept token by token."""
+
+from collections.abc import Mapping
+
+from torch import Tensor, nn
+
+from lightllm.compute import ops
+from lightllm.compute.attention.batch import Batch
+from lightllm.compute.layers.linear import Output, QKVLinear, RowLinear
+from lightllm.compute.layers.norm import RMSNorm
+from lightllm.compute.layers.rope import Rope
+from lightllm.compute.state.layer_state import LayerState, TokenPart
+
+
+class Attention(nn.Module):
+    """o(softmax(rope(q) rope(k)^T / sqrt(dim)) v), q, k and v being projections of x.
+
+    window: each token sees only this many, itself included. head_norm_eps: q and k of each head are normed first.
+    """
+
+    keys: Tensor
+    values: Tensor
+
+    def __init__(
+        self,
+        hidden: int,
+        heads: int,
+        kv_heads: int,
+        dim: int,
+        rope: Rope,
+        *,
+        qkv_bias: bool = False,
+        output_bias: bool = False,
+        window: int | None = None,
+        head_norm_eps: float | None = None,
+    ):
+        super().__init__()
+        self.dim, self.scale, self.window, self.rope = dim, dim**-0.5, window, rope
+        self.qkv_proj = QKVLinear(hidden, heads, kv_heads, dim, bias=qkv_bias)
+        self.q_norm = RMSNorm(dim, head_norm_eps) if head_norm_eps is not None else None
+        self.k_norm = RMSNorm(dim, head_norm_eps) if head_norm_eps is not None else None
+        self.head_norm_eps = head_norm_eps or 0.0
+        self.o_proj = RowLinear(heads * dim, [Output("o_proj", hidden)], bias=output_bias, unit=dim)
+
+    def state(self) -> LayerState:
+        part = TokenPart((self.qkv_proj.local_kv_heads, self.dim), heads_axis=0)
+        return LayerState({"keys": part, "values": part})
+
+    def bind(self, tensors: Mapping[str, Tensor]) -> None:
+        self.keys, self.values = tensors["keys"], tensors["values"]
+
+    def forward(self, x: Tensor, batch: Batch) -> Tensor:
+        """x [tokens, hidden] -> [tokens, hidden]; stores this step's keys and values in the batch's slots."""
+        q, k, v = self.qkv_proj.heads(x)
+        q = ops.norm_rotate_store(
+            q,
+            k,
+            v,
+            self.q_norm.weight if self.q_norm is not None else None,
+            self.k_norm.weight if self.k_norm is not None else None,
+            self.head_norm_eps,
+            batch.positions,
+            self.rope.table,
+            batch.slots,
+            self.keys,
+            self.values,
+        )
+        attended = ops.attend(
+            q,
+            self.keys,
+            self.values,
+            batch.slot_table,
+            batch.row,
+            batch.query_start,
+            batch.lengths,
+            self.scale,
+            self.window,
+            batch.decodes,
+            batch.query_lengths,
+            batch.context_lengths,
+            batch.max_length,
+        )
+        return self.o_proj(attended.flatten(1))

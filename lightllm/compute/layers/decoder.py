@@ -1,0 +1,97 @@
+"""The outline all decoder-only models share: embed, run blocks, norm, project to the vocabulary."""
+
+import re
+from collections.abc import Iterable
+
+from torch import Tensor, nn
+
+from lightllm.compute.attention.batch import Batch
+from lightllm.compute.layers.norm import RMSNorm
+from lightllm.compute.layers.rope import Rope
+from lightllm.compute.layers.vocabulary import Vocabulary
+from lightllm.compute.state.layer_state import LayerState
+from lightllm.compute.state.token_pool import stateful
+
+
+class Block(nn.Module):
+    """x += attention(norm(x)); x += mlp(norm(x)).
+
+    The sum travels as a pair (x, residual) that is added up in the next norm, so that adding and norming are one op.
+    """
+
+    def __init__(self, hidden: int, eps: float, *, attention: nn.Module, mlp: nn.Module):
+        super().__init__()
+        self.input_layernorm = RMSNorm(hidden, eps)
+        self.self_attn = attention
+        self.post_attention_layernorm = RMSNorm(hidden, eps)
+        self.mlp = mlp
+
+    def forward(self, x: Tensor, residual: Tensor | None, batch: Batch) -> tuple[Tensor, Tensor]:
+        x, residual = self.input_layernorm.add(x, residual)
+        x = self.self_attn(x, batch)
+        x, residual = self.post_attention_layernorm.add(x, residual)
+        return self.mlp(x), residual
+
+
+class Decoder(nn.Module):
+    """Batch -> [tokens, hidden]."""
+
+    def __init__(self, vocab: int, hidden: int, eps: float, blocks: Iterable[nn.Module]):
+        super().__init__()
+        self.embed_tokens = Vocabulary(vocab, hidden)
+        self.layers = nn.ModuleList(blocks)
+        self.norm = RMSNorm(hidden, eps)
+
+    def forward(self, batch: Batch) -> Tensor:
+        x, residual = self.embed_tokens.rows(batch.tokens), None
+        for block in self.layers:
+            x, residual = block(x, residual, batch)
+        return self.norm.add(x, residual)[0]
+
+
+class CausalLM(nn.Module):
+    """A decoder and its output head.
+
+    `rope` belongs to all blocks. tied: the head is the embedding. unused: names that a checkpoint of this model may
+    hold beyond what is computed here.
+    """
+
+    def __init__(
+        self,
+        *,
+        vocab: int,
+        hidden: int,
+        eps: float,
+        rope: Rope,
+        blocks: Iterable[nn.Module],
+        tied: bool,
+        unused: str | None = None,
+    ):
+        super().__init__()
+        self.vocab = vocab
+        self.rope = rope
+        self.model = Decoder(vocab, hidden, eps, blocks)
+        self.lm_head = self.model.embed_tokens if tied else Vocabulary(vocab, hidden)
+        patterns = [unused, r"^lm_head\.weight$" if tied else None]
+        self.unused = re.compile("|".join(filter(None, patterns)) or r"(?!)")
+
+    def forward(self, batch: Batch) -> Tensor:
+        """Hidden states after the final norm, [tokens, hidden]."""
+        return self.model(batch)
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """hidden [n, hidden] -> [n, vocab], on every rank; all ranks must call it."""
+        return self.lm_head.scores(hidden)
+
+    @property
+    def max_positions(self) -> int:
+        """How many positions there are angles for; `extend` before materializing if the checkpoint says too few."""
+        return self.rope.positions
+
+    def extend(self, positions: int) -> None:
+        """Make room for at least this many positions."""
+        self.rope.positions = max(self.rope.positions, positions)
+
+    def states(self) -> list[LayerState]:
+        """What each layer remembers of a token, on this rank; known once the model is materialized."""
+        return [layer.state() for layer in stateful(self)]

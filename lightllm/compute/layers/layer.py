@@ -1,0 +1,37 @@
+"""What materializing asks of a layer that has tensors of its own."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
+
+from torch import Tensor
+
+from lightllm.compute.parallel.mesh import Mesh
+from lightllm.compute.quant.method import LinearMethod
+from lightllm.compute.weights.weight import Declared
+
+
+@dataclass(frozen=True)
+class Site:
+    """Where a layer stands: its path in the model, which is its path in the checkpoint, and on which rank."""
+
+    path: str
+    mesh: Mesh
+    method_for: Callable[[str], LinearMethod]
+
+    def beside(self, name: str) -> str:
+        """The checkpoint's path of a module with the same parent."""
+        return ".".join(filter(None, [self.path.rpartition(".")[0], name]))
+
+
+@runtime_checkable
+class Placeable(Protocol):
+    """A layer with tensors of its own."""
+
+    def place(self, site: Site) -> Mapping[str, Declared]:
+        """Decide which share this rank computes and how; returns the tensors to load, by names of the layer's own."""
+        ...
+
+    def fill(self, tensors: Mapping[str, Tensor]) -> None:
+        """Take the tensors that `place` declared."""
+        ...

@@ -1,0 +1,138 @@
+"""Linear layers. Models give global sizes; `place` turns them into this rank's share."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+
+from lightllm.base.errors import ConfigError
+from lightllm.compute.layers.layer import Site
+from lightllm.compute.parallel.mesh import Group
+from lightllm.compute.quant.method import LinearMethod
+from lightllm.compute.weights.share import Share, divided, whole
+from lightllm.compute.weights.weight import Declared, Matrix, Part, Row, Weight
+
+
+@dataclass(frozen=True)
+class Output:
+    """Outputs that the checkpoint keeps under a name of their own; shared among ranks in units of `unit`.
+
+    copies: with fewer units than ranks, neighbouring ranks may hold copies of one unit.
+    """
+
+    name: str
+    size: int
+    unit: int = 1
+    copies: bool = False
+
+
+class Projection(nn.Module):
+    """What all linear layers share: global sizes now, this rank's tensors after `place`."""
+
+    method: LinearMethod
+    matrix: Matrix
+    tensors: Mapping[str, Tensor]
+
+    def __init__(self, in_features: int, outputs: Sequence[Output], *, bias: bool = False, unit: int = 1):
+        super().__init__()
+        self.in_features, self.outputs, self.has_bias, self.unit = in_features, tuple(outputs), bias, unit
+        self.group = Group()
+        self.bias: Tensor | None = None
+
+    def rows(self, output: Output) -> Share:
+        """Which of these outputs this rank computes."""
+        return whole(output.size)
+
+    def columns(self) -> Share:
+        """Which of the inputs this rank has."""
+        return whole(self.in_features)
+
+    @property
+    def local_sizes(self) -> list[int]:
+        """How much of each output this rank computes."""
+        return [row.share.count for row in self.matrix.rows]
+
+    def place(self, site: Site) -> Mapping[str, Declared]:
+        self.group = site.mesh.tensor
+        modules = [site.beside(output.name) for output in self.outputs]
+        rows = [Row(module, self.rows(output)) for module, output in zip(modules, self.outputs, strict=True)]
+        self.matrix = Matrix(tuple(rows), self.columns())
+        self.method = one_method(modules, site)
+        declared = dict(self.method.declare(self.matrix))
+        if self.has_bias:
+            declared["bias"] = Weight(
+                tuple(Part(f"{row.module}.bias", (row.share.size,), (row.share.window,)) for row in rows)
+            )
+        return declared
+
+    def fill(self, tensors: Mapping[str, Tensor]) -> None:
+        self.bias = tensors.get("bias")
+        self.tensors = tensors
+
+    def product(self, x: Tensor) -> Tensor:
+        """x [tokens, local inputs] -> W x + b [tokens, local outputs]."""
+        return self.method.multiply(self.tensors, x, self.bias)
+
+
+class Linear(Projection):
+    """y = W x + b, whole on every rank."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.product(x)
+
+
+class ColumnLinear(Projection):
+    """Each rank computes a share of the outputs. Several outputs are computed as one product."""
+
+    def rows(self, output: Output) -> Share:
+        return divided(output.size, self.group, unit=output.unit, copies=output.copies, what=output.name)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.product(x)
+
+
+class RowLinear(Projection):
+    """Each rank holds a share of the inputs, in units of `unit`; the ranks' results are summed."""
+
+    def columns(self) -> Share:
+        names = ", ".join(output.name for output in self.outputs)
+        return divided(self.in_features, self.group, unit=self.unit, what=f"the inputs of {names}")
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x [tokens, local inputs] -> [tokens, outputs], the same on every rank."""
+        if self.group.ranks == 1:
+            return self.product(x)
+        y = self.group.sum(self.method.multiply(self.tensors, x, None))
+        return y if self.bias is None else y + self.bias
+
+
+class QKVLinear(ColumnLinear):
+    """Query, key and value projections as one product. Ranks beyond the number of kv heads hold copies of these."""
+
+    def __init__(self, hidden: int, heads: int, kv_heads: int, dim: int, *, bias: bool = False):
+        outputs = [
+            Output("q_proj", heads * dim, dim),
+            Output("k_proj", kv_heads * dim, dim, copies=True),
+            Output("v_proj", kv_heads * dim, dim, copies=True),
+        ]
+        super().__init__(hidden, outputs, bias=bias)
+        self.dim = dim
+
+    @property
+    def local_kv_heads(self) -> int:
+        return self.local_sizes[1] // self.dim
+
+    def heads(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """x [tokens, hidden] -> q [tokens, local heads, dim], k and v [tokens, local kv heads, dim]."""
+        counts = [size // self.dim for size in self.local_sizes]
+        q, k, v = self.product(x).unflatten(-1, (-1, self.dim)).split(counts, dim=-2)
+        return q, k, v
+
+
+def one_method(modules: Sequence[str], site: Site) -> LinearMethod:
+    """The method for matrices that are computed as one product. Raises ConfigError if they are stored differently."""
+    methods = [site.method_for(module) for module in modules]
+    if any(method is not methods[0] for method in methods):
+        stored = ", ".join(f"{module}: {method.name}" for module, method in zip(modules, methods, strict=True))
+        raise ConfigError(f"matrices that are computed as one must be quantized alike; the checkpoint has {stored}")
+    return methods[0]

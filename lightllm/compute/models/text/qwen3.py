@@ -1,0 +1,65 @@
+"""Qwen3 dense decoder: grouped queries, a norm on each head of q and k before rope, gated MLP.
+
+Source: arXiv:2505.09388 section 2; field names follow the checkpoint's config.json.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from lightllm.compute.layers.attention import Attention
+from lightllm.compute.layers.decoder import Block, CausalLM
+from lightllm.compute.layers.mlp import GatedMLP
+from lightllm.compute.layers.rope import Rope, RopeConfig
+from lightllm.compute.models import config as reading
+
+ARCHITECTURES = ("Qwen3ForCausalLM",)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    hidden_size: int
+    intermediate_size: int
+    num_hidden_layers: int
+    num_attention_heads: int
+    num_key_value_heads: int
+    head_dim: int
+    vocab_size: int
+    rms_norm_eps: float
+    rope: RopeConfig
+    windows: tuple[int | None, ...]
+    attention_bias: bool = False
+    tie_word_embeddings: bool = False
+    hidden_act: Literal["silu"] = "silu"
+
+
+def read(raw: reading.Json) -> Config:
+    rope, windows = reading.rope(raw, model="qwen3"), reading.windows(raw)
+    return reading.read(Config, raw, model="qwen3", rope=rope, windows=windows, **reading.heads(raw))
+
+
+def build(config: Config) -> CausalLM:
+    rope = Rope(config.rope, config.head_dim)
+
+    def block(layer: int) -> Block:
+        attention = Attention(
+            config.hidden_size,
+            config.num_attention_heads,
+            config.num_key_value_heads,
+            config.head_dim,
+            rope,
+            qkv_bias=config.attention_bias,
+            output_bias=config.attention_bias,
+            window=config.windows[layer],
+            head_norm_eps=config.rms_norm_eps,
+        )
+        mlp = GatedMLP(config.hidden_size, config.intermediate_size)
+        return Block(config.hidden_size, config.rms_norm_eps, attention=attention, mlp=mlp)
+
+    return CausalLM(
+        vocab=config.vocab_size,
+        hidden=config.hidden_size,
+        eps=config.rms_norm_eps,
+        rope=rope,
+        blocks=map(block, range(config.num_hidden_layers)),
+        tied=config.tie_word_embeddings,
+    )

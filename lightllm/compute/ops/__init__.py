@@ -1,0 +1,24 @@
+"""What is computed: one declaration per op, with its formula, shapes, reference and test cases."""
+
+from lightllm.compute.ops.activation import silu_and_mul
+from lightllm.compute.ops.attention import attend, attend_latent
+from lightllm.compute.ops.embedding import embedding
+from lightllm.compute.ops.experts import gated_experts, route_sigmoid, route_softmax
+from lightllm.compute.ops.norm import add_rms_norm, rms_norm
+from lightllm.compute.ops.rope import norm_rotate_store, norm_rotate_store_latent, rotate_halves, rotate_pairs
+
+__all__ = [
+    "add_rms_norm",
+    "attend",
+    "attend_latent",
+    "embedding",
+    "gated_experts",
+    "norm_rotate_store",
+    "norm_rotate_store_latent",
+    "rms_norm",
+    "rotate_halves",
+    "rotate_pairs",
+    "route_sigmoid",
+    "route_softmax",
+    "silu_and_mul",
+]

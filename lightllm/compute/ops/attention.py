@@ -1,0 +1,113 @@
+"""Attention over the slot table: where each token's state lives is data, so nothing is ever moved.
+
+A step's sequences lie end to end. The first `decodes` run one token each; the others run `query_lengths[i]` tokens on
+a context of `context_lengths[i]`, counts that the host knows. `max_length` bounds every length, also known to the host.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from lightllm.compute.ops.op import TOLERANCE, Facts, op
+
+_TOLERANCE = TOLERANCE | {torch.float32: 1e-4}
+
+
+def _steps(facts: Facts):
+    """The arguments that say which tokens attend to what: decode alone, prompts alone, chunks beside decodes."""
+    for queries, lengths in [
+        ([1, 1, 1], [1, 7, 4]),
+        ([1] * 9, [1, 2, 300, 299, 64, 65, 128, 5, 290]),
+        ([5], [5]),
+        ([4, 1, 3], [9, 6, 3]),
+        ([1, 1, 3, 20], [11, 1, 8, 20]),
+    ]:
+        decodes = next((i for i, count in enumerate(queries) if count > 1), len(queries))
+        rows, width = len(lengths) + 2, max(lengths) + 3
+        table = torch.randperm(rows * width, device=facts.device).view(rows, width).to(torch.int32)
+        row = torch.randperm(rows, device=facts.device)[: len(lengths)]
+        start = torch.tensor([0, *queries], device=facts.device).cumsum(0).to(torch.int32)
+        known = torch.tensor(lengths, dtype=torch.int32, device=facts.device)
+        yield (table, row, start, known), (decodes, queries[decodes:], lengths[decodes:], max(lengths) + 1)
+
+
+def _cases(facts: Facts):
+    for heads, kv_heads, dim, window in [(4, 2, 8, None), (6, 1, 20, None), (2, 2, 16, 3), (4, 2, 8, 70)]:
+        for where, hints in _steps(facts):
+            q = torch.randn(int(where[2][-1]), heads, dim, dtype=facts.dtype, device=facts.device)
+            pool = torch.randn(2, where[0].numel(), kv_heads, dim, dtype=facts.dtype, device=facts.device)
+            yield q, pool[0], pool[1], *where, dim**-0.5, window, *hints
+
+
+def _latent_cases(facts: Facts):
+    for heads, rank, dim in [(4, 16, 8), (1, 20, 4)]:
+        for where, hints in _steps(facts):
+            q = torch.randn(int(where[2][-1]), heads, rank + dim, dtype=facts.dtype, device=facts.device)
+            pool = torch.randn(where[0].numel(), rank + dim, dtype=facts.dtype, device=facts.device)
+            yield q, pool, rank, *where, dim**-0.5, *hints
+
+
+@op(cases=_cases, tolerance=_TOLERANCE)
+def attend(
+    q: Tensor,
+    keys: Tensor,
+    values: Tensor,
+    slot_table: Tensor,
+    row: Tensor,
+    query_start: Tensor,
+    lengths: Tensor,
+    scale: float,
+    window: int | None,
+    decodes: int,
+    query_lengths: Sequence[int],
+    context_lengths: Sequence[int],
+    max_length: int,
+) -> Tensor:
+    """softmax(scale q K^T) V of every token over its sequence up to itself, or over the last `window` of these.
+
+    q [tokens, heads, dim]; keys, values [pool slots, kv_heads, dim], this step's tokens stored already;
+    slot_table [rows, positions] int32: the slot of each position; row [sequences] int64: each sequence's row;
+    query_start [sequences + 1] int32: its tokens in q; lengths [sequences] int32: its context with this step's tokens.
+    Computed in the pool's dtype, softmax in float32. Returns q's shape and dtype.
+    """
+    group = q.shape[1] // keys.shape[1]
+    outputs = []
+    for sequence, (start, stop) in enumerate(zip(query_start.tolist(), query_start.tolist()[1:], strict=False)):
+        length = int(lengths[sequence])
+        slots = slot_table[row[sequence], :length].long()
+        key, value = (pool[slots].repeat_interleave(group, 1) for pool in (keys, values))
+        scores = torch.einsum("qhd,khd->hqk", q[start:stop].to(key.dtype), key) * scale
+        position = torch.arange(length, device=q.device)
+        distance = position[length - (stop - start) :, None] - position
+        hidden = (distance < 0) if window is None else (distance < 0) | (distance >= window)
+        weights = scores.float().masked_fill(hidden, float("-inf")).softmax(-1).to(value.dtype)
+        outputs.append(torch.einsum("hqk,khd->qhd", weights, value))
+    return torch.cat(outputs).to(q.dtype)
+
+
+@op(cases=_latent_cases, tolerance=_TOLERANCE)
+def attend_latent(
+    q: Tensor,
+    latents: Tensor,
+    rank: int,
+    slot_table: Tensor,
+    row: Tensor,
+    query_start: Tensor,
+    lengths: Tensor,
+    scale: float,
+    decodes: int,
+    query_lengths: Sequence[int],
+    context_lengths: Sequence[int],
+    max_length: int,
+) -> Tensor:
+    """As attend, with one vector a token for all heads: the key is the whole of it, the value its first `rank` numbers.
+
+    q [tokens, heads, rank + dim], the key projection already absorbed; latents [pool slots, rank + dim].
+    Returns [tokens, heads, rank]. Source: arXiv:2405.04434 section 2.1.
+    """
+    keys = latents.unsqueeze(1)
+    values = torch.nn.functional.pad(keys[..., :rank], (0, latents.shape[-1] - rank))
+    where = (slot_table, row, query_start, lengths)
+    hints = (decodes, query_lengths, context_lengths, max_length)
+    return attend.reference(q, keys, values, *where, scale, None, *hints)[..., :rank]

@@ -1,0 +1,90 @@
+"""Mixture of experts: choosing experts, and computing with the chosen ones."""
+
+import torch
+from torch import Tensor
+
+from lightllm.compute.ops.op import TOLERANCE, Facts, op
+
+
+def _softmax_cases(facts: Facts):
+    for tokens, experts, top_k, groups, top_groups in [(1, 4, 2, 1, 1), (9, 8, 3, 1, 1), (5, 12, 4, 4, 2)]:
+        logits = torch.randn(tokens, experts, device=facts.device)
+        for renormalize in (False, True):
+            yield logits, top_k, groups, top_groups, renormalize, 1.5
+
+
+def _sigmoid_cases(facts: Facts):
+    for logits, top_k, groups, top_groups, renormalize, scale in _softmax_cases(facts):
+        bias = torch.randn(logits.shape[1], device=facts.device)
+        yield logits, bias, top_k, groups, top_groups, renormalize, scale
+
+
+def _expert_cases(facts: Facts):
+    for tokens, experts, local, first, hidden, width, top_k in [(1, 4, 4, 0, 8, 16, 2), (9, 8, 3, 4, 16, 8, 3)]:
+        make = {"dtype": facts.dtype, "device": facts.device}
+        choice = torch.stack([torch.randperm(experts, device=facts.device)[:top_k] for _ in range(tokens)])
+        share = torch.rand(tokens, top_k, device=facts.device)
+        gate_up = torch.randn(local, 2 * width, hidden, **make) * hidden**-0.5
+        down = torch.randn(local, hidden, width, **make) * width**-0.5
+        yield torch.randn(tokens, hidden, **make), gate_up, down, choice, share, first
+
+
+def _keep_groups(scores: Tensor, group_scores: Tensor, top_groups: int) -> Tensor:
+    """`scores` [tokens, experts] with -inf outside each token's best groups. group_scores [tokens, groups]."""
+    best = group_scores.topk(top_groups, dim=-1).indices
+    dropped = torch.ones_like(group_scores, dtype=torch.bool).scatter_(1, best, False)
+    return scores.masked_fill(dropped.repeat_interleave(scores.shape[1] // group_scores.shape[1], 1), float("-inf"))
+
+
+@op(cases=_softmax_cases)
+def route_softmax(
+    logits: Tensor, top_k: int, groups: int, top_groups: int, renormalize: bool, scale: float
+) -> tuple[Tensor, Tensor]:
+    """The top_k experts by softmax(logits) within the top_groups groups of the likeliest experts.
+
+    logits [tokens, experts]; groups are runs of experts / groups. Returns choice [tokens, top_k] int64 and
+    share [tokens, top_k] float32: the probabilities, made to sum to 1 if `renormalize`, times `scale`.
+    """
+    probabilities = logits.float().softmax(-1)
+    candidates = probabilities
+    if groups > 1:
+        candidates = _keep_groups(probabilities, probabilities.unflatten(1, (groups, -1)).amax(-1), top_groups)
+    share, choice = candidates.topk(top_k, dim=-1)
+    if renormalize:
+        share = share / share.sum(-1, keepdim=True)
+    return choice, share * scale
+
+
+@op(cases=_sigmoid_cases)
+def route_sigmoid(
+    logits: Tensor, bias: Tensor, top_k: int, groups: int, top_groups: int, renormalize: bool, scale: float
+) -> tuple[Tensor, Tensor]:
+    """The top_k experts by sigmoid(logits) + bias; the bias steers the choice only.
+
+    A group counts by the sum of its two best. bias [experts] float32; all else as route_softmax.
+    Source: arXiv:2412.19437 section 2.1.2.
+    """
+    scores = logits.float().sigmoid()
+    candidates = scores + bias
+    if groups > 1:
+        candidates = _keep_groups(candidates, candidates.unflatten(1, (groups, -1)).topk(2).values.sum(-1), top_groups)
+    choice = candidates.topk(top_k, dim=-1).indices
+    share = scores.gather(1, choice)
+    if renormalize:
+        share = share / (share.sum(-1, keepdim=True) + 1e-20)
+    return choice, share * scale
+
+
+@op(cases=_expert_cases, tolerance=TOLERANCE | {torch.float32: 1e-4})
+def gated_experts(x: Tensor, gate_up: Tensor, down: Tensor, choice: Tensor, share: Tensor, first: int) -> Tensor:
+    """sum over chosen experts e of share * down[e] (silu(gate[e] x) * up[e] x); experts not held here add zero.
+
+    x [tokens, hidden]; gate_up [local experts, 2 * width, hidden]; down [local experts, hidden, width];
+    choice, share [tokens, top_k] (choice numbers all experts); first: number of the first local expert.
+    """
+    out = torch.zeros_like(x, dtype=torch.float32)
+    for local, (wide, narrow) in enumerate(zip(gate_up, down, strict=True)):
+        token, rank = (choice == first + local).nonzero(as_tuple=True)
+        gate, up = (x[token] @ wide.T).chunk(2, -1)
+        out.index_add_(0, token, ((torch.nn.functional.silu(gate) * up) @ narrow.T) * share[token, rank, None])
+    return out.to(x.dtype)

@@ -1,0 +1,98 @@
+"""Ops: an op is declared by its reference; faster implementations register against it and one is chosen once."""
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Any, Generic, ParamSpec, TypeVar
+
+import torch
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+TOLERANCE = MappingProxyType({torch.float32: 1e-5, torch.float16: 4e-3, torch.bfloat16: 3e-2})
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What is known when implementations are chosen: where and in which dtype the model computes."""
+
+    device: torch.device
+    dtype: torch.dtype
+
+
+@dataclass(frozen=True)
+class Implementation(Generic[P, R]):
+    """One way to compute an op. `why_not` gives the reason it cannot, or None if it can."""
+
+    name: str
+    function: Callable[P, R]
+    why_not: Callable[[Facts], str | None]
+
+
+@dataclass(frozen=True)
+class Choice:
+    """Which implementation an op runs, and why not those registered before it."""
+
+    op: str
+    implementation: str
+    reasons: Mapping[str, str]
+
+
+@dataclass
+class Op(Generic[P, R]):
+    """Callable. Runs the chosen implementation; until `choose` is called that is the reference."""
+
+    name: str
+    reference: Callable[P, R]
+    cases: Callable[[Facts], Iterable[tuple[Any, ...]]]  # argument tuples, for parity tests and benchmarks
+    tolerance: Mapping[torch.dtype, float]
+    implementations: list[Implementation[P, R]] = field(default_factory=list)
+    function: Callable[P, R] = field(init=False)
+
+    def __post_init__(self):
+        self.function = self.reference
+
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
+        return self.function(*args, **kwargs)
+
+    def implementation(self, name: str, why_not: Callable[[Facts], str | None] = lambda facts: None):
+        """Register another way to compute this op; those registered first are preferred."""
+
+        def register(function: Callable[P, R]) -> Callable[P, R]:
+            self.implementations.append(Implementation(name, function, why_not))
+            return function
+
+        return register
+
+    def choose(self, facts: Facts) -> Choice:
+        """Run the first implementation that has nothing against `facts` from now on, else the reference."""
+        reasons = {}
+        for implementation in self.implementations:
+            reason = implementation.why_not(facts)
+            if reason is None:
+                self.function = implementation.function
+                return Choice(self.name, implementation.name, reasons)
+            reasons[implementation.name] = reason
+        self.function = self.reference
+        return Choice(self.name, "reference", reasons)
+
+
+ALL: dict[str, Op[..., Any]] = {}
+
+
+def op(
+    *,
+    cases: Callable[[Facts], Iterable[tuple[Any, ...]]],
+    tolerance: Mapping[torch.dtype, float] = TOLERANCE,
+) -> Callable[[Callable[P, R]], Op[P, R]]:
+    """Declare an op. The decorated function is the specification: pure torch, any device, never fast."""
+
+    def declare(reference: Callable[P, R]) -> Op[P, R]:
+        name = reference.__name__
+        assert name not in ALL, f"op {name} is declared twice"
+        declared = Op(name, reference, cases, tolerance)
+        ALL[name] = declared
+        return declared
+
+    return declare

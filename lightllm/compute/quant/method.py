@@ -1,0 +1,35 @@
+"""The interface every way of storing a linear layer's weight implements."""
+
+from collections.abc import Mapping
+from typing import Protocol, TypeAlias
+
+import torch
+from torch import Tensor
+
+from lightllm.compute.weights.weight import Declared, Matrix
+
+Tensors: TypeAlias = Mapping[str, Tensor]
+
+
+class LinearMethod(Protocol):
+    """A format. Holds no tensors: those it declares come back to it with every call."""
+
+    name: str
+
+    def declare(self, matrix: Matrix) -> Mapping[str, Declared]:
+        """The tensors that make up this part of a matrix. Raises ConfigError if it cannot be cut there."""
+        ...
+
+    def multiply(self, tensors: Tensors, x: Tensor, bias: Tensor | None) -> Tensor:
+        """x [tokens, inputs] -> W x + bias [tokens, outputs]."""
+        ...
+
+    def dense(self, tensors: Tensors, dtype: torch.dtype) -> Tensor:
+        """W [outputs, inputs] itself."""
+        ...
+
+    def gated_experts(
+        self, gate_up: Tensors, down: Tensors, x: Tensor, choice: Tensor, share: Tensor, first: int
+    ) -> Tensor:
+        """ops.gated_experts, where the tensors of each expert's matrix are stacked on a first axis."""
+        ...

@@ -1,0 +1,32 @@
+"""Weights as they are: one float tensor a matrix."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from lightllm.compute import ops
+from lightllm.compute.quant.method import Tensors
+from lightllm.compute.weights.weight import Matrix, Part, Weight
+
+
+class Unquantized:
+    name = "none"
+
+    def declare(self, matrix: Matrix) -> dict[str, Weight]:
+        columns = matrix.columns
+        parts = tuple(
+            Part(f"{row.module}.weight", (row.share.size, columns.size), (row.share.window, columns.window))
+            for row in matrix.rows
+        )
+        return {"weight": Weight(parts)}
+
+    def multiply(self, tensors: Tensors, x: Tensor, bias: Tensor | None) -> Tensor:
+        return F.linear(x, tensors["weight"], bias)
+
+    def dense(self, tensors: Tensors, dtype: torch.dtype) -> Tensor:
+        return tensors["weight"].to(dtype)
+
+    def gated_experts(
+        self, gate_up: Tensors, down: Tensors, x: Tensor, choice: Tensor, share: Tensor, first: int
+    ) -> Tensor:
+        return ops.gated_experts(x, gate_up["weight"], down["weight"], choice, share, first)

@@ -1,0 +1,31 @@
+"""Random weights of the right shapes, so that a model can be measured without a checkpoint."""
+
+import re
+import zlib
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor
+
+from lightllm.compute.weights.weight import Part, Weight
+
+DEVIATION = 0.02
+
+
+class Dummy:
+    """Every tensor exists: N(0, 0.02), random bits for packed integers, or the constant that the weight names.
+
+    What two ranks both hold is the same on both: the seed comes from the tensor's name and the window read.
+    """
+
+    def check(self, wanted: Iterable[Weight], ignored: re.Pattern[str] | None) -> None:
+        pass
+
+    def read(self, part: Part, weight: Weight) -> Tensor:
+        if weight.dummy is not None:
+            return torch.full(part.local_shape, weight.dummy)
+        generator = torch.Generator().manual_seed(zlib.crc32(f"{part.name} {part.window}".encode()))
+        if weight.dtype is not None and not weight.dtype.is_floating_point:
+            bounds = torch.iinfo(weight.dtype)
+            return torch.randint(bounds.min, bounds.max, part.local_shape, generator=generator, dtype=weight.dtype)
+        return torch.randn(part.local_shape, generator=generator) * DEVIATION

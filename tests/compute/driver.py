@@ -1,0 +1,93 @@
+"""Runs a materialized model the way a worker does: steps over sequences whose slots lie scattered in a pool."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lightllm.compute.attention.batch import Batch
+from lightllm.compute.execution.materialize import materialize
+from lightllm.compute.layers.decoder import CausalLM
+from lightllm.compute.models import registry
+from lightllm.compute.parallel.mesh import Group, Mesh
+from lightllm.compute.quant.select import method_for
+from lightllm.compute.state.token_pool import TokenPool
+from lightllm.compute.weights.checkpoint import Safetensors
+
+CPU = torch.device("cpu")
+WHOLE = Mesh()
+
+
+def load(directory: Path, mesh: Mesh = WHOLE, dtype: torch.dtype = torch.float32) -> CausalLM:
+    raw = json.loads((directory / "config.json").read_text())
+    model = registry.build(registry.load_config(raw)[1])
+    methods = method_for(raw.get("quantization_config"))
+    materialize(model, Safetensors(directory), mesh=mesh, dtype=dtype, device=CPU, method_for=methods)
+    return model
+
+
+def tensor_mesh(group: Group, *, expert_parallel: bool = False) -> Mesh:
+    return Mesh(tensor=group, expert=group if expert_parallel else Group())
+
+
+class Driver:
+    """Feeds token lists to a model in chosen chunks. Every chunk's logits are kept."""
+
+    def __init__(self, model: CausalLM, sequences: Sequence[Tensor], *, seed: int = 1):
+        self.model, self.sequences = model, sequences
+        width = max(map(len, sequences)) + 3
+        slots = len(sequences) * width
+        self.pool = TokenPool(model.states(), slots, torch.float32, CPU)
+        self.pool.bind(model)
+        generator = torch.Generator().manual_seed(seed)
+        self.table = torch.randperm(slots, generator=generator).view(len(sequences), width).to(torch.int32)
+        self.done = [0] * len(sequences)
+        self.outputs: list[list[Tensor]] = [[] for _ in sequences]
+
+    def step(self, counts: Sequence[int]) -> None:
+        """Run counts[i] more tokens of sequence i; sequences of one token go first, those of none not at all."""
+        order = sorted((i for i, count in enumerate(counts) if count), key=lambda i: counts[i] > 1)
+        spans = [range(self.done[i], self.done[i] + counts[i]) for i in order]
+        lengths = [span.stop for span in spans]
+        decodes = sum(counts[i] == 1 for i in order)
+        batch = Batch(
+            tokens=torch.cat([self.sequences[i][span.start : span.stop] for i, span in zip(order, spans, strict=True)]),
+            positions=torch.tensor([position for span in spans for position in span]),
+            slots=torch.cat(
+                [self.table[i, span.start : span.stop] for i, span in zip(order, spans, strict=True)]
+            ).long(),
+            slot_table=self.table,
+            row=torch.tensor(order),
+            query_start=torch.tensor([0] + [len(span) for span in spans]).cumsum(0).to(torch.int32),
+            lengths=torch.tensor(lengths, dtype=torch.int32),
+            decodes=decodes,
+            query_lengths=[len(span) for span in spans[decodes:]],
+            context_lengths=lengths[decodes:],
+            max_length=max(lengths),
+        )
+        logits = self.model.logits(self.model(batch))
+        for i, part in zip(order, logits.split([len(span) for span in spans]), strict=True):
+            self.done[i] += counts[i]
+            self.outputs[i].append(part)
+
+    def logits(self) -> list[Tensor]:
+        return [torch.cat(parts) for parts in self.outputs]
+
+
+def run(model: CausalLM, sequences: Sequence[Tensor], steps: Sequence[Sequence[int]]) -> list[Tensor]:
+    """The logits of every token of every sequence, computed in these steps."""
+    driver = Driver(model, sequences)
+    with torch.inference_mode():
+        for counts in steps:
+            driver.step(counts)
+    return driver.logits()
+
+
+def save(model: Any, directory: Path) -> None:
+    """Write a transformers model, its weights made larger so that every part of it matters."""
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, mean=1.0 if parameter.dim() == 1 else 0.0, std=0.1)
+    model.save_pretrained(directory)
