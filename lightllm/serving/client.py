@@ -1,0 +1,236 @@
+"""A client's side of the engine: the api processes and the offline API stand on it.
+
+Nothing here waits: `submit` and `release` send, `poll` receives, `read` takes what is new out of shared memory. What
+nobody reads stays there, so a slow reader costs no one else.
+"""
+
+import time
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+import numpy as np
+
+from lightllm.base.config import EngineConfig
+from lightllm.base.errors import Closed, RequestError
+from lightllm.base.messages import AnyMessage, Message, Requests, TextReady, parse_references
+from lightllm.base.metrics import Metrics
+from lightllm.base.request import FinishReason, SamplingParams
+from lightllm.base.request_table import RequestTable
+from lightllm.base.status import State, Status
+from lightllm.serving.records import Records, Request, Update
+
+OnNews = Callable[[Request], None]
+
+
+class Channel(Protocol):
+    """What the client needs of a socket to another process. Both raise Closed when that process is gone."""
+
+    def send(self, message: Message, /) -> None: ...
+    def receive(self) -> AnyMessage | None: ...
+
+
+class EngineClient:
+    """Owns one client's part of the request table. Not thread-safe: one thread or event loop uses it."""
+
+    def __init__(
+        self,
+        table: RequestTable,
+        client: int,
+        *,
+        scheduler: Channel,
+        detokenizer: Channel,
+        status: Status,
+        metrics: Metrics,
+        config: EngineConfig,
+        eos_ids: Sequence[int],
+        vocab_size: int = 2**31 - 1,
+        default_max_tokens: int | None = None,
+    ):
+        """`default_max_tokens` bounds the output of requests that set no maximum, as far as the engine allows it."""
+        self._records = Records(table, client)
+        self._status, self._metrics, self._config = status, metrics, config
+        self._channels: dict[str, Channel | None] = {"scheduler": scheduler, "detokenizer": detokenizer}
+        self._eos_ids, self._vocab_size, self._default_max_tokens = list(eos_ids), vocab_size, default_max_tokens
+        self._open: dict[int, Request] = {}
+
+    # What the engine is asked.
+
+    def submit(
+        self, prompt: Sequence[int] | np.ndarray, params: SamplingParams, on_news: OnNews | None = None
+    ) -> list[Request]:
+        """Sends params.n requests, with seeds seed, seed + 1, ... `on_news` is called from `poll` when there is news.
+
+        Raises RequestError: 400 for what can never run, 429 when full, 503 when not serving.
+        """
+        if reason := self.why_not_serving():
+            raise RequestError(f"{reason}; try again later", status=503)
+        tokens = self._checked_prompt(prompt)
+        max_tokens = self._max_tokens(len(tokens), params)
+        self._check_room(params.n)
+        stop_ids = [*([] if params.ignore_eos else self._eos_ids), *params.stop_token_ids]
+        requests = self._records.take(tokens, params, max_tokens=max_tokens, stop_ids=stop_ids)
+        if requests is None:
+            raise RequestError("the prompts of open requests fill the request table; try again later", status=429)
+        self._send(requests, on_news)
+        self._metrics.add("request_count", params.n)
+        return requests
+
+    def release(self, request: Request) -> None:
+        """Gives a request's record back, and ends the request if it still runs. May be repeated."""
+        if request.is_released:
+            return
+        request.is_released = True
+        if not request.is_finished:
+            self._metrics.add("request_aborted")
+        del self._open[request.index]
+        self._records.give_back(request)
+        scheduler = self._channels["scheduler"]
+        if scheduler is None or request.error is not None:
+            return  # the engine that knew of it is gone
+        try:
+            scheduler.send(Requests(release=[(request.index, request.generation)]))
+        except Closed:
+            return
+
+    # What the engine answers.
+
+    def poll(self) -> list[Request]:
+        """Takes in what the detokenizer has sent; returns the requests with news. Raises Closed after its death."""
+        news: list[Request] = []
+        detokenizer = self._channels["detokenizer"]
+        while detokenizer is not None and (message := detokenizer.receive()) is not None:
+            assert isinstance(message, TextReady), "the detokenizer speaks to clients of text only"
+            now = time.monotonic()
+            for index, generation in parse_references(message.references).tolist():
+                request = self._open.get(index)
+                if request is not None and request.generation == generation:
+                    _tell(request, now)
+                    news.append(request)
+        return news
+
+    def read(self, request: Request, *, with_tokens: bool = True) -> Update:
+        """What is new of a request since it was read last; Update.tokens only where wanted."""
+        request.has_news = False
+        if request.is_released:
+            return Update()
+        if request.error is not None:
+            update = Update(num_tokens=request.num_tokens, finish_reason=FinishReason.ERROR, error=request.error)
+        else:
+            update = self._records.read(request, with_tokens=with_tokens)
+        if update.finish_reason is not None and not request.is_finished:
+            request.is_finished = True
+            self._observe_end(request, update)
+        return update
+
+    # The engine's end and its return.
+
+    def engine_lost(self, reason: str) -> None:
+        """The engine died: open requests end with FinishReason.ERROR and this reason, new ones are refused."""
+        self._channels = dict.fromkeys(self._channels)
+        now = time.monotonic()
+        for request in list(self._open.values()):
+            if not request.is_finished:
+                request.error = reason
+                _tell(request, now)
+
+    def reconnect(self, name: str, channel: Channel) -> None:
+        """The engine was started again; `name` is "scheduler" or "detokenizer"."""
+        assert name in self._channels, "clients speak with the scheduler and the detokenizer only"
+        self._channels[name] = channel
+
+    def why_not_serving(self) -> str | None:
+        """Why a request would be refused now whatever it says."""
+        if (state := self._status.state) is not State.SERVING:
+            return f"the server is {state.name.lower()}"
+        if None in self._channels.values():
+            return "the engine has failed"
+        return None
+
+    @property
+    def open_requests(self) -> list[Request]:
+        return list(self._open.values())
+
+    @property
+    def max_request_tokens(self) -> int:
+        """Longest prompt plus output."""
+        return self._status.max_request_tokens
+
+    # Checks.
+
+    def _checked_prompt(self, prompt: Sequence[int] | np.ndarray) -> np.ndarray:
+        tokens = np.asarray(prompt)
+        if tokens.size == 0:
+            raise RequestError("the prompt is empty; it needs at least one token", param="prompt")
+        if tokens.ndim != 1 or tokens.dtype.kind not in "iu":
+            raise RequestError("the prompt must be text or a list of token ids", param="prompt")
+        wrong = tokens[(tokens < 0) | (tokens >= self._vocab_size)]
+        if wrong.size:
+            raise RequestError(
+                f"token id {wrong[0]} is not in the vocabulary; use 0 to {self._vocab_size - 1}", param="prompt"
+            )
+        return tokens.astype(np.int32)
+
+    def _max_tokens(self, prompt_tokens: int, params: SamplingParams) -> int:
+        longest = self._status.max_request_tokens
+        if prompt_tokens + (params.max_tokens or 1) > longest:
+            asked = "at least 1 output token" if params.max_tokens is None else f"max_tokens={params.max_tokens}"
+            raise RequestError(
+                f"the prompt has {prompt_tokens} tokens and the request asks for {asked}; this server allows {longest} "
+                "in all (--max_req_total_len, --max_total_token_num); shorten the prompt or lower max_tokens",
+                param="prompt" if params.max_tokens is None else "max_tokens",
+            )
+        most = longest - prompt_tokens
+        return params.max_tokens or min(most, self._default_max_tokens or most)
+
+    def _check_room(self, count: int) -> None:
+        if count > self._records.num_free:
+            raise RequestError(
+                f"{len(self._open)} requests are open and {count} more have no room; try again later",
+                status=429,
+            )
+        limit = self._config.max_queued_requests
+        if len(self._open) + count <= limit:
+            return
+        waiting = self._records.num_waiting(self._open.values())
+        # With nobody waiting the request may run at once, so it is let in whatever the limit.
+        if waiting and waiting + count > limit:
+            raise RequestError(
+                f"{waiting} requests wait already and --max_queued_requests={limit}; try again later", status=429
+            )
+
+    # Bookkeeping.
+
+    def _send(self, requests: list[Request], on_news: OnNews | None) -> None:
+        try:
+            scheduler = self._channels["scheduler"]
+            assert scheduler is not None, "why_not_serving has looked"
+            scheduler.send(Requests(submit=[(request.index, request.generation) for request in requests]))
+        except Closed:
+            for request in requests:
+                self._records.give_back(request)
+            raise RequestError("the engine has failed; try again later", status=503) from None
+        for request in requests:
+            request.on_news = on_news
+            self._open[request.index] = request
+            self._metrics.observe("request_input_length", request.prompt_tokens)
+
+    def _observe_end(self, request: Request, update: Update) -> None:
+        observe, tokens = self._metrics.observe, update.num_tokens
+        if update.finish_reason is FinishReason.ERROR:
+            self._metrics.add("request_failure")
+            return
+        self._metrics.add("request_aborted" if update.finish_reason is FinishReason.ABORT else "request_success")
+        observe("request_generated_tokens", tokens)
+        observe("cache_length", update.cached_tokens)
+        observe("request_inference_duration", request.last_news - request.arrival)
+        observe("request_first_token_duration", request.first_news - request.arrival)
+        if tokens > 1:
+            observe("request_mean_time_per_token_duration", (request.last_news - request.first_news) / (tokens - 1))
+
+
+def _tell(request: Request, now: float) -> None:
+    request.has_news = True
+    request.last_news = now
+    request.first_news = request.first_news or now
+    if request.on_news is not None:
+        request.on_news(request)

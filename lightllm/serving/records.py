@@ -1,0 +1,204 @@
+"""The client's side of the request table: records are taken, filled, read and given back here."""
+
+import codecs
+import secrets
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+import msgspec
+import numpy as np
+
+from lightllm.base.request import FinishReason, SamplingParams
+from lightllm.base.request_table import Options, RequestTable
+
+_encode = msgspec.msgpack.Encoder().encode
+_SAME_NAME = (
+    "min_tokens", "temperature", "top_p", "min_p", "repetition_penalty", "presence_penalty", "frequency_penalty",
+)  # fmt: skip
+_ERROR = "the engine had to end this request, most likely for want of room in the request table; try again later"
+
+
+@dataclass(slots=True)
+class _Pages:
+    """Prompt and options in the request table, shared by the samples of one prompt."""
+
+    prompt: int
+    options: int
+    users: int
+
+
+@dataclass(slots=True, eq=False)
+class Request:
+    """One sample of one prompt, from its submission to its release. Times are time.monotonic(), s."""
+
+    index: int
+    generation: int
+    sample: int  # 0 to n - 1
+    prompt_tokens: int
+    stops: list[str | int]  # what an update's stop_index counts through: stop strings, eos ids, stop tokens
+    pages: _Pages
+    arrival: float
+    on_news: Callable[["Request"], None] | None = None
+    has_news: bool = False
+    first_news: float = 0.0
+    last_news: float = 0.0
+    text_bytes: int = 0  # read so far
+    num_tokens: int = 0  # read so far
+    error: str | None = None  # why the engine that ran it is gone, and with it the pages of its output
+    is_finished: bool = False  # its end was read
+    is_released: bool = False
+
+
+@dataclass(slots=True, frozen=True)
+class Tokens:
+    """Some output tokens of one request. logprobs are None where none were asked for; the k likeliest come first."""
+
+    ids: np.ndarray  # [tokens] int32
+    logprobs: np.ndarray | None = None  # [tokens] float32
+    top_ids: np.ndarray | None = None  # [tokens, k] int32
+    top_logprobs: np.ndarray | None = None  # [tokens, k] float32
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+
+NO_TOKENS = Tokens(np.empty(0, dtype=np.int32))
+
+
+@dataclass(slots=True, frozen=True)
+class Update:
+    """What is new of a request since it was read last."""
+
+    text: str = ""
+    tokens: Tokens = NO_TOKENS
+    num_tokens: int = 0  # output tokens so far, all reads together
+    finish_reason: FinishReason | None = None
+    stop_index: int = -1  # into Request.stops: what ended it; -1: none of them
+    cached_tokens: int = 0  # of the prompt
+    error: str | None = None  # with FinishReason.ERROR: the reason, for people
+
+    def stop_reason(self, request: Request) -> str | int | None:
+        """The stop string or stop token that ended the request, if one did."""
+        return request.stops[self.stop_index] if 0 <= self.stop_index < len(request.stops) else None
+
+
+class Records:
+    """One client's run of records and its prompt pages.
+
+    A free record's generation is one that nobody was told: it is raised when the record is given back, before its
+    pages are, so whoever still reads them finds out. `columns` are the record's fields as arrays over all records.
+    """
+
+    def __init__(self, table: RequestTable, client: int):
+        self._table = table
+        self._run = table.client_records(client)
+        self._mine = slice(self._run.start, self._run.stop)
+        self.columns = {name: table.records[name] for name in table.records.dtype.names or ()}
+        # An earlier owner may have died with records in use.
+        self.columns["generation"][self._mine] += 1
+        self._free = list(reversed(self._run))
+        self._pages = table.client_pages(client)
+
+    @property
+    def num_free(self) -> int:
+        return len(self._free)
+
+    def take(
+        self, tokens: np.ndarray, params: SamplingParams, *, max_tokens: int, stop_ids: list[int]
+    ) -> list[Request] | None:
+        """Fills params.n records for a prompt, tokens [prompt] int32; None if the pages do not suffice."""
+        options = _encode(
+            Options(
+                stop=params.stop,
+                stop_token_ids=stop_ids,
+                skip_special_tokens=params.skip_special_tokens,
+                include_stop=params.include_stop_str_in_output,
+            )
+        )
+        if (pages := self._store(tokens, options, users=params.n)) is None:
+            return None
+        now = time.monotonic()
+        indexes = [self._free.pop() for _ in range(params.n)]
+        place = {
+            "prompt_page": pages.prompt,
+            "prompt_length": len(tokens),
+            "options_page": pages.options,
+            "options_bytes": len(options),
+            "arrival": now,
+        }
+        for name, value in (place | _sampling_fields(params, max_tokens)).items():
+            self.columns[name][indexes] = value
+        stops = [*params.stop, *stop_ids]
+        return [
+            Request(index, int(self.columns["generation"][index]), i, len(tokens), stops, pages, now)
+            for i, index in enumerate(indexes)
+        ]
+
+    def _store(self, tokens: np.ndarray, options: bytes, *, users: int) -> _Pages | None:
+        if (prompt_page := self._pages.store(tokens)) is None:
+            return None
+        if (options_page := self._pages.store_bytes(options)) is None:
+            self._pages.release(prompt_page)
+            return None
+        return _Pages(prompt_page, options_page, users)
+
+    def give_back(self, request: Request) -> None:
+        """The record may be used again, and once no sample needs the prompt, so may its pages."""
+        self.columns["generation"][request.index] += 1
+        self._free.append(request.index)
+        request.pages.users -= 1
+        if request.pages.users == 0:
+            self._pages.release(request.pages.prompt)
+            self._pages.release(request.pages.options)
+
+    def read(self, request: Request, *, with_tokens: bool) -> Update:
+        """What is new of a request that the engine still knows."""
+        columns, index = self.columns, request.index
+        if columns["text_generation"][index] != request.generation:
+            return Update()
+        # The end is published last, so it is read first: what is read after it is complete.
+        finish = FinishReason(int(columns["text_finish"][index]))
+        visible, end, start = int(columns["num_visible"][index]), int(columns["text_bytes"][index]), request.text_bytes
+        text, tokens = "", NO_TOKENS
+        if end > start:
+            text, size = codecs.utf_8_decode(self._table.text(index, start, end), "replace", bool(finish))
+            request.text_bytes += size
+        if with_tokens and visible > request.num_tokens:
+            tokens = _tokens(self._table.output(index, request.num_tokens, visible))
+        request.num_tokens = visible
+        return Update(
+            text,
+            tokens,
+            visible,
+            finish_reason=finish or None,
+            stop_index=int(columns["stop_index"][index]) if finish else -1,
+            cached_tokens=max(0, int(columns["cached_tokens"][index])),
+            error=_ERROR if finish is FinishReason.ERROR else None,
+        )
+
+    def num_waiting(self, requests: Iterable[Request]) -> int:
+        """How many of these requests have not been admitted yet."""
+        indexes = np.fromiter((request.index for request in requests), dtype=np.int64)
+        columns = self.columns
+        is_seen = columns["output_generation"][indexes] == columns["generation"][indexes]
+        return len(indexes) - int((is_seen & (columns["started"][indexes] > 0)).sum())
+
+
+def _sampling_fields(params: SamplingParams, max_tokens: int) -> dict[str, object]:
+    first = secrets.randbits(64) if params.seed is None else params.seed
+    return {name: getattr(params, name) for name in _SAME_NAME} | {
+        "max_tokens": max_tokens,
+        "max_tokens_given": params.max_tokens is not None,
+        "top_k": max(0, params.top_k),
+        "num_logprobs": -1 if params.logprobs is None else params.logprobs,
+        "seed": np.array([(first + i) % 2**64 for i in range(params.n)], dtype=np.uint64),
+    }
+
+
+def _tokens(rows: np.ndarray) -> Tokens:
+    """rows [tokens, output_words]: id, then logprob, k ids and k logprobs where wanted."""
+    if rows.shape[1] == 1:
+        return Tokens(rows[:, 0])
+    k = (rows.shape[1] - 2) // 2
+    return Tokens(rows[:, 0], rows[:, 1].view(np.float32), rows[:, 2 : 2 + k], rows[:, 2 + k :].view(np.float32))
