@@ -1,0 +1,107 @@
+"""The demo model as it is trained: Qwen3's formula with transformers' parameter names, over right-padded rows.
+
+Source: arXiv:2505.09388.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from lightllm.demo.layout import CONFIG, CONTEXT
+
+HIDDEN, HEAD_DIM, EPSILON = CONFIG["hidden_size"], CONFIG["head_dim"], CONFIG["rms_norm_eps"]
+HEADS, KV_HEADS = CONFIG["num_attention_heads"], CONFIG["num_key_value_heads"]
+
+
+def rope_table(device: torch.device | str) -> tuple[Tensor, Tensor]:
+    """Cosine and sine [CONTEXT, head_dim] of position times frequency; the two halves of a head are alike."""
+    frequency = CONFIG["rope_theta"] ** -(torch.arange(0, HEAD_DIM, 2, device=device) / HEAD_DIM)
+    angle = torch.arange(CONTEXT, device=device)[:, None] * frequency
+    angle = torch.cat([angle, angle], dim=-1)
+    return angle.cos(), angle.sin()
+
+
+def rotate(x: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
+    """x [rows, heads, length, head_dim], turned by its position."""
+    first, second = x.float().chunk(2, dim=-1)
+    return (x * cosine + torch.cat([-second, first], dim=-1) * sine).to(x.dtype)
+
+
+class Norm(nn.RMSNorm):
+    """The root mean square of the last axis, in float32."""
+
+    def __init__(self, size: int):
+        super().__init__(size, eps=EPSILON)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x.float()).to(x.dtype)
+
+
+class Attention(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.q_proj = nn.Linear(HIDDEN, HEADS * HEAD_DIM, bias=False)
+        self.k_proj = nn.Linear(HIDDEN, KV_HEADS * HEAD_DIM, bias=False)
+        self.v_proj = nn.Linear(HIDDEN, KV_HEADS * HEAD_DIM, bias=False)
+        self.o_proj = nn.Linear(HEADS * HEAD_DIM, HIDDEN, bias=False)
+        self.q_norm, self.k_norm = Norm(HEAD_DIM), Norm(HEAD_DIM)
+
+    def forward(self, x: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
+        q, k, v = (project(x).unflatten(-1, (-1, HEAD_DIM)) for project in (self.q_proj, self.k_proj, self.v_proj))
+        q = rotate(self.q_norm(q).transpose(1, 2), cosine, sine).to(v.dtype)
+        k = rotate(self.k_norm(k).transpose(1, 2), cosine, sine).to(v.dtype)
+        k, v = (part.repeat_interleave(HEADS // KV_HEADS, dim=1) for part in (k, v.transpose(1, 2)))
+        # Padding stands on the right, so the causal mask alone hides it.
+        out = F.scaled_dot_product_attention(q, k, v, is_causal=True)
+        return self.o_proj(out.transpose(1, 2).flatten(2))
+
+
+class MLP(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.gate_proj = nn.Linear(HIDDEN, CONFIG["intermediate_size"], bias=False)
+        self.up_proj = nn.Linear(HIDDEN, CONFIG["intermediate_size"], bias=False)
+        self.down_proj = nn.Linear(CONFIG["intermediate_size"], HIDDEN, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.down_proj(F.silu(self.gate_proj(x)) * self.up_proj(x))
+
+
+class Block(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.input_layernorm, self.post_attention_layernorm = Norm(HIDDEN), Norm(HIDDEN)
+        self.self_attn, self.mlp = Attention(), MLP()
+
+    def forward(self, x: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
+        x = x + self.self_attn(self.input_layernorm(x), cosine, sine)
+        return x + self.mlp(self.post_attention_layernorm(x))
+
+
+class Decoder(nn.Module):
+    """The whole but the output layer, whose weight is the embedding's."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed_tokens = nn.Embedding(CONFIG["vocab_size"], HIDDEN)
+        self.layers = nn.ModuleList(Block() for _ in range(CONFIG["num_hidden_layers"]))
+        self.norm = Norm(HIDDEN)
+        for name, parameter in self.named_parameters():
+            if parameter.dim() == 2:
+                # What is added to the residual starts small, by the number of additions.
+                depth = (2 * len(self.layers)) ** 0.5 if name.endswith(("o_proj.weight", "down_proj.weight")) else 1.0
+                nn.init.normal_(parameter, std=CONFIG["initializer_range"] / depth)
+
+    def forward(self, tokens: Tensor, table: tuple[Tensor, Tensor]) -> Tensor:
+        """tokens [rows, length] -> hidden [rows, length, hidden]; `table` is `rope_table`'s."""
+        cosine, sine = (part[: tokens.shape[1]] for part in table)
+        x = self.embed_tokens(tokens)
+        for layer in self.layers:
+            x = layer(x, cosine, sine)
+        return self.norm(x)
+
+
+def prediction_loss(model: Decoder, hidden: Tensor, positions: Tensor, targets: Tensor) -> Tensor:
+    """Summed cross entropy of `targets` [n], each predicted at its flat position [n] of hidden."""
+    logits = F.linear(hidden.flatten(0, 1)[positions], model.embed_tokens.weight)
+    return F.cross_entropy(logits.float(), targets, reduction="sum")

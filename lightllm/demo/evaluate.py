@@ -1,0 +1,138 @@
+"""Score a checkpoint on held-out questions: `python -m lightllm.demo.evaluate --model DIR --samples 200`.
+
+Greedy answers, bfloat16 weights, float32 arithmetic. An answer counts only if it ends by itself and its task's checker takes it.
+"""
+
+import argparse
+import json
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from random import Random
+
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from lightllm.demo import MODEL_DIR
+from lightllm.demo.example import Example, Task, draw
+from lightllm.demo.mixture import Renderer
+from lightllm.demo.reworded import REWORDED
+from lightllm.demo.tasks import TASKS
+from lightllm.demo.tasks.lookup import look_up
+
+SPARE_TOKENS = 8
+CONTEXT_SIZES = [256, 512, 1024, 2048, 4096, 7168]
+
+
+@dataclass
+class Question:
+    """One example of a task, tokenized; `text` is what the model answers, None while it has not ended by itself."""
+
+    task_name: str
+    task: Task
+    example: Example
+    prompt: list[int]
+    answer_tokens: int
+    text: str | None = None
+
+    def is_right(self) -> bool:
+        return self.text is not None and self.task.is_right(self.example, self.text)
+
+
+class Judge:
+    """Asks a checkpoint; batches are questions of like length, padded on the left."""
+
+    def __init__(self, folder: Path, *, device: str):
+        self.tokenizer = AutoTokenizer.from_pretrained(folder)
+        self.model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).to(device).eval()
+        self.renderer = Renderer()
+        self.ends = set(self.model.generation_config.eos_token_id)
+        self.batch_tokens = 400_000 if device == "cuda" else 30_000
+
+    def prepare(self, name: str, task: Task, example: Example) -> Question:
+        prompt = self.tokenizer.encode(self.renderer.prompt(example), add_special_tokens=False)
+        answer = self.tokenizer.encode(example.answer, add_special_tokens=False)
+        return Question(name, task, example, prompt, len(answer))
+
+    def batches(self, questions: list[Question]) -> Iterator[list[Question]]:
+        batch: list[Question] = []
+        longest = 0
+        # Rows of a batch are alike in the rough length of the answer first, of the prompt next.
+        for one in sorted(questions, key=lambda one: (one.answer_tokens.bit_length(), len(one.prompt))):
+            size = len(one.prompt) + 2 * one.answer_tokens
+            if batch and max(longest, size) * (len(batch) + 1) > self.batch_tokens:
+                yield batch
+                batch, longest = [], 0
+            batch.append(one)
+            longest = max(longest, size)
+        yield batch
+
+    @torch.inference_mode()
+    def ask(self, questions: list[Question]) -> None:
+        """Fill in every question's `text`."""
+        for batch in self.batches(questions):
+            width = max(len(one.prompt) for one in batch)
+            tokens = torch.tensor([[0] * (width - len(one.prompt)) + one.prompt for one in batch])
+            mask = torch.tensor([[0] * (width - len(one.prompt)) + [1] * len(one.prompt) for one in batch])
+            out = self.model.generate(
+                tokens.to(self.model.device),
+                attention_mask=mask.to(self.model.device),
+                max_new_tokens=2 * max(one.answer_tokens for one in batch) + SPARE_TOKENS,
+            )
+            for one, row in zip(batch, out[:, width:].tolist(), strict=True):
+                end = next((i for i, token in enumerate(row) if token in self.ends), None)
+                one.text = None if end is None else self.tokenizer.decode(row[:end])
+
+
+def look_up_in(judge: Judge, random: Random, size: int) -> Question:
+    """One question about a document that makes a prompt of 80 to 100 % of `size` tokens."""
+    # An entry takes 5 to 14 tokens.
+    task = Task(lambda random: look_up(random, random.randint(size // 14, size // 5), 1, 0), 0)
+    while True:
+        question = judge.prepare(f"look_up_in_{size}_tokens", task, draw(task, random, held_out=True))
+        if 0.8 * size <= len(question.prompt) <= size:
+            return question
+
+
+def held_out_questions(judge: Judge, samples: int, seed: int) -> Iterator[Question]:
+    for name, task in (TASKS | {"reworded": REWORDED}).items():
+        random = Random(f"{seed} {name}")
+        for _ in range(samples):
+            held_out = task is not REWORDED
+            yield judge.prepare(name, task, draw(task, random, held_out=held_out))
+    for size in CONTEXT_SIZES:
+        random = Random(f"{seed} {size}")
+        for _ in range(max(1, samples // 2)):
+            yield look_up_in(judge, random, size)
+
+
+def evaluate_checkpoint(folder: Path, *, samples: int, log: Callable[[str], None] = print, seed: int = 1) -> dict[str, float]:
+    """The part of right answers by task; also written to scores.json beside the weights."""
+    start = time.monotonic()
+    judge = Judge(folder, device="cuda" if torch.cuda.is_available() else "cpu")
+    questions = [one for one in held_out_questions(judge, samples, seed) if len(one.prompt) + 2 * one.answer_tokens <= 8192]
+    judge.ask(questions)
+    scores = {}
+    for name in dict.fromkeys(one.task_name for one in questions):
+        mine = [one for one in questions if one.task_name == name]
+        scores[name] = sum(one.is_right() for one in mine) / len(mine)
+        wrong = next((one for one in mine if not one.is_right()), None)
+        miss = f"   wanted {wrong.example.answer[:60]!r}, got {(wrong.text or 'no end')[:60]!r}" if wrong else ""
+        log(f"{name:24s} {scores[name]:6.1%} of {len(mine)}{miss}")
+    log(f"scored in {time.monotonic() - start:.1f} s")
+    (folder / "scores.json").write_text(json.dumps(scores, indent=2) + "\n")
+    return scores
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--model", type=Path, default=MODEL_DIR, help="folder of the checkpoint")
+    parser.add_argument("--samples", type=int, default=100, help="held-out questions of each task")
+    parser.add_argument("--seed", type=int, default=1)
+    options = parser.parse_args()
+    evaluate_checkpoint(options.model, samples=options.samples, seed=options.seed)
+
+
+if __name__ == "__main__":
+    main()
