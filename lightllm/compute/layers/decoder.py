@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterable
+from typing import Protocol
 
 from torch import Tensor, nn
 
@@ -33,14 +34,30 @@ class Block(nn.Module):
         return self.mlp(x), residual
 
 
+class Config(Protocol):
+    """What the outline needs of a model's Config."""
+
+    @property
+    def vocab_size(self) -> int: ...
+
+    @property
+    def hidden_size(self) -> int: ...
+
+    @property
+    def rms_norm_eps(self) -> float: ...
+
+    @property
+    def tie_word_embeddings(self) -> bool: ...
+
+
 class Decoder(nn.Module):
     """Batch -> [tokens, hidden]."""
 
-    def __init__(self, vocab: int, hidden: int, eps: float, blocks: Iterable[nn.Module]):
+    def __init__(self, config: Config, blocks: Iterable[nn.Module]):
         super().__init__()
-        self.embed_tokens = Vocabulary(vocab, hidden)
+        self.embed_tokens = Vocabulary(config.vocab_size, config.hidden_size)
         self.layers = nn.ModuleList(blocks)
-        self.norm = RMSNorm(hidden, eps)
+        self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
 
     def forward(self, batch: Batch) -> Tensor:
         x, residual = self.embed_tokens.rows(batch.tokens), None
@@ -50,30 +67,20 @@ class Decoder(nn.Module):
 
 
 class CausalLM(nn.Module):
-    """A decoder and its output head.
+    """A decoder and its output head, which may be the embedding.
 
-    `rope` belongs to all blocks. tied: the head is the embedding. unused: names that a checkpoint of this model may
+    `rope` belongs to all blocks. unused: names of tensors (a regular expression) that a checkpoint of this model may
     hold beyond what is computed here.
     """
 
-    def __init__(
-        self,
-        *,
-        vocab: int,
-        hidden: int,
-        eps: float,
-        rope: Rope,
-        blocks: Iterable[nn.Module],
-        tied: bool,
-        unused: str | None = None,
-    ):
+    def __init__(self, config: Config, *, rope: Rope, blocks: Iterable[nn.Module], unused: str | None = None):
         super().__init__()
-        self.vocab = vocab
-        self.rope = rope
-        self.model = Decoder(vocab, hidden, eps, blocks)
-        self.lm_head = self.model.embed_tokens if tied else Vocabulary(vocab, hidden)
-        patterns = [unused, r"^lm_head\.weight$" if tied else None]
-        self.unused = re.compile("|".join(filter(None, patterns)) or r"(?!)")
+        self.config, self.rope = config, rope
+        self.model = Decoder(config, blocks)
+        tied = config.tie_word_embeddings
+        self.lm_head = self.model.embed_tokens if tied else Vocabulary(config.vocab_size, config.hidden_size)
+        patterns = filter(None, [unused, r"^lm_head\.weight$" if tied else None])
+        self.unused = re.compile("|".join(patterns) or "(?!)")
 
     def forward(self, batch: Batch) -> Tensor:
         """Hidden states after the final norm, [tokens, hidden]."""

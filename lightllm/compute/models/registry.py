@@ -9,7 +9,7 @@ from typing import Any
 from lightllm.base.errors import ConfigError
 from lightllm.compute.layers.decoder import CausalLM
 from lightllm.compute.models import text
-from lightllm.compute.models.config import Json
+from lightllm.compute.models.config_json import Json
 
 
 @cache

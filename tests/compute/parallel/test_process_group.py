@@ -11,7 +11,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from lightllm.compute.parallel.process_group import join, leave, subgroup
 from tests.compute.driver import CPU, load, run, tensor_mesh
-from tests.compute.models.twins import CHUNKED, VOCABULARY, make
+from tests.compute.models.twins import STEPS, VOCABULARY, make
 
 RANKS = 2
 SIZES = {
@@ -61,7 +61,7 @@ def main(directory: Path, rank: int) -> None:
     summed, gathered = group.sum(own.clone()), group.gather_last(own)
     broadcast = group.broadcast(torch.tensor([7 if rank == 0 else 0]))
     alone = singles[rank].sum(torch.full((2,), float(rank)))
-    logits = run(load(directory, tensor_mesh(group)), torch.load(directory / "sequences.pt"), CHUNKED)
+    logits = run(load(directory, tensor_mesh(group)), torch.load(directory / "sequences.pt"), STEPS["chunked"])
     torch.save((summed, gathered, broadcast, alone, logits), directory / f"{rank}.pt")
     leave()
 

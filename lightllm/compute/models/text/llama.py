@@ -1,4 +1,4 @@
-"""Llama 1 to 3.1, and what is built like them (Yi): grouped queries, rope, gated MLP.
+"""Llama 1 to 3.1, and what is published as such (Yi): grouped queries, rope, gated MLP.
 
 Sources: arXiv:2302.13971, arXiv:2407.21783; field names follow the checkpoint's config.json.
 """
@@ -10,9 +10,10 @@ from lightllm.compute.layers.attention import Attention
 from lightllm.compute.layers.decoder import Block, CausalLM
 from lightllm.compute.layers.mlp import GatedMLP
 from lightllm.compute.layers.rope import Rope, RopeConfig
-from lightllm.compute.models import config as reading
+from lightllm.compute.models import config_json
 
-ARCHITECTURES = ("LlamaForCausalLM", "LLaMAForCausalLM", "YiForCausalLM")
+MODEL = "llama"
+ARCHITECTURES = ("LlamaForCausalLM",)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,8 +33,10 @@ class Config:
     hidden_act: Literal["silu"] = "silu"
 
 
-def read(raw: reading.Json) -> Config:
-    return reading.read(Config, raw, model="llama", rope=reading.rope(raw, model="llama"), **reading.heads(raw))
+def read(raw: config_json.Json) -> Config:
+    return config_json.read(
+        Config, raw, model=MODEL, rope=config_json.rope(raw, model=MODEL), **config_json.heads(raw, model=MODEL)
+    )
 
 
 def build(config: Config) -> CausalLM:
@@ -52,11 +55,4 @@ def build(config: Config) -> CausalLM:
         mlp = GatedMLP(config.hidden_size, config.intermediate_size, bias=config.mlp_bias)
         return Block(config.hidden_size, config.rms_norm_eps, attention=attention, mlp=mlp)
 
-    return CausalLM(
-        vocab=config.vocab_size,
-        hidden=config.hidden_size,
-        eps=config.rms_norm_eps,
-        rope=rope,
-        blocks=map(block, range(config.num_hidden_layers)),
-        tied=config.tie_word_embeddings,
-    )
+    return CausalLM(config, rope=rope, blocks=map(block, range(config.num_hidden_layers)))

@@ -10,8 +10,9 @@ from lightllm.compute.layers.attention import Attention
 from lightllm.compute.layers.decoder import Block, CausalLM
 from lightllm.compute.layers.mlp import GatedMLP
 from lightllm.compute.layers.rope import Rope, RopeConfig
-from lightllm.compute.models import config as reading
+from lightllm.compute.models import config_json
 
+MODEL = "qwen3"
 ARCHITECTURES = ("Qwen3ForCausalLM",)
 
 
@@ -32,9 +33,9 @@ class Config:
     hidden_act: Literal["silu"] = "silu"
 
 
-def read(raw: reading.Json) -> Config:
-    rope, windows = reading.rope(raw, model="qwen3"), reading.windows(raw)
-    return reading.read(Config, raw, model="qwen3", rope=rope, windows=windows, **reading.heads(raw))
+def read(raw: config_json.Json) -> Config:
+    rope, windows = config_json.rope(raw, model=MODEL), config_json.windows(raw, model=MODEL)
+    return config_json.read(Config, raw, model=MODEL, rope=rope, windows=windows, **config_json.heads(raw, model=MODEL))
 
 
 def build(config: Config) -> CausalLM:
@@ -55,11 +56,4 @@ def build(config: Config) -> CausalLM:
         mlp = GatedMLP(config.hidden_size, config.intermediate_size)
         return Block(config.hidden_size, config.rms_norm_eps, attention=attention, mlp=mlp)
 
-    return CausalLM(
-        vocab=config.vocab_size,
-        hidden=config.hidden_size,
-        eps=config.rms_norm_eps,
-        rope=rope,
-        blocks=map(block, range(config.num_hidden_layers)),
-        tied=config.tie_word_embeddings,
-    )
+    return CausalLM(config, rope=rope, blocks=map(block, range(config.num_hidden_layers)))
