@@ -9,15 +9,13 @@ from collections import deque
 import msgspec
 
 from lightllm.base import messages
+from lightllm.base.errors import Closed
 
 MAX_BYTES = 1 << 18  # of one message
+MAX_DESCRIPTORS = 253  # the kernel's limit for one message
 _BUFFER_BYTES = 4 << 20
 _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(messages.AnyMessage).decode
-
-
-class Closed(Exception):
-    """The process at the other end is gone."""
 
 
 class Channel:
@@ -27,6 +25,8 @@ class Channel:
         self._socket = end
         self._socket.setblocking(False)
         self._waiting: deque[bytes] = deque()
+        # Received into again and again: a new buffer of this size for each message costs more than the message.
+        self._received = memoryview(bytearray(MAX_BYTES))
 
     @staticmethod
     def pair() -> tuple[socket.socket, socket.socket]:
@@ -49,16 +49,26 @@ class Channel:
         return bool(self._waiting)
 
     def send(self, message: messages.Message, descriptors: list[int] | None = None) -> None:
-        """Sends or keeps a message. Raises Closed."""
+        """Sends or keeps a message; waits for the reader if descriptors go with it. Raises Closed."""
         data = _encode(message)
         assert len(data) <= MAX_BYTES, "messages carry references, not data"
         if descriptors:
-            self._socket.setblocking(True)
+            self._send_with_descriptors(data, descriptors)
+        else:
+            self._waiting.append(data)
+            self.flush()
+
+    def _send_with_descriptors(self, data: bytes, descriptors: list[int]) -> None:
+        self._socket.setblocking(True)
+        try:
+            while self._waiting:
+                self._socket.send(self._waiting[0])
+                self._waiting.popleft()
             socket.send_fds(self._socket, [data], descriptors)
+        except (BrokenPipeError, ConnectionResetError) as error:
+            raise Closed from error
+        finally:
             self._socket.setblocking(False)
-            return
-        self._waiting.append(data)
-        self.flush()
 
     def flush(self) -> None:
         """Sends what waits, as far as the socket takes it. Raises Closed."""
@@ -73,16 +83,20 @@ class Channel:
 
     def receive(self) -> messages.AnyMessage | None:
         """The next message, or None if there is none yet. Raises Closed."""
-        message, _ = self.receive_with_descriptors(0)
-        return message
+        try:
+            size = self._socket.recv_into(self._received)
+        except BlockingIOError:
+            return None
+        except ConnectionResetError as error:
+            raise Closed from error
+        if not size:
+            raise Closed
+        return _decode(self._received[:size])
 
-    def receive_with_descriptors(self, most: int = 16) -> tuple[messages.AnyMessage | None, list[int]]:
+    def receive_with_descriptors(self) -> tuple[messages.AnyMessage | None, list[int]]:
         """As `receive`, with the descriptors that came along."""
         try:
-            if most:
-                data, descriptors, _, _ = socket.recv_fds(self._socket, MAX_BYTES, most)
-            else:
-                data, descriptors = self._socket.recv(MAX_BYTES), []
+            data, descriptors, _, _ = socket.recv_fds(self._socket, MAX_BYTES, MAX_DESCRIPTORS, socket.MSG_CMSG_CLOEXEC)
         except BlockingIOError:
             return None, []
         except ConnectionResetError as error:

@@ -1,10 +1,15 @@
-"""How a child process begins: the supervisor's first message says who it is and hands it what it shares.
+"""How a child process begins and ends. The supervisor's first message says who it is and hands it what it shares.
 
 Children are started as `python -m lightllm.processes.NAME DESCRIPTOR`, the descriptor being their control channel.
+A child lives as long as that channel: the supervisor ends it by closing its end, on purpose or by dying.
 """
 
+import faulthandler
+import os
 import select
+import signal
 import sys
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -37,19 +42,34 @@ class Child:
 
 
 def run(process: str, main: Callable[[Child], None]) -> None:
-    """Waits for Start and runs `main`. Errors meant for people are reported to the supervisor in one line."""
-    control = Channel.of_descriptor(int(sys.argv[1]))
+    """Waits for Start and runs `main`. What stops it is reported to the supervisor in one line."""
+    # The supervisor decides when a child ends; a terminal's ctrl-C or a service manager's SIGTERM reaches all of them.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    faulthandler.enable()
+    descriptor = int(sys.argv[1])
+    os.set_inheritable(descriptor, False)
+    threading.Thread(target=_end_with_supervisor, args=(descriptor,), daemon=True).start()
+    control = Channel.of_descriptor(descriptor)
     try:
-        child = _receive_start(process, control)
-        try:
-            main(child)
-        except LightLLMError as error:
-            control.send(Failed(str(error)))
-            sys.exit(1)
+        main(_receive_start(process, control))
     except Closed:
-        sys.exit(0)  # the supervisor is gone: there is nobody left to work for
-    except KeyboardInterrupt:
-        sys.exit(130)
+        sys.exit(0)  # the process at the other end is gone; the supervisor sees that too and decides
+    except LightLLMError as error:
+        control.send(Failed(str(error)))
+        sys.exit(1)
+    except Exception as error:
+        log.get(__name__).exception("unexpected error")
+        control.send(Failed(f"{type(error).__name__}: {error}"))
+        sys.exit(1)
+
+
+def _end_with_supervisor(descriptor: int) -> None:
+    """Ends this process when the other end of its control channel closes, whatever it is doing."""
+    poll = select.poll()
+    poll.register(descriptor, 0)  # hang-up is reported without being asked for
+    poll.poll()
+    os._exit(0)
 
 
 def _receive_start(process: str, control: Channel) -> Child:

@@ -1,0 +1,92 @@
+"""The process that turns token ids into text, finds stop strings and tells clients that there is something to read."""
+
+import select
+
+import numpy as np
+
+from lightllm.base.errors import Closed
+from lightllm.base.messages import Connect, Progress, Ready, Stopped, TextReady, parse_references
+from lightllm.processes import child
+from lightllm.processes.channels import Channel
+from lightllm.serving.text.output_text import OutputText
+
+_NOBODY = np.empty((0, 2), dtype=np.uint32)
+
+
+class Detokenizer:
+    """The channels, and which requests have news that their clients were not told of."""
+
+    def __init__(self, me: child.Child, output: OutputText):
+        self._output = output
+        self._control = me.control
+        self._scheduler: Channel | None = me.channel("scheduler")
+        self._records_per_client = me.start.shape.records
+        self._clients: list[Channel | None] = [me.channel(f"client:{i}") for i in range(me.start.shape.clients)]
+        self._news = [_NOBODY] * len(self._clients)
+
+    def run(self) -> None:
+        """Serves until the control channel closes."""
+        while True:
+            sources = [self._control] if self._scheduler is None else [self._control, self._scheduler]
+            blocked = [client for client in self._clients if client is not None and client.has_waiting]
+            readable, _, _ = select.select(sources, blocked, [])
+            if self._control in readable:
+                self._obey()
+            if self._scheduler in readable:
+                self._progress()
+            for number in range(len(self._clients)):
+                self._tell(number)
+
+    def _obey(self) -> None:
+        message, descriptors = self._control.receive_with_descriptors()
+        if message is not None:
+            assert isinstance(message, Connect), "the supervisor sends nothing else to a detokenizer that runs"
+            number = int(message.name.removeprefix("client:"))
+            self._clients[number], self._news[number] = Channel.of_descriptor(descriptors[0]), _NOBODY
+
+    def _progress(self) -> None:
+        """Takes in all that the scheduler has sent, so that a backlog is told of once."""
+        try:
+            while self._scheduler is not None and (message := self._scheduler.receive()) is not None:
+                assert isinstance(message, Progress), "the scheduler tells the detokenizer of progress only"
+                self._output.release(parse_references(message.released))
+                news, stopped = self._output.advance(parse_references(message.progressed))
+                if stopped:
+                    self._scheduler.send(Stopped(stopped))
+                self._note(news)
+        except Closed:
+            self._scheduler = None  # the supervisor knows, and ends this process or the whole
+
+    def _note(self, news: np.ndarray) -> None:
+        owners = news[:, 0] // self._records_per_client
+        for number in np.unique(owners).tolist():
+            mine = news[owners == number]
+            waiting = self._news[number]
+            self._news[number] = np.unique(np.concatenate([waiting, mine]), axis=0) if len(waiting) else mine
+
+    def _tell(self, number: int) -> None:
+        """One message to this client, once it has taken the one before."""
+        channel = self._clients[number]
+        if channel is None:
+            return
+        try:
+            channel.flush()
+            if len(self._news[number]) and not channel.has_waiting:
+                channel.send(TextReady(self._news[number].tobytes()))
+                self._news[number] = _NOBODY
+        except Closed:
+            self._clients[number] = None  # its successor comes with Connect
+
+
+def main(me: child.Child) -> None:
+    from lightllm.serving.text.incremental import Decoders
+    from lightllm.serving.text.tokenizer import load_tokenizer
+
+    tokenizer = load_tokenizer(me.start.config)
+    output = OutputText(me.table, None if tokenizer is None else Decoders(tokenizer))
+    me.control.send(Ready())
+    Detokenizer(me, output).run()
+
+
+if __name__ == "__main__":
+    child.run("detokenizer", main)
