@@ -1,0 +1,98 @@
+"""Text to token ids, with the tokenizer of a checkpoint."""
+
+from pathlib import Path
+from typing import Any
+
+from tokenizers import Tokenizer
+
+from lightllm.base.checkpoint_files import read_json
+from lightllm.base.config import EngineConfig
+from lightllm.base.errors import ConfigError, RequestError
+from lightllm.serving.text.token_bytes import TokenBytes
+
+_NAMED = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
+
+
+def load_tokenizer(config: EngineConfig) -> Tokenizer | None:
+    """The checkpoint's tokenizer.json, or None with --tokenizer_mode=none. Raises ConfigError."""
+    if config.tokenizer_mode == "none":
+        return None
+    path = Path(config.model_dir) / "tokenizer.json"
+    if not path.is_file():
+        raise ConfigError(_no_tokenizer(path.parent))
+    try:
+        tokenizer = Tokenizer.from_file(str(path))
+    except Exception as error:  # the library raises nothing narrower
+        raise ConfigError(f"{path} is not a tokenizer: {error}; restore it from the checkpoint's source") from None
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
+    return tokenizer
+
+
+def _no_tokenizer(folder: Path) -> str:
+    if (folder / "tokenizer.model").is_file():
+        return (
+            f"--model_dir={folder} has tokenizer.model but no tokenizer.json; convert it once with transformers: "
+            f"AutoTokenizer.from_pretrained({str(folder)!r}).save_pretrained({str(folder)!r}), "
+            "or serve token ids with --tokenizer_mode=none"
+        )
+    return f"--model_dir={folder} has no tokenizer.json; add it, or serve token ids with --tokenizer_mode=none"
+
+
+class TextTokenizer:
+    """Encodes prompts and names tokens. Thread-safe."""
+
+    def __init__(self, tokenizer: Tokenizer, tokenizer_config: dict[str, Any]):
+        """`tokenizer_config` is the content of tokenizer_config.json, {} if there is none."""
+        self._tokenizer = tokenizer
+        self._token_bytes = TokenBytes(tokenizer)
+        added = tokenizer.get_added_tokens_decoder()
+        self._special = frozenset(token for token, about in added.items() if about.special)
+        self.special_tokens = {name: _content(tokenizer_config[name]) for name in _NAMED if tokenizer_config.get(name)}
+        self._prefix = self._missing_bos(tokenizer_config)
+
+    @classmethod
+    def load(cls, config: EngineConfig) -> "TextTokenizer | None":
+        """As `load_tokenizer`."""
+        tokenizer = load_tokenizer(config)
+        if tokenizer is None:
+            return None
+        named = read_json(config.model_dir, "special_tokens_map.json", required=False)
+        return cls(tokenizer, named | read_json(config.model_dir, "tokenizer_config.json", required=False))
+
+    def encode(self, text: str, *, add_special_tokens: bool) -> list[int]:
+        """Token ids; `add_special_tokens` puts what the checkpoint wants at the beginning of a text, such as bos."""
+        try:
+            ids = self._tokenizer.encode(text, add_special_tokens=add_special_tokens).ids
+        except (UnicodeEncodeError, TypeError):  # a str that no UTF-8 can say
+            raise RequestError("the text holds half a surrogate pair, which is no character", param="prompt") from None
+        return self._prefix + ids if add_special_tokens else ids
+
+    def decode(self, ids: list[int]) -> str:
+        """The text of ids, special tokens included."""
+        return self._tokenizer.decode(ids, skip_special_tokens=False)
+
+    def token_bytes(self, token: int) -> bytes:
+        """What a token adds to the text."""
+        return self._token_bytes[token]
+
+    def token_text(self, token: int) -> str:
+        r"""A token for people: its text, or `bytes:\xe2\x82` where it is only part of a character."""
+        try:
+            return self._token_bytes[token].decode()
+        except UnicodeDecodeError:
+            return "bytes:" + "".join(f"\\x{byte:02x}" for byte in self._token_bytes[token])
+
+    def is_special(self, token: int) -> bool:
+        return token in self._special
+
+    def _missing_bos(self, tokenizer_config: dict[str, Any]) -> list[int]:
+        """The bos token, where the checkpoint asks for it but its tokenizer.json does not add it, as DeepSeek's."""
+        bos = self._tokenizer.token_to_id(self.special_tokens.get("bos_token", ""))
+        if bos is None or tokenizer_config.get("add_bos_token") is not True:
+            return []
+        return [] if self._tokenizer.encode("a").ids[:1] == [bos] else [bos]
+
+
+def _content(token: str | dict[str, Any]) -> str:
+    return token if isinstance(token, str) else token["content"]
