@@ -88,6 +88,7 @@ def run(model: CausalLM, sequences: Sequence[Tensor], steps: Sequence[Sequence[i
 
 def save(model: Any, directory: Path) -> None:
     """Write a transformers model, its weights made larger so that every part of it matters."""
-    for parameter in model.parameters():
+    biases = [buffer for name, buffer in model.named_buffers() if name.endswith("bias")]
+    for parameter in [*model.parameters(), *biases]:
         torch.nn.init.normal_(parameter, mean=1.0 if parameter.dim() == 1 else 0.0, std=0.1)
     model.save_pretrained(directory)

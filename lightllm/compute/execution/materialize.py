@@ -35,9 +35,9 @@ def materialize(
     progress(bytes done, bytes in all) is called as layers come in. Raises ConfigError if the checkpoint does not fit
     the model, naming the tensors, or if the model cannot be divided so.
     """
-    checkpoint.check(_whole(model, method_for), model.unused)
+    checkpoint.check(_whole(model, dtype, method_for), model.unused)
     kernels.load(Facts(device, dtype))
-    placed = [(layer, layer.place(Site(path, mesh, method_for))) for path, layer in _placeables(model)]
+    placed = [(layer, layer.place(Site(path, mesh, dtype, method_for))) for path, layer in _placeables(model)]
     total = sum(_bytes(declared, dtype) for _, tensors in placed for declared in tensors.values())
     done = 0
 
@@ -58,10 +58,10 @@ def _placeables(model: CausalLM) -> Iterator[tuple[str, Placeable]]:
     return ((path, layer) for path, layer in model.named_modules() if isinstance(layer, Placeable))
 
 
-def _whole(model: CausalLM, method_for: Callable[[str], LinearMethod]) -> Iterator[Weight]:
+def _whole(model: CausalLM, dtype: torch.dtype, method_for: Callable[[str], LinearMethod]) -> Iterator[Weight]:
     """Everything the model would load on a single rank: all that the checkpoint should hold."""
     for path, layer in _placeables(model):
-        for declared in layer.place(Site(path, Mesh(), method_for)).values():
+        for declared in layer.place(Site(path, Mesh(), dtype, method_for)).values():
             yield from members(declared)
 
 

@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
+import torch
 from torch import Tensor
 
 from lightllm.compute.parallel.mesh import Mesh
@@ -13,10 +14,11 @@ from lightllm.compute.weights.weight import Declared
 
 @dataclass(frozen=True)
 class Site:
-    """Where a layer stands: its path in the model, which is its path in the checkpoint, and on which rank."""
+    """Where a layer stands: its path in model and checkpoint, on which rank, and what it computes in."""
 
     path: str
     mesh: Mesh
+    dtype: torch.dtype
     method_for: Callable[[str], LinearMethod]
 
     def beside(self, name: str) -> str:
