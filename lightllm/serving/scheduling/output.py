@@ -1,0 +1,77 @@
+"""Writes sampled tokens to the output pages of the request table, for a whole batch at a time."""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lightllm.base.pages import PAGE_WORDS
+from lightllm.base.request_table import RequestTable, output_words, rows_per_page
+from lightllm.base.step import StepResult
+
+Indexes = NDArray[np.int64]
+
+
+class OutputWriter:
+    """Keeps, by index of the record, where its next token goes. Takes pages as they are needed."""
+
+    def __init__(self, table: RequestTable):
+        self._memory, self._region = table.pages, table.output_pages()
+        self._first_page, self._num_output = table.records["output_page"], table.records["num_output"]
+        self._num_logprobs = table.records["num_logprobs"]
+        self._page = np.full(len(table.records), -1, dtype=np.int32)
+        self._next_word = np.zeros(len(table.records), dtype=np.int64)
+        self._rows_left = np.zeros(len(table.records), dtype=np.int64)
+
+    def open(self, index: int) -> None:
+        """Begins an empty output."""
+        self._first_page[index] = self._page[index] = -1
+        self._num_output[index] = self._rows_left[index] = 0
+
+    def close(self, index: int) -> None:
+        """Frees the pages."""
+        self._region.release(int(self._first_page[index]))
+        self._first_page[index] = self._page[index] = -1
+
+    def append(self, indexes: Indexes, positions: Indexes, result: StepResult) -> NDArray[np.bool_]:
+        """Appends the token at positions[i] of `result` to the output of record indexes[i], then publishes it.
+
+        Returns [n] bool: whether it was written; not if the pages ran out.
+        """
+        full = indexes[self._rows_left[indexes] == 0]
+        if len(full):
+            self._add_pages(full)
+        has_room = self._rows_left[indexes] > 0
+        indexes, positions = indexes[has_room], positions[has_room]
+        words = self._next_word[indexes]
+        self._memory.flat[words] = result.tokens[positions]
+        num_logprobs = self._num_logprobs[indexes]
+        for count in _distinct(num_logprobs):
+            chosen = num_logprobs == count
+            self._write_logprobs(words[chosen], positions[chosen], result, count)
+        self._next_word[indexes] = words + np.where(num_logprobs < 0, 1, 2 + 2 * num_logprobs)
+        self._rows_left[indexes] -= 1
+        self._num_output[indexes] += 1
+        return has_room
+
+    def _write_logprobs(self, words: Indexes, positions: Indexes, result: StepResult, count: int) -> None:
+        flat = self._memory.flat
+        flat[words + 1] = result.logprobs[positions].astype(np.float32).view(np.int32)
+        places = words[:, None] + 2 + np.arange(count)
+        flat[places] = result.top_tokens[positions, :count]
+        flat[places + count] = result.top_logprobs[positions, :count].astype(np.float32).view(np.int32)
+
+    def _add_pages(self, indexes: Indexes) -> None:
+        """Links one more page to each output, as far as there are any."""
+        indexes = indexes[: self._region.num_free]
+        pages = self._region.take(len(indexes))
+        assert pages is not None, "no more are taken than are free"
+        is_first = self._page[indexes] < 0
+        self._first_page[indexes[is_first]] = pages[is_first]
+        self._memory.next[self._page[indexes[~is_first]]] = pages[~is_first]
+        self._page[indexes] = pages
+        self._next_word[indexes] = pages.astype(np.int64) * PAGE_WORDS
+        self._rows_left[indexes] = [rows_per_page(output_words(int(count))) for count in self._num_logprobs[indexes]]
+
+
+def _distinct(num_logprobs: NDArray[np.int32]) -> list[int]:
+    """The different counts among those that want logprobs."""
+    return np.unique(num_logprobs[num_logprobs >= 0]).tolist() if num_logprobs.max(initial=-1) >= 0 else []

@@ -1,0 +1,133 @@
+"""Puts a step together as the arrays of a StepPlan, and bounds how large these arrays can become."""
+
+from dataclasses import dataclass, fields
+
+import numpy as np
+
+from lightllm.base.config import EngineConfig
+from lightllm.base.step import LAST_SAMPLED, ROW, StepPlan, StepResult
+from lightllm.serving.scheduling.rows import Rows
+
+# Stop tokens that one plan can tell the workers of; the longest allowed list of one request has a quarter of them.
+_STOP_TOKENS = 4096
+_MOST_LOGPROBS = 20
+# Of `pack`: headers and alignment of each field.
+_BYTES_OF_FIELD = 128
+_SHARED_FIELDS = [name for name in ROW.names or () if name not in ("row", "num_stops")]
+
+
+@dataclass(frozen=True)
+class StepLimits:
+    """The largest step that a configuration allows."""
+
+    rows: int
+    tokens: int
+    chunk: int  # tokens of one request
+    update_slots: int
+    stop_tokens: int
+
+    @classmethod
+    def of(cls, config: EngineConfig, max_length: int) -> "StepLimits":
+        tokens = config.batch_max_tokens
+        return cls(
+            # Every running request can run a token in every step.
+            rows=min(config.running_max_req_size, tokens),
+            tokens=tokens,
+            chunk=min(config.chunked_prefill_size or tokens, tokens),
+            # Room for one longest prefix at least, so that no request waits for ever.
+            update_slots=tokens + max(max_length, 8 * tokens),
+            stop_tokens=_STOP_TOKENS,
+        )
+
+
+def plan_bytes(config: EngineConfig, max_length: int) -> int:
+    """Bytes that any packed StepPlan fits in."""
+    limits = StepLimits.of(config, max_length)
+    of_rows = limits.rows * (3 * 4 + 1 + 3 * 4 + ROW.itemsize)
+    of_tokens = 4 * (limits.tokens + limits.update_slots + limits.stop_tokens)
+    return of_rows + of_tokens + _BYTES_OF_FIELD * len(fields(StepPlan))
+
+
+def result_bytes(config: EngineConfig, max_length: int) -> int:
+    """Bytes that any packed StepResult fits in."""
+    rows = StepLimits.of(config, max_length).rows
+    return rows * 8 * (1 + _MOST_LOGPROBS) + _BYTES_OF_FIELD * len(fields(StepResult))
+
+
+@dataclass(slots=True)
+class Chunk:
+    """Known tokens that a row runs in this step."""
+
+    row: int
+    start: int
+    tokens: np.ndarray
+    samples: bool
+    told: int  # where the changes of its line of the slot table begin
+    begins: bool
+
+
+class PlanDraft:
+    """A step in the making: how much of the limits is left."""
+
+    def __init__(self, limits: StepLimits):
+        self.tokens_left, self.update_slots_left = limits.tokens, limits.update_slots
+        self.stop_tokens_left = limits.stop_tokens
+        self.decodes = np.empty(0, dtype=np.int64)
+        self.decode_starts = self.decodes
+        self.chunks: list[Chunk] = []
+
+    def add_decodes(self, rows: np.ndarray, starts: np.ndarray) -> None:
+        """Rows that run the token they sampled last, at position `starts`."""
+        self.decodes, self.decode_starts = rows, starts
+        self.tokens_left -= len(rows)
+        self.update_slots_left -= len(rows)
+
+    def add(self, chunk: Chunk, *, num_stop_tokens: int) -> None:
+        self.chunks.append(chunk)
+        self.tokens_left -= len(chunk.tokens)
+        self.update_slots_left -= chunk.start + len(chunk.tokens) - chunk.told
+        self.stop_tokens_left -= num_stop_tokens
+
+    def finish(self, step: int, rows: Rows, records: np.ndarray) -> StepPlan:
+        """The plan, sequences of one token first."""
+        chunks = sorted(self.chunks, key=lambda chunk: len(chunk.tokens) > 1)
+        decodes = len(self.decodes)
+        ones = np.ones(decodes, dtype=np.int32)
+        update_rows = _join(self.decodes, [chunk.row for chunk in chunks])
+        begins, stop_tokens = _beginnings([chunk.row for chunk in chunks if chunk.begins], rows, records)
+        return StepPlan(
+            step=step,
+            rows=update_rows,
+            starts=_join(self.decode_starts, [chunk.start for chunk in chunks]),
+            counts=_join(ones, [len(chunk.tokens) for chunk in chunks]),
+            samples=np.concatenate([ones, [chunk.samples for chunk in chunks]]).astype(np.bool_),
+            tokens=np.concatenate([ones * LAST_SAMPLED, *[chunk.tokens for chunk in chunks]]),
+            update_rows=update_rows,
+            update_starts=_join(self.decode_starts, [chunk.told for chunk in chunks]),
+            update_counts=_join(ones, [chunk.start + len(chunk.tokens) - chunk.told for chunk in chunks]),
+            update_slots=np.concatenate(
+                [
+                    rows.slots[self.decodes, self.decode_starts],
+                    *[rows.slots[chunk.row, chunk.told : chunk.start + len(chunk.tokens)] for chunk in chunks],
+                ]
+            ),
+            begins=begins,
+            stop_tokens=stop_tokens,
+        )
+
+
+def _join(of_decodes: np.ndarray, of_chunks: list[int]) -> np.ndarray:
+    return np.concatenate([of_decodes, np.array(of_chunks, dtype=np.int32)]).astype(np.int32)
+
+
+def _beginnings(begun: list[int], rows: Rows, records: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Sampling parameters of rows that begin, and the stop tokens of those that may not sample them at first."""
+    begins = np.zeros(len(begun), dtype=ROW)
+    begins["row"] = begun
+    stops = [np.empty(0, dtype=np.int32)]
+    if begun:
+        for name in _SHARED_FIELDS:
+            begins[name] = records[name][rows.index[begun]]
+        begins["num_stops"] = np.where(rows.min_tokens[begun] > 0, rows.num_stops[begun], 0)
+        stops += [rows.stop_tokens[row, :count] for row, count in zip(begun, begins["num_stops"], strict=True)]
+    return begins, np.concatenate(stops)

@@ -1,0 +1,92 @@
+"""What the scheduler keeps for each running request: one array per field, so that a step costs no Python per request.
+
+[0, in_tree)       slots of the prefix tree, which this row holds
+[in_tree, length)  slots of its own
+[0, told)          slots that the workers have been told of
+[0, goal)          tokens known when it began: prefill runs up to here, the last of them samples
+[0, limit)         tokens that get a slot at all: prompt plus max_tokens, less the last token, which nothing reads
+"""
+
+import heapq
+
+import numpy as np
+
+from lightllm.serving.scheduling.prefix_tree import ROOT
+from lightllm.serving.scheduling.waiting import Request
+
+_NO_TOKEN = -1
+
+
+class Rows:
+    """A line per row. `slots` [rows, longest] is the slot table as the workers will see it."""
+
+    def __init__(self, num_rows: int, longest: int):
+        def column(kind: type) -> np.ndarray:
+            return np.zeros(num_rows, dtype=kind)
+
+        self.takes_part = column(np.bool_)  # False: free, or preempted with a result outstanding
+        self.epoch = column(np.int64)  # raised when the row changes hands, so that late results are recognized
+        self.index, self.generation, self.order = column(np.int64), column(np.uint32), column(np.int64)
+        self.prompt_length, self.max_tokens, self.min_tokens = column(np.int64), column(np.int64), column(np.int64)
+        self.max_tokens_given = column(np.bool_)
+        self.goal, self.limit, self.length = column(np.int64), column(np.int64), column(np.int64)
+        self.in_tree, self.told, self.node = column(np.int64), column(np.int64), column(np.int32)
+        self.num_stops, self.stop_tokens = column(np.int64), np.full((num_rows, 8), _NO_TOKEN, dtype=np.int32)
+        # Pages of lines that are never used that far take no memory.
+        self.slots = np.zeros((num_rows, longest), dtype=np.int32)
+        self.requests: list[Request | None] = [None] * num_rows
+        self._free = list(range(num_rows))
+
+    @property
+    def num_free(self) -> int:
+        return len(self._free)
+
+    def seat(self, request: Request, *, known_tokens: int) -> int:
+        """Gives the request the lowest free row, with no slots yet."""
+        row = request.row = heapq.heappop(self._free)
+        self.requests[row] = request
+        for name in ("index", "generation", "order", "prompt_length", "max_tokens", "min_tokens", "max_tokens_given"):
+            getattr(self, name)[row] = getattr(request, name)
+        self.goal[row], self.limit[row] = known_tokens, request.prompt_length + request.max_tokens - 1
+        self._set_stop_tokens(row, request.stop_tokens)
+        self.forget_slots(row)
+        self.takes_part[row] = True
+        return row
+
+    def forget_slots(self, row: int) -> None:
+        self.length[row] = self.in_tree[row] = self.told[row] = 0
+        self.node[row] = ROOT
+
+    def leave(self, request: Request) -> None:
+        """The row is free again; results of steps in flight are nobody's."""
+        row, request.row = request.row, -1
+        self.requests[row] = None
+        self.takes_part[row] = False
+        self.epoch[row] += 1
+        heapq.heappush(self._free, row)
+
+    def decoding(self) -> np.ndarray:
+        """Rows whose next step runs the token they sampled last."""
+        return np.flatnonzero(self.takes_part & (self.length >= self.goal) & (self.length < self.limit))
+
+    def prefilling(self) -> np.ndarray:
+        """Rows that have not run all known tokens, oldest request first."""
+        rows = np.flatnonzero(self.takes_part & (self.length < self.goal))
+        return rows[np.argsort(self.order[rows])]
+
+    def taking_part(self) -> np.ndarray:
+        """Rows with requests that run, oldest first."""
+        rows = np.flatnonzero(self.takes_part)
+        return rows[np.argsort(self.order[rows])]
+
+    def are_stops(self, rows: np.ndarray, tokens: np.ndarray) -> np.ndarray:
+        """Whether tokens[i] is a stop token of rows[i]: [n] bool."""
+        width = int(self.num_stops[rows].max(initial=0))
+        return (self.stop_tokens[rows, :width] == tokens[:, None]).any(axis=1)
+
+    def _set_stop_tokens(self, row: int, tokens: np.ndarray) -> None:
+        if (more := len(tokens) - self.stop_tokens.shape[1]) > 0:
+            self.stop_tokens = np.pad(self.stop_tokens, ((0, 0), (0, more)), constant_values=_NO_TOKEN)
+        self.stop_tokens[row] = _NO_TOKEN
+        self.stop_tokens[row, : len(tokens)] = tokens
+        self.num_stops[row] = len(tokens)

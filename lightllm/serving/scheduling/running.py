@@ -1,0 +1,111 @@
+"""The requests that run: their rows, their slots, and what they have in the prefix tree."""
+
+import numpy as np
+
+from lightllm.base.request_table import RequestTable
+from lightllm.serving.scheduling.plan import Chunk, PlanDraft, StepLimits
+from lightllm.serving.scheduling.pool import Pool
+from lightllm.serving.scheduling.rows import Rows
+from lightllm.serving.scheduling.waiting import Request
+
+
+class Running:
+    """Moves requests through their rows: seat, run chunks and decodes, and leave."""
+
+    def __init__(self, table: RequestTable, pool: Pool, limits: StepLimits, *, max_length: int):
+        self._table, self._limits, self.pool = table, limits, pool
+        self.rows = Rows(limits.rows, min(max_length, pool.pool_tokens))
+
+    def __len__(self) -> int:
+        return int(np.count_nonzero(self.rows.takes_part))
+
+    def seat(self, request: Request) -> None:
+        """Gives a waiting request a row and what the tree has of its tokens."""
+        if request.tokens is None:
+            request.tokens = self._known_tokens(request)
+        self.find_more(self.rows.seat(request, known_tokens=len(request.tokens)))
+
+    def leave(self, request: Request) -> None:
+        """The request ends: its slots and its row are free, what it computed stays in the tree."""
+        self.give_back_slots(request)
+        self.rows.leave(request)
+
+    def give_back_slots(self, request: Request) -> None:
+        """What the request computed stays in the tree, unheld; its other slots are free.
+
+        The last known token is left out: it may be a wasted step's, or none has computed it.
+        """
+        rows, row = self.rows, request.row
+        first, length = int(rows.in_tree[row]), int(rows.length[row])
+        last = min(length, request.prompt_length + self._num_output(request) - 1)
+        tokens = self._known_tokens(request, first)[: max(0, last - first)]
+        self.pool.give_back(int(rows.node[row]), tokens, rows.slots[row, first:length].copy())
+        rows.forget_slots(row)
+
+    def run_decodes(self, draft: PlanDraft) -> None:
+        """Every row that can takes the slot for the token it sampled last."""
+        rows = self.rows
+        decoding = rows.decoding()
+        starts = rows.length[decoding]
+        rows.slots[decoding, starts] = self.pool.take_after(rows.slots[decoding, starts - 1])
+        rows.length[decoding] = rows.told[decoding] = starts + 1
+        draft.add_decodes(decoding, starts)
+
+    def run_chunk(self, row: int, draft: PlanDraft) -> bool:
+        """Adds the next known tokens of this row to the step, as many as fit. False: the step has no room for any."""
+        rows, request = self.rows, self.rows.requests[row]
+        assert request is not None, "a row that takes part has a request"
+        known = self.find_more(row)
+        start, told = int(rows.length[row]), int(rows.told[row])
+        wanted = min(len(known) - start, self._limits.chunk)
+        count = min(wanted, draft.tokens_left, self.pool.num_available, draft.update_slots_left - (start - told))
+        num_stops = len(request.stop_tokens) if told == 0 and request.min_tokens > 0 else 0
+        if count <= 0 or num_stops > draft.stop_tokens_left:
+            return False
+        tokens = known[start : start + count]
+        self._take(row, tokens)
+        chunk = Chunk(row, start, tokens, samples=start + count == len(known), told=told, begins=told == 0)
+        draft.add(chunk, num_stop_tokens=num_stops)
+        rows.told[row] = start + count
+        return True
+
+    def find_more(self, row: int) -> np.ndarray:
+        """Gives a row that prefills what the tree has by now of its next tokens. Returns all its known tokens.
+
+        The last one is always computed, since a token is sampled after it.
+        """
+        rows, request = self.rows, self.rows.requests[row]
+        assert request is not None, "a row that prefills has a request"
+        assert request.tokens is not None, "which knows its tokens"
+        start = int(rows.length[row])
+        node, found = self.pool.find(int(rows.node[row]), request.tokens[start:-1])
+        rows.slots[row, start : start + len(found)] = found
+        rows.node[row] = node
+        if len(found):
+            rows.length[row] = rows.in_tree[row] = start + len(found)
+        return request.tokens
+
+    def next_chunks(self, rows: np.ndarray, budget: int) -> np.ndarray:
+        """Tokens that each of `rows`, all prefilling, would run if together they may run `budget`."""
+        wanted = np.minimum(self.rows.goal[rows] - self.rows.length[rows], self._limits.chunk)
+        return np.diff(np.minimum(np.cumsum(wanted), budget), prepend=0)
+
+    def _take(self, row: int, tokens: np.ndarray) -> None:
+        """Slots for this row's next tokens; they enter the tree at once, so that others share them from now on."""
+        rows = self.rows
+        start = int(rows.length[row])
+        slots = self.pool.take(len(tokens))
+        rows.slots[row, start : start + len(tokens)] = slots
+        rows.length[row] = start + len(tokens)
+        node = self.pool.enter(int(rows.node[row]), tokens, slots)
+        if node is not None:
+            rows.node[row], rows.in_tree[row] = node, start + len(tokens)
+
+    def _num_output(self, request: Request) -> int:
+        return int(self._table.records["num_output"][request.index])
+
+    def _known_tokens(self, request: Request, first: int = 0) -> np.ndarray:
+        """Tokens of prompt and output from position `first` on."""
+        known = self._table.prompt(request.index) if request.tokens is None else request.tokens
+        output = self._table.output(request.index, len(known) - request.prompt_length, self._num_output(request))
+        return np.concatenate([known[first:], output[max(0, first - len(known)) :, 0]])

@@ -1,0 +1,269 @@
+"""Decides step by step which tokens of which requests run, and where their keys and values lie.
+
+Deterministic: time and the worker are outside. While step n runs, step n + 1 is planned; what step n samples is not
+known then, so a request that step n ends may run one wasted token in step n + 1, whose result is ignored. Its slots
+can be used again at once, since the workers touch the pool in the order of the plans.
+"""
+
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from lightllm.base import log
+from lightllm.base.config import EngineConfig
+from lightllm.base.messages import Progress, references
+from lightllm.base.metrics import Metrics
+from lightllm.base.request import FinishReason
+from lightllm.base.request_table import RequestTable
+from lightllm.base.step import StepPlan, StepResult
+from lightllm.serving.scheduling import admission, preemption
+from lightllm.serving.scheduling.output import OutputWriter
+from lightllm.serving.scheduling.plan import PlanDraft, StepLimits
+from lightllm.serving.scheduling.pool import Pool
+from lightllm.serving.scheduling.running import Running
+from lightllm.serving.scheduling.waiting import Request, Waiting
+
+_log = log.get(__name__)
+_NEVER = 0  # no client's record has this generation
+
+
+@dataclass(frozen=True, slots=True)
+class _Flight:
+    """A step whose result is outstanding."""
+
+    step: int
+    rows: np.ndarray
+    epochs: np.ndarray
+    samples: np.ndarray
+
+    def awaits(self, row: int, epoch: int) -> bool:
+        return bool((self.samples & (self.rows == row) & (self.epochs == epoch)).any())
+
+
+class Scheduler:
+    """submit, release, stop and forget_client say what is wanted; plan and digest alternate with the worker's steps."""
+
+    def __init__(
+        self,
+        config: EngineConfig,
+        table: RequestTable,
+        *,
+        pool_tokens: int,
+        max_length: int,
+        metrics: Metrics,
+        clock: Callable[[], float] = time.monotonic,
+    ):
+        self._table, self._records, self._metrics, self._clock = table, table.records, metrics, clock
+        self._pool_tokens, self._max_length = pool_tokens, max_length
+        self._limits = StepLimits.of(config, max_length)
+        self._policy = admission.policy(config, pool_tokens=pool_tokens, limits=self._limits)
+        self._pool = Pool(pool_tokens, sharing=not config.disable_dynamic_prompt_cache)
+        self._running = Running(table, self._pool, self._limits, max_length=max_length)
+        self._waiting, self._output = Waiting(), OutputWriter(table)
+        self._requests: dict[int, Request] = {}  # by index: all that are not released
+        self._preempted: list[Request] = []  # out of memory, but with a sampled token outstanding
+        self._flights: deque[_Flight] = deque()
+        self._progressed: list[bytes] = []
+        self._released: list[tuple[int, int]] = []
+        self._num_submitted = self._num_steps = 0
+        metrics.set("kv_slots_total", pool_tokens)
+
+    @property
+    def num_outstanding(self) -> int:
+        """Plans whose results have not been digested."""
+        return len(self._flights)
+
+    def submit(self, index: int, generation: int) -> None:
+        """Queues the request in this record, or ends it if it can never run."""
+        record = self._records[index]
+        if index in self._requests:
+            self.release(index, self._requests[index].generation)
+        if int(record["generation"]) != generation:
+            return
+        self._output.open(index)
+        record["cached_tokens"] = record["preemptions"] = 0
+        record["finish_reason"], record["started"] = FinishReason.NONE, 0.0
+        record["output_generation"] = generation
+        self._num_submitted += 1
+        request = self._requests[index] = Request(
+            index=index,
+            generation=generation,
+            order=self._num_submitted,
+            prompt_length=int(record["prompt_length"]),
+            max_tokens=int(record["max_tokens"]),
+            max_tokens_given=bool(record["max_tokens_given"]),
+            min_tokens=int(record["min_tokens"]),
+            stop_tokens=np.unique(np.array(self._table.options(index).stop_token_ids, dtype=np.int32)),
+        )
+        if reason := self._why_never(request):
+            _log.error("request %d ends: %s", index, reason)
+            self._end(request, FinishReason.ERROR)
+        else:
+            self._waiting.add(request)
+
+    def release(self, index: int, generation: int) -> None:
+        """The client is done with the record: ends the request if it has not ended, and forgets it."""
+        request = self._current(index, generation)
+        if request is None:
+            return
+        if not request.has_ended:
+            self._end(request, FinishReason.ABORT)
+        self._records[index]["output_generation"] = _NEVER
+        self._output.close(index)
+        del self._requests[index]
+        self._released.append((index, generation))
+
+    def stop(self, index: int, generation: int) -> None:
+        """A stop string was found in the text of this request."""
+        request = self._current(index, generation)
+        if request is not None and not request.has_ended:
+            self._end(request, FinishReason.STOP)
+
+    def forget_client(self, client: int) -> None:
+        """Ends and forgets all requests of a client that is gone."""
+        theirs = self._table.client_records(client)
+        for request in [request for request in self._requests.values() if request.index in theirs]:
+            self.release(request.index, request.generation)
+
+    def plan(self) -> StepPlan | None:
+        """The next step, or None if there is nothing to run before a result is digested or a request submitted."""
+        has_preempted = self._make_room()
+        draft = PlanDraft(self._limits)
+        self._running.run_decodes(draft)
+        for row in self._running.rows.prefilling():
+            self._running.run_chunk(int(row), draft)
+        if not has_preempted:
+            self._admit(draft)
+        self._show_state()
+        if not len(draft.decodes) and not draft.chunks:
+            return None
+        self._num_steps += 1
+        plan = draft.finish(self._num_steps, self._running.rows, self._records)
+        self._flights.append(_Flight(plan.step, plan.rows, self._running.rows.epoch[plan.rows], plan.samples))
+        self._metrics.add("steps")
+        self._metrics.add("tokens_computed", len(plan.tokens))
+        return plan
+
+    def digest(self, result: StepResult) -> None:
+        """Takes in what the oldest outstanding plan has sampled."""
+        flight, rows = self._flights.popleft(), self._running.rows
+        assert flight.step == result.step, "results come in the order of the plans"
+        positions = np.flatnonzero(flight.samples & (rows.epoch[flight.rows] == flight.epochs))
+        seated, tokens = flight.rows[positions], result.tokens[positions]
+        indexes, is_late_enough = rows.index[seated], self._num_output(seated) >= rows.min_tokens[seated]
+        is_written = self._output.append(indexes, positions, result)
+        is_stopped = is_late_enough & rows.are_stops(seated, tokens)
+        is_longest = self._num_output(seated) >= rows.max_tokens[seated]
+        if len(seated):
+            self._progressed.append(references(indexes, rows.generation[seated]))
+        self._metrics.add("generated_tokens", int(np.count_nonzero(is_written)))
+        for at in np.flatnonzero(is_stopped | is_longest | ~is_written):
+            reason = FinishReason.STOP if is_stopped[at] else FinishReason.LENGTH
+            self._end_row(int(seated[at]), reason if is_written[at] else FinishReason.ERROR)
+        self._queue_preempted()
+
+    def drain(self) -> Progress | None:
+        """What the detokenizer has to be told since the last call, if anything: what progressed or ended, and after
+        that what was released. A request may be named more than once."""
+        if not self._progressed and not self._released:
+            return None
+        released = np.array(self._released, dtype=np.uint32).tobytes()
+        message = Progress(progressed=b"".join(self._progressed), released=released)
+        self._progressed, self._released = [], []
+        return message
+
+    def _make_room(self) -> bool:
+        """Preempts until all that still runs has slots for the next step. Returns whether it had to."""
+        has_preempted = False
+        while (row := preemption.victim(self._running, self._limits)) is not None:
+            self._preempt(row)
+            has_preempted = True
+        return has_preempted
+
+    def _preempt(self, row: int) -> None:
+        request = self._running.rows.requests[row]
+        assert request is not None, "only a row with a request gives way"
+        self._running.give_back_slots(request)
+        self._running.rows.takes_part[row] = False
+        self._records[request.index]["preemptions"] += 1
+        self._metrics.add("preemptions")
+        self._preempted.append(request)
+        self._queue_preempted()
+
+    def _queue_preempted(self) -> None:
+        """Queues the preempted requests whose last sampled token has come."""
+        for request in [request for request in self._preempted if not self._is_awaited(request)]:
+            self._preempted.remove(request)
+            if not request.has_ended:
+                self._running.rows.leave(request)
+                request.tokens = None
+                self._waiting.add(request)
+
+    def _is_awaited(self, request: Request) -> bool:
+        if request.has_ended:
+            return False
+        epoch = int(self._running.rows.epoch[request.row])
+        return any(flight.awaits(request.row, epoch) for flight in self._flights)
+
+    def _admit(self, draft: PlanDraft) -> None:
+        """Lets waiting requests in, oldest first, while the policy allows and the step has room."""
+        while draft.tokens_left > 0 and self._running.rows.num_free and (request := self._waiting.head) is not None:
+            self._running.seat(request)
+            needed = self._policy.needed(self._running)
+            # Alone it fits: `why_not_alone` was asked when it was submitted.
+            if needed > self._policy.allowed and len(self._running) > 1:
+                self._running.leave(request)
+                return
+            self._waiting.discard(request)
+            self._note_start(request)
+            self._metrics.set("kv_slots_predicted_peak", needed)
+            if not self._running.run_chunk(request.row, draft):
+                return
+
+    def _note_start(self, request: Request) -> None:
+        if request.has_started:
+            return
+        request.has_started = True
+        record, cached = self._records[request.index], int(self._running.rows.length[request.row])
+        record["cached_tokens"], record["started"] = cached, self._clock()
+        self._metrics.add("prompt_tokens", request.prompt_length)
+        self._metrics.add("prompt_tokens_cached", cached)
+
+    def _end_row(self, row: int, reason: FinishReason) -> None:
+        request = self._running.rows.requests[row]
+        assert request is not None, "results of a row without a request are ignored"
+        self._end(request, reason)
+
+    def _end(self, request: Request, reason: FinishReason) -> None:
+        if request.row >= 0:
+            self._running.leave(request)
+        else:
+            self._waiting.discard(request)
+        request.has_ended, request.tokens = True, None
+        self._records[request.index]["finish_reason"] = reason
+        self._progressed.append(references(np.array([request.index]), np.array([request.generation])))
+
+    def _current(self, index: int, generation: int) -> Request | None:
+        request = self._requests.get(index)
+        return request if request is not None and request.generation == generation else None
+
+    def _num_output(self, rows: np.ndarray) -> np.ndarray:
+        return self._records["num_output"][self._running.rows.index[rows]]
+
+    def _why_never(self, request: Request) -> str | None:
+        if len(request.stop_tokens) > self._limits.stop_tokens:
+            return f"{len(request.stop_tokens)} stop tokens, at most {self._limits.stop_tokens} are allowed"
+        return admission.why_not_alone(
+            request.prompt_length, request.max_tokens, pool_tokens=self._pool_tokens, max_length=self._max_length
+        )
+
+    def _show_state(self) -> None:
+        self._metrics.set("queue_size", len(self._waiting))
+        self._metrics.set("batch_current_size", len(self._running))
+        self._metrics.set("kv_slots_used", self._pool.num_used)
+        self._metrics.set("kv_slots_cached", self._pool.tree.num_unheld)
+        if not len(self._running):
+            self._metrics.set("kv_slots_predicted_peak", 0)
