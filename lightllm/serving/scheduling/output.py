@@ -11,18 +11,21 @@ Indexes = NDArray[np.int64]
 
 
 class OutputWriter:
-    """Keeps, by index of the record, where its next token goes. Takes pages as they are needed."""
+    """Keeps, by index of the record, where its next token goes. Takes pages as they are needed.
+
+    What a record's owner wrote may change as soon as the owner is done with it, so nothing of that is read here.
+    """
 
     def __init__(self, table: RequestTable):
         self._memory, self._region = table.pages, table.output_pages()
         self._first_page, self._num_output = table.records["output_page"], table.records["num_output"]
-        self._num_logprobs = table.records["num_logprobs"]
-        self._page = np.full(len(table.records), -1, dtype=np.int32)
-        self._next_word = np.zeros(len(table.records), dtype=np.int64)
-        self._rows_left = np.zeros(len(table.records), dtype=np.int64)
+        records = len(table.records)
+        self._page, self._num_logprobs = np.full(records, -1, dtype=np.int32), np.full(records, -1, dtype=np.int32)
+        self._next_word, self._rows_left = np.zeros(records, dtype=np.int64), np.zeros(records, dtype=np.int64)
 
-    def open(self, index: int) -> None:
+    def open(self, index: int, *, num_logprobs: int) -> None:
         """Begins an empty output."""
+        self._num_logprobs[index] = num_logprobs
         self._first_page[index] = self._page[index] = -1
         self._num_output[index] = self._rows_left[index] = 0
 
@@ -30,6 +33,19 @@ class OutputWriter:
         """Frees the pages."""
         self._region.release(int(self._first_page[index]))
         self._first_page[index] = self._page[index] = -1
+
+    def num_tokens(self, indexes: Indexes) -> NDArray[np.int32]:
+        """Tokens written so far."""
+        return self._num_output[indexes]
+
+    def tokens(self, index: int, start: int = 0) -> NDArray[np.int32]:
+        """The token ids written so far, from number `start` on. A copy."""
+        width, page = output_words(int(self._num_logprobs[index])), int(self._first_page[index])
+        pages = [np.empty(0, dtype=np.int32)]
+        while page >= 0:
+            pages.append(self._memory.words[page, : rows_per_page(width) * width : width])
+            page = int(self._memory.next[page])
+        return np.concatenate(pages)[start : int(self._num_output[index])]
 
     def append(self, indexes: Indexes, positions: Indexes, result: StepResult) -> NDArray[np.bool_]:
         """Appends the token at positions[i] of `result` to the output of record indexes[i], then publishes it.
@@ -41,12 +57,12 @@ class OutputWriter:
             self._add_pages(full)
         has_room = self._rows_left[indexes] > 0
         indexes, positions = indexes[has_room], positions[has_room]
-        words = self._next_word[indexes]
+        words, num_logprobs = self._next_word[indexes], self._num_logprobs[indexes]
         self._memory.flat[words] = result.tokens[positions]
-        num_logprobs = self._num_logprobs[indexes]
-        for count in _distinct(num_logprobs):
-            chosen = num_logprobs == count
-            self._write_logprobs(words[chosen], positions[chosen], result, count)
+        if num_logprobs.max(initial=-1) >= 0:
+            for count in np.unique(num_logprobs[num_logprobs >= 0]).tolist():
+                chosen = num_logprobs == count
+                self._write_logprobs(words[chosen], positions[chosen], result, count)
         self._next_word[indexes] = words + np.where(num_logprobs < 0, 1, 2 + 2 * num_logprobs)
         self._rows_left[indexes] -= 1
         self._num_output[indexes] += 1
@@ -54,10 +70,10 @@ class OutputWriter:
 
     def _write_logprobs(self, words: Indexes, positions: Indexes, result: StepResult, count: int) -> None:
         flat = self._memory.flat
-        flat[words + 1] = result.logprobs[positions].astype(np.float32).view(np.int32)
+        flat[words + 1] = result.logprobs[positions].view(np.int32)
         places = words[:, None] + 2 + np.arange(count)
         flat[places] = result.top_tokens[positions, :count]
-        flat[places + count] = result.top_logprobs[positions, :count].astype(np.float32).view(np.int32)
+        flat[places + count] = np.ascontiguousarray(result.top_logprobs[positions, :count]).view(np.int32)
 
     def _add_pages(self, indexes: Indexes) -> None:
         """Links one more page to each output, as far as there are any."""
@@ -69,9 +85,6 @@ class OutputWriter:
         self._memory.next[self._page[indexes[~is_first]]] = pages[~is_first]
         self._page[indexes] = pages
         self._next_word[indexes] = pages.astype(np.int64) * PAGE_WORDS
-        self._rows_left[indexes] = [rows_per_page(output_words(int(count))) for count in self._num_logprobs[indexes]]
-
-
-def _distinct(num_logprobs: NDArray[np.int32]) -> list[int]:
-    """The different counts among those that want logprobs."""
-    return np.unique(num_logprobs[num_logprobs >= 0]).tolist() if num_logprobs.max(initial=-1) >= 0 else []
+        self._rows_left[indexes] = [
+            rows_per_page(output_words(count)) for count in self._num_logprobs[indexes].tolist()
+        ]

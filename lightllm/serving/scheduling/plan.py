@@ -13,7 +13,6 @@ _STOP_TOKENS = 4096
 _MOST_LOGPROBS = 20
 # Of `pack`: headers and alignment of each field.
 _BYTES_OF_FIELD = 128
-_SHARED_FIELDS = [name for name in ROW.names or () if name not in ("row", "num_stops")]
 
 
 @dataclass(frozen=True)
@@ -88,13 +87,13 @@ class PlanDraft:
         self.update_slots_left -= chunk.start + len(chunk.tokens) - chunk.told
         self.stop_tokens_left -= num_stop_tokens
 
-    def finish(self, step: int, rows: Rows, records: np.ndarray) -> StepPlan:
+    def finish(self, step: int, rows: Rows) -> StepPlan:
         """The plan, sequences of one token first."""
         chunks = sorted(self.chunks, key=lambda chunk: len(chunk.tokens) > 1)
         decodes = len(self.decodes)
         ones = np.ones(decodes, dtype=np.int32)
         update_rows = _join(self.decodes, [chunk.row for chunk in chunks])
-        begins, stop_tokens = _beginnings([chunk.row for chunk in chunks if chunk.begins], rows, records)
+        begins, stop_tokens = _beginnings([chunk.row for chunk in chunks if chunk.begins], rows)
         return StepPlan(
             step=step,
             rows=update_rows,
@@ -120,14 +119,16 @@ def _join(of_decodes: np.ndarray, of_chunks: list[int]) -> np.ndarray:
     return np.concatenate([of_decodes, np.array(of_chunks, dtype=np.int32)]).astype(np.int32)
 
 
-def _beginnings(begun: list[int], rows: Rows, records: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _beginnings(begun: list[int], rows: Rows) -> tuple[np.ndarray, np.ndarray]:
     """Sampling parameters of rows that begin, and the stop tokens of those that may not sample them at first."""
-    begins = np.zeros(len(begun), dtype=ROW)
-    begins["row"] = begun
-    stops = [np.empty(0, dtype=np.int32)]
-    if begun:
-        for name in _SHARED_FIELDS:
-            begins[name] = records[name][rows.index[begun]]
-        begins["num_stops"] = np.where(rows.min_tokens[begun] > 0, rows.num_stops[begun], 0)
-        stops += [rows.stop_tokens[row, :count] for row, count in zip(begun, begins["num_stops"], strict=True)]
-    return begins, np.concatenate(stops)
+    begins, stops = [np.zeros(0, dtype=ROW)], [np.zeros(0, dtype=np.int32)]
+    for row in begun:
+        request = rows.requests[row]
+        assert request is not None, "a row that begins has a request"
+        begin = request.sampling.copy()
+        begin["row"] = row
+        if request.min_tokens > 0:
+            begin["num_stops"] = len(request.stop_tokens)
+            stops.append(request.stop_tokens)
+        begins.append(begin)
+    return np.concatenate(begins), np.concatenate(stops)

@@ -41,13 +41,14 @@ class Rows:
     def num_free(self) -> int:
         return len(self._free)
 
-    def seat(self, request: Request, *, known_tokens: int) -> int:
+    def seat(self, request: Request) -> int:
         """Gives the request the lowest free row, with no slots yet."""
+        assert request.tokens is not None, "what begins has tokens"
         row = request.row = heapq.heappop(self._free)
         self.requests[row] = request
         for name in ("index", "generation", "order", "prompt_length", "max_tokens", "min_tokens", "max_tokens_given"):
             getattr(self, name)[row] = getattr(request, name)
-        self.goal[row], self.limit[row] = known_tokens, request.prompt_length + request.max_tokens - 1
+        self.goal[row], self.limit[row] = len(request.tokens), request.prompt_length + request.max_tokens - 1
         self._set_stop_tokens(row, request.stop_tokens)
         self.forget_slots(row)
         self.takes_part[row] = True

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from lightllm.base.request_table import RequestTable
+from lightllm.serving.scheduling.output import OutputWriter
 from lightllm.serving.scheduling.plan import Chunk, PlanDraft, StepLimits
 from lightllm.serving.scheduling.pool import Pool
 from lightllm.serving.scheduling.rows import Rows
@@ -12,18 +12,16 @@ from lightllm.serving.scheduling.waiting import Request
 class Running:
     """Moves requests through their rows: seat, run chunks and decodes, and leave."""
 
-    def __init__(self, table: RequestTable, pool: Pool, limits: StepLimits, *, max_length: int):
-        self._table, self._limits, self.pool = table, limits, pool
+    def __init__(self, output: OutputWriter, pool: Pool, limits: StepLimits, *, max_length: int):
+        self._output, self._limits, self.pool = output, limits, pool
         self.rows = Rows(limits.rows, min(max_length, pool.pool_tokens))
 
     def __len__(self) -> int:
         return int(np.count_nonzero(self.rows.takes_part))
 
     def seat(self, request: Request) -> None:
-        """Gives a waiting request a row and what the tree has of its tokens."""
-        if request.tokens is None:
-            request.tokens = self._known_tokens(request)
-        self.find_more(self.rows.seat(request, known_tokens=len(request.tokens)))
+        """Gives a waiting request that knows its tokens a row, and what the tree has of them."""
+        self.find_more(self.rows.seat(request))
 
     def leave(self, request: Request) -> None:
         """The request ends: its slots and its row are free, what it computed stays in the tree."""
@@ -37,10 +35,16 @@ class Running:
         """
         rows, row = self.rows, request.row
         first, length = int(rows.in_tree[row]), int(rows.length[row])
-        last = min(length, request.prompt_length + self._num_output(request) - 1)
-        tokens = self._known_tokens(request, first)[: max(0, last - first)]
+        known = self.known_tokens(request)
+        tokens = known[first : max(first, min(length, len(known) - 1))]
         self.pool.give_back(int(rows.node[row]), tokens, rows.slots[row, first:length].copy())
         rows.forget_slots(row)
+
+    def known_tokens(self, request: Request) -> np.ndarray:
+        """Prompt and output of a request that has begun."""
+        assert request.tokens is not None, "what has begun has tokens"
+        output = self._output.tokens(request.index, len(request.tokens) - request.prompt_length)
+        return np.concatenate([request.tokens, output])
 
     def run_decodes(self, draft: PlanDraft) -> None:
         """Every row that can takes the slot for the token it sampled last."""
@@ -100,12 +104,3 @@ class Running:
         node = self.pool.enter(int(rows.node[row]), tokens, slots)
         if node is not None:
             rows.node[row], rows.in_tree[row] = node, start + len(tokens)
-
-    def _num_output(self, request: Request) -> int:
-        return int(self._table.records["num_output"][request.index])
-
-    def _known_tokens(self, request: Request, first: int = 0) -> np.ndarray:
-        """Tokens of prompt and output from position `first` on."""
-        known = self._table.prompt(request.index) if request.tokens is None else request.tokens
-        output = self._table.output(request.index, len(known) - request.prompt_length, self._num_output(request))
-        return np.concatenate([known[first:], output[max(0, first - len(known)) :, 0]])

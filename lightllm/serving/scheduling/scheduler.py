@@ -24,7 +24,7 @@ from lightllm.serving.scheduling.output import OutputWriter
 from lightllm.serving.scheduling.plan import PlanDraft, StepLimits
 from lightllm.serving.scheduling.pool import Pool
 from lightllm.serving.scheduling.running import Running
-from lightllm.serving.scheduling.waiting import Request, Waiting
+from lightllm.serving.scheduling.waiting import Request, Waiting, read_prompt, read_request
 
 _log = log.get(__name__)
 _NEVER = 0  # no client's record has this generation
@@ -61,8 +61,8 @@ class Scheduler:
         self._limits = StepLimits.of(config, max_length)
         self._policy = admission.policy(config, pool_tokens=pool_tokens, limits=self._limits)
         self._pool = Pool(pool_tokens, sharing=not config.disable_dynamic_prompt_cache)
-        self._running = Running(table, self._pool, self._limits, max_length=max_length)
         self._waiting, self._output = Waiting(), OutputWriter(table)
+        self._running = Running(self._output, self._pool, self._limits, max_length=max_length)
         self._requests: dict[int, Request] = {}  # by index: all that are not released
         self._preempted: list[Request] = []  # out of memory, but with a sampled token outstanding
         self._flights: deque[_Flight] = deque()
@@ -78,26 +78,14 @@ class Scheduler:
 
     def submit(self, index: int, generation: int) -> None:
         """Queues the request in this record, or ends it if it can never run."""
-        record = self._records[index]
         if index in self._requests:
             self.release(index, self._requests[index].generation)
-        if int(record["generation"]) != generation:
+        request = read_request(self._table, index, generation, order=self._num_submitted)
+        if request is None:
             return
-        self._output.open(index)
-        record["cached_tokens"] = record["preemptions"] = 0
-        record["finish_reason"], record["started"] = FinishReason.NONE, 0.0
-        record["output_generation"] = generation
         self._num_submitted += 1
-        request = self._requests[index] = Request(
-            index=index,
-            generation=generation,
-            order=self._num_submitted,
-            prompt_length=int(record["prompt_length"]),
-            max_tokens=int(record["max_tokens"]),
-            max_tokens_given=bool(record["max_tokens_given"]),
-            min_tokens=int(record["min_tokens"]),
-            stop_tokens=np.unique(np.array(self._table.options(index).stop_token_ids, dtype=np.int32)),
-        )
+        self._requests[index] = request
+        self._open_record(request)
         if reason := self._why_never(request):
             _log.error("request %d ends: %s", index, reason)
             self._end(request, FinishReason.ERROR)
@@ -141,7 +129,7 @@ class Scheduler:
         if not len(draft.decodes) and not draft.chunks:
             return None
         self._num_steps += 1
-        plan = draft.finish(self._num_steps, self._running.rows, self._records)
+        plan = draft.finish(self._num_steps, self._running.rows)
         self._flights.append(_Flight(plan.step, plan.rows, self._running.rows.epoch[plan.rows], plan.samples))
         self._metrics.add("steps")
         self._metrics.add("tokens_computed", len(plan.tokens))
@@ -153,10 +141,11 @@ class Scheduler:
         assert flight.step == result.step, "results come in the order of the plans"
         positions = np.flatnonzero(flight.samples & (rows.epoch[flight.rows] == flight.epochs))
         seated, tokens = flight.rows[positions], result.tokens[positions]
-        indexes, is_late_enough = rows.index[seated], self._num_output(seated) >= rows.min_tokens[seated]
+        indexes = rows.index[seated]
+        # Before min_tokens no token stops a request.
+        is_stopped = (self._output.num_tokens(indexes) >= rows.min_tokens[seated]) & rows.are_stops(seated, tokens)
         is_written = self._output.append(indexes, positions, result)
-        is_stopped = is_late_enough & rows.are_stops(seated, tokens)
-        is_longest = self._num_output(seated) >= rows.max_tokens[seated]
+        is_longest = self._output.num_tokens(indexes) >= rows.max_tokens[seated]
         if len(seated):
             self._progressed.append(references(indexes, rows.generation[seated]))
         self._metrics.add("generated_tokens", int(np.count_nonzero(is_written)))
@@ -198,8 +187,8 @@ class Scheduler:
         for request in [request for request in self._preempted if not self._is_awaited(request)]:
             self._preempted.remove(request)
             if not request.has_ended:
+                request.tokens = self._running.known_tokens(request)
                 self._running.rows.leave(request)
-                request.tokens = None
                 self._waiting.add(request)
 
     def _is_awaited(self, request: Request) -> bool:
@@ -210,7 +199,7 @@ class Scheduler:
 
     def _admit(self, draft: PlanDraft) -> None:
         """Lets waiting requests in, oldest first, while the policy allows and the step has room."""
-        while draft.tokens_left > 0 and self._running.rows.num_free and (request := self._waiting.head) is not None:
+        while draft.tokens_left > 0 and self._running.rows.num_free and (request := self._next()) is not None:
             self._running.seat(request)
             needed = self._policy.needed(self._running)
             # Alone it fits: `why_not_alone` was asked when it was submitted.
@@ -222,6 +211,23 @@ class Scheduler:
             self._metrics.set("kv_slots_predicted_peak", needed)
             if not self._running.run_chunk(request.row, draft):
                 return
+
+    def _next(self) -> Request | None:
+        """The oldest waiting request, its tokens read."""
+        while (request := self._waiting.head) is not None:
+            if request.tokens is None:
+                request.tokens = read_prompt(self._table, request)
+            if request.tokens is not None:
+                return request
+            self._end(request, FinishReason.ABORT)  # its client has taken the record back, which we are about to hear
+        return None
+
+    def _open_record(self, request: Request) -> None:
+        record = self._records[request.index]
+        self._output.open(request.index, num_logprobs=request.num_logprobs)
+        record["cached_tokens"] = record["preemptions"] = 0
+        record["finish_reason"], record["started"] = FinishReason.NONE, 0.0
+        record["output_generation"] = request.generation
 
     def _note_start(self, request: Request) -> None:
         if request.has_started:
@@ -249,9 +255,6 @@ class Scheduler:
     def _current(self, index: int, generation: int) -> Request | None:
         request = self._requests.get(index)
         return request if request is not None and request.generation == generation else None
-
-    def _num_output(self, rows: np.ndarray) -> np.ndarray:
-        return self._records["num_output"][self._running.rows.index[rows]]
 
     def _why_never(self, request: Request) -> str | None:
         if len(request.stop_tokens) > self._limits.stop_tokens:
