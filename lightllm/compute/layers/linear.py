@@ -25,6 +25,10 @@ class Output:
     unit: int = 1
     copies: bool = False
 
+    @property
+    def units(self) -> str:
+        return f"{'outputs' if self.unit == 1 else 'heads'} of {self.name}"
+
 
 class Projection(nn.Module):
     """What all linear layers share: global sizes now, this rank's tensors after `place`."""
@@ -85,7 +89,7 @@ class ColumnLinear(Projection):
     """Each rank computes a share of the outputs. Several outputs are computed as one product."""
 
     def rows(self, output: Output) -> Share:
-        return divided(output.size, self.group, unit=output.unit, copies=output.copies, what=output.name)
+        return divided(output.size, self.group, unit=output.unit, copies=output.copies, what=output.units)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.product(x)
@@ -96,7 +100,9 @@ class RowLinear(Projection):
 
     def columns(self) -> Share:
         names = ", ".join(output.name for output in self.outputs)
-        return divided(self.in_features, self.group, unit=self.unit, what=f"the inputs of {names}")
+        return divided(
+            self.in_features, self.group, unit=self.unit, what=f"{'inputs' if self.unit == 1 else 'heads'} of {names}"
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         """x [tokens, local inputs] -> [tokens, outputs], the same on every rank."""

@@ -2,8 +2,10 @@
 
 from lightllm.compute.ops.activation import silu_and_mul
 from lightllm.compute.ops.attention import attend, attend_latent
+from lightllm.compute.ops.awq import gated_experts_awq, linear_awq
 from lightllm.compute.ops.embedding import embedding
 from lightllm.compute.ops.experts import gated_experts, route_sigmoid, route_softmax
+from lightllm.compute.ops.fp8_block import gated_experts_fp8_block, linear_fp8_block
 from lightllm.compute.ops.norm import add_rms_norm, rms_norm
 from lightllm.compute.ops.rope import norm_rotate_store, norm_rotate_store_latent, rotate_halves, rotate_pairs
 
@@ -13,6 +15,10 @@ __all__ = [
     "attend_latent",
     "embedding",
     "gated_experts",
+    "gated_experts_awq",
+    "gated_experts_fp8_block",
+    "linear_awq",
+    "linear_fp8_block",
     "norm_rotate_store",
     "norm_rotate_store_latent",
     "rms_norm",

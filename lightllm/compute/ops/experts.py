@@ -1,5 +1,7 @@
 """Mixture of experts: choosing experts, and computing with the chosen ones."""
 
+from collections.abc import Iterable
+
 import torch
 from torch import Tensor
 
@@ -82,8 +84,13 @@ def gated_experts(x: Tensor, gate_up: Tensor, down: Tensor, choice: Tensor, shar
     x [tokens, hidden]; gate_up [local experts, 2 * width, hidden]; down [local experts, hidden, width];
     choice, share [tokens, top_k] (choice numbers all experts); first: number of the first local expert.
     """
+    return mixture(x, choice, share, first, zip(gate_up, down, strict=True))
+
+
+def mixture(x: Tensor, choice: Tensor, share: Tensor, first: int, matrices: Iterable[tuple[Tensor, Tensor]]) -> Tensor:
+    """gated_experts, the reference for every way of storing them: `matrices` yields each local expert's two."""
     out = torch.zeros_like(x, dtype=torch.float32)
-    for local, (wide, narrow) in enumerate(zip(gate_up, down, strict=True)):
+    for local, (wide, narrow) in enumerate(matrices):
         token, rank = (choice == first + local).nonzero(as_tuple=True)
         gate, up = (x[token] @ wide.T).chunk(2, -1)
         out.index_add_(0, token, ((torch.nn.functional.silu(gate) * up) @ narrow.T) * share[token, rank, None])

@@ -14,7 +14,8 @@ Tensors: TypeAlias = Mapping[str, Tensor]
 class LinearMethod(Protocol):
     """A format. Holds no tensors: those it declares come back to it with every call."""
 
-    name: str
+    @property
+    def name(self) -> str: ...
 
     def declare(self, matrix: Matrix) -> Mapping[str, Declared]:
         """The tensors that make up this part of a matrix. Raises ConfigError if it cannot be cut there."""

@@ -1,11 +1,11 @@
 """Reading a Hugging Face directory: tensors by name from safetensors files, of each only the window asked for."""
 
-import json
 import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Protocol
 
+import msgspec
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
@@ -13,7 +13,7 @@ from torch import Tensor
 from lightllm.base.errors import ConfigError
 from lightllm.compute.weights.weight import Part, Weight
 
-INDEX = "model.safetensors.index.json"
+INDEX_FILE = "model.safetensors.index.json"
 HARMLESS = re.compile(r"(^|\.)(rotary_emb\.inv_freq|attn\.masked_bias)$")  # buffers that older files carry along
 DTYPES = {
     "F64": torch.float64,
@@ -89,16 +89,22 @@ class Safetensors:
         return None
 
 
+class Index(msgspec.Struct):
+    """Which file holds each tensor."""
+
+    weight_map: dict[str, str]
+
+
 def _files(directory: Path) -> Sequence[Path]:
-    index = directory / INDEX
+    index = directory / INDEX_FILE
     if index.exists():
         try:
-            names = set(json.loads(index.read_text())["weight_map"].values())
-        except (ValueError, KeyError, AttributeError) as error:
-            raise ConfigError(f"{index} is not a safetensors index: {error!r}") from error
-        files = [directory / name for name in sorted(names)]
+            names = msgspec.json.decode(index.read_bytes(), type=Index).weight_map.values()
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            raise ConfigError(f"{index} is not a safetensors index: {error}") from error
+        files = [directory / name for name in sorted(set(names))]
         if lacking := [path.name for path in files if not path.exists()]:
-            raise ConfigError(f"{directory} lacks {', '.join(lacking)}, named in {INDEX}; download it again")
+            raise ConfigError(f"{directory} lacks {', '.join(lacking)}, named in {INDEX_FILE}; download it again")
         return files
     if files := sorted(directory.glob("*.safetensors")):
         return files

@@ -1,9 +1,15 @@
 """Which run of an axis a rank computes."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+
+import torch
+from torch import Tensor
 
 from lightllm.base.errors import ConfigError
 from lightllm.compute.parallel.mesh import Group
+
+MOST_RANKS = 64  # how far an error looks for numbers of ranks that would do
 
 
 @dataclass(frozen=True)
@@ -35,8 +41,8 @@ def divided(size: int, group: Group, *, unit: int = 1, copies: bool = False, wha
     """
     units = size // unit
     if units % group.ranks and not (copies and group.ranks % units == 0):
-        possible = ", ".join(str(ranks) for ranks in range(1, units + 1) if units % ranks == 0)
-        raise ConfigError(f"--tp={group.ranks} does not divide the {units} units of {what}; possible: {possible}")
+        possible = ", ".join(str(ranks) for ranks in range(1, MOST_RANKS + 1) if units % ranks == 0)
+        raise ConfigError(f"--tp={group.ranks} does not divide {units} {what}; use {possible}")
     start = group.rank * units // group.ranks * unit
     return Share(size, start, start + max(size // group.ranks, unit))
 
@@ -46,3 +52,18 @@ def padded(size: int, group: Group) -> Share:
     count = -(-size // group.ranks)
     start = min(group.rank * count, size)
     return Share(size, start, min(start + count, size))
+
+
+def blocks(share: Share, size: int) -> Share:
+    """The blocks of `size` that a share touches, of all the blocks of its axis."""
+    return Share(-(-share.size // size), share.start // size, -(-share.stop // size))
+
+
+def block_of(shares: Sequence[Share], size: int) -> Tensor:
+    """The block of each element, where shares lie end to end and the blocks they touch do so too. [elements] int64"""
+    parts, first = [], 0
+    for share in shares:
+        touched = blocks(share, size)
+        parts.append(torch.arange(share.start, share.stop) // size - touched.start + first)
+        first += touched.count
+    return torch.cat(parts)

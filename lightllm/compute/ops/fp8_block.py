@@ -1,0 +1,83 @@
+"""Products with weights in 8-bit floats (E4M3), one float32 scale a tile. Source: arXiv:2412.19437 section 3.3.
+
+A rank's share may begin or end inside a tile, so each row and each column names the tile it lies in.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from lightllm.compute.ops.experts import mixture
+from lightllm.compute.ops.op import TOLERANCE, Facts, op
+
+TILE = 128
+_TOLERANCE = TOLERANCE | {torch.float32: 1e-4}
+
+
+def random_matrix(rows: int, columns: int, facts: Facts, *, experts: int | None = None) -> tuple[Tensor, ...]:
+    """weight, scale, row_tile, column_tile of a share that begins inside a tile; stacked if there are `experts`."""
+    row_tile, column_tile = (torch.arange(40, 40 + size, device=facts.device) // TILE for size in (rows, columns))
+    stack = () if experts is None else (experts,)
+    weight = torch.randn(*stack, rows, columns, device=facts.device).to(torch.float8_e4m3fn)
+    tiles = int(row_tile[-1]) + 1, int(column_tile[-1]) + 1
+    scale = (torch.rand(*stack, *tiles, device=facts.device) + 0.5) * columns**-0.5
+    return weight, scale, row_tile, column_tile
+
+
+def _linear_cases(facts: Facts):
+    for tokens, outputs, inputs in [(1, 128, 256), (7, 192, 200), (3, 40, 96)]:
+        x = torch.randn(tokens, inputs, dtype=facts.dtype, device=facts.device)
+        for bias in (None, torch.randn(outputs, dtype=facts.dtype, device=facts.device)):
+            yield x, *random_matrix(outputs, inputs, facts), bias
+
+
+def _expert_cases(facts: Facts):
+    for tokens, experts, local, first, hidden, width, top_k in [(1, 4, 4, 0, 96, 200, 2), (9, 8, 3, 4, 128, 64, 3)]:
+        choice = torch.stack([torch.randperm(experts, device=facts.device)[:top_k] for _ in range(tokens)])
+        gate_up = random_matrix(2 * width, hidden, facts, experts=local)
+        down = random_matrix(hidden, width, facts, experts=local)
+        x = torch.randn(tokens, hidden, dtype=facts.dtype, device=facts.device)
+        yield x, *gate_up, *down, choice, torch.rand(tokens, top_k, device=facts.device), first
+
+
+def dequantized(weight: Tensor, scale: Tensor, row_tile: Tensor, column_tile: Tensor, dtype: torch.dtype) -> Tensor:
+    """weight[i, j] * scale[row_tile[i], column_tile[j]], computed in float32: [rows, columns] of `dtype`."""
+    return (weight.float() * scale[row_tile][:, column_tile]).to(dtype)
+
+
+@op(cases=_linear_cases, tolerance=_TOLERANCE)
+def linear_fp8_block(
+    x: Tensor, weight: Tensor, scale: Tensor, row_tile: Tensor, column_tile: Tensor, bias: Tensor | None
+) -> Tensor:
+    """x W^T + bias, W being the dequantized weight.
+
+    x [tokens, inputs]; weight [outputs, inputs] float8_e4m3fn; scale [row tiles, column tiles] float32;
+    row_tile [outputs], column_tile [inputs] int64; bias [outputs].
+    """
+    return F.linear(x, dequantized(weight, scale, row_tile, column_tile, x.dtype), bias)
+
+
+@op(cases=_expert_cases, tolerance=_TOLERANCE)
+def gated_experts_fp8_block(
+    x: Tensor,
+    gate_up: Tensor,
+    gate_up_scale: Tensor,
+    gate_up_row_tile: Tensor,
+    gate_up_column_tile: Tensor,
+    down: Tensor,
+    down_scale: Tensor,
+    down_row_tile: Tensor,
+    down_column_tile: Tensor,
+    choice: Tensor,
+    share: Tensor,
+    first: int,
+) -> Tensor:
+    """As gated_experts. Weights and scales have a first axis of local experts; the tiles are the same for all."""
+    matrices = (
+        (
+            dequantized(wide, wide_scale, gate_up_row_tile, gate_up_column_tile, x.dtype),
+            dequantized(narrow, narrow_scale, down_row_tile, down_column_tile, x.dtype),
+        )
+        for wide, wide_scale, narrow, narrow_scale in zip(gate_up, gate_up_scale, down, down_scale, strict=True)
+    )
+    return mixture(x, choice, share, first, matrices)
