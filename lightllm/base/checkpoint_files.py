@@ -34,6 +34,14 @@ def max_length(config: dict[str, Any]) -> int:
     raise ConfigError("config.json does not state max_position_embeddings; set --max_req_total_len")
 
 
+def vocab_size(config: dict[str, Any]) -> int:
+    """How many token ids the model knows."""
+    size = config.get("text_config", config).get("vocab_size")
+    if not isinstance(size, int):
+        raise ConfigError("config.json does not state vocab_size; restore the file from the checkpoint's source")
+    return size
+
+
 def eos_ids(config: dict[str, Any], generation_config: dict[str, Any]) -> list[int]:
     """Tokens that end an answer: generation_config.json's if it names any, else config.json's."""
     for source in (generation_config, config):
