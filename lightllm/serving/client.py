@@ -18,6 +18,7 @@ from lightllm.base.request import FinishReason, SamplingParams
 from lightllm.base.request_table import RequestTable
 from lightllm.base.status import State, Status
 from lightllm.serving.records import Records, Request, Update
+from lightllm.serving.scheduling.admission import longest_admissible, why_not_alone
 
 OnNews = Callable[[Request], None]
 
@@ -52,6 +53,7 @@ class EngineClient:
         self._channels: dict[str, Channel | None] = {"scheduler": scheduler, "detokenizer": detokenizer}
         self._eos_ids, self._vocab_size, self._default_max_tokens = list(eos_ids), vocab_size, default_max_tokens
         self._open: dict[int, Request] = {}
+        self._refusal: str | None = None
 
     # What the engine is asked.
 
@@ -122,6 +124,10 @@ class EngineClient:
             self._observe_end(request, update)
         return update
 
+    def has_ended(self, request: Request) -> bool:
+        """Whether the next read completes the request."""
+        return request.error is not None or self._records.has_ended(request)
+
     # The engine's end and its return.
 
     def engine_lost(self, reason: str) -> None:
@@ -138,8 +144,14 @@ class EngineClient:
         assert name in self._channels, "clients speak with the scheduler and the detokenizer only"
         self._channels[name] = channel
 
+    def refuse(self, reason: str) -> None:
+        """From now on new requests are refused; open ones go on."""
+        self._refusal = reason
+
     def why_not_serving(self) -> str | None:
         """Why a request would be refused now whatever it says."""
+        if self._refusal is not None:
+            return self._refusal
         if (state := self._status.state) is not State.SERVING:
             return f"the server is {state.name.lower()}"
         if None in self._channels.values():
@@ -149,11 +161,6 @@ class EngineClient:
     @property
     def open_requests(self) -> list[Request]:
         return list(self._open.values())
-
-    @property
-    def max_request_tokens(self) -> int:
-        """Longest prompt plus output."""
-        return self._status.max_request_tokens
 
     # Checks.
 
@@ -171,16 +178,16 @@ class EngineClient:
         return tokens.astype(np.int32)
 
     def _max_tokens(self, prompt_tokens: int, params: SamplingParams) -> int:
-        longest = self._status.max_request_tokens
-        if prompt_tokens + (params.max_tokens or 1) > longest:
-            asked = "at least 1 output token" if params.max_tokens is None else f"max_tokens={params.max_tokens}"
-            raise RequestError(
-                f"the prompt has {prompt_tokens} tokens and the request asks for {asked}; this server allows {longest} "
-                "in all (--max_req_total_len, --max_total_token_num); shorten the prompt or lower max_tokens",
-                param="prompt" if params.max_tokens is None else "max_tokens",
-            )
-        most = longest - prompt_tokens
-        return params.max_tokens or min(most, self._default_max_tokens or most)
+        pool_tokens, max_length = self._status.pool_tokens, self._status.max_request_tokens
+        if params.max_tokens is not None:
+            asked, param = params.max_tokens, "max_tokens"
+        else:
+            most = longest_admissible(prompt_tokens, pool_tokens=pool_tokens, max_length=max_length)
+            asked, param = max(1, min(most, self._default_max_tokens or most)), "prompt"
+        reason = why_not_alone(prompt_tokens, asked, pool_tokens=pool_tokens, max_length=max_length)
+        if reason is not None:
+            raise RequestError(reason, param=param)
+        return asked
 
     def _check_room(self, count: int) -> None:
         if count > self._records.num_free:

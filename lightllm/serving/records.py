@@ -36,7 +36,7 @@ class Request:
     generation: int
     sample: int  # 0 to n - 1
     prompt_tokens: int
-    stops: list[str | int]  # what an update's stop_index counts through: stop strings, eos ids, stop tokens
+    stops: list[str | int | None]  # what stop_index counts through: stop strings, None for each eos id, stop tokens
     pages: _Pages
     arrival: float
     on_news: Callable[["Request"], None] | None = None
@@ -79,7 +79,7 @@ class Update:
     error: str | None = None  # with FinishReason.ERROR: the reason, for people
 
     def stop_reason(self, request: Request) -> str | int | None:
-        """The stop string or stop token that ended the request, if one did."""
+        """The stop string or stop token of the client's that ended the request, if one did."""
         return request.stops[self.stop_index] if 0 <= self.stop_index < len(request.stops) else None
 
 
@@ -129,7 +129,8 @@ class Records:
         }
         for name, value in (place | _sampling_fields(params, max_tokens)).items():
             self.columns[name][indexes] = value
-        stops = [*params.stop, *stop_ids]
+        named = set(params.stop_token_ids)
+        stops = [*params.stop, *(token if token in named else None for token in stop_ids)]
         return [
             Request(index, int(self.columns["generation"][index]), i, len(tokens), stops, pages, now)
             for i, index in enumerate(indexes)
@@ -176,6 +177,11 @@ class Records:
             cached_tokens=max(0, int(columns["cached_tokens"][index])),
             error=_ERROR if finish is FinishReason.ERROR else None,
         )
+
+    def has_ended(self, request: Request) -> bool:
+        """Whether all of a request's text is there."""
+        columns, index = self.columns, request.index
+        return columns["text_generation"][index] == request.generation and bool(columns["text_finish"][index])
 
     def num_waiting(self, requests: Iterable[Request]) -> int:
         """How many of these requests have not been admitted yet."""
