@@ -1,0 +1,128 @@
+"""Request bodies: read with a limit, decoded strictly, with what they may hold said in one place.
+
+A field that would be ignored is refused by name: what the server cannot do yet, and what it has never heard of.
+"""
+
+import re
+from typing import Annotated, Any, TypeVar
+
+import msgspec
+from fastapi import Request
+
+from lightllm.base.errors import RequestError
+
+Body = TypeVar("Body", bound=msgspec.Struct)
+Int = Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)]
+_UNKNOWN_FIELD = re.compile(r"unknown field `(.*?)`", re.DOTALL)
+_PLACE = re.compile(r"at `\$\.([\w.\[\]]+)`")
+
+
+class StreamOptions(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
+    """What a stream reports besides text."""
+
+    include_usage: bool | None = None
+    continuous_usage_stats: bool | None = None
+    include_obfuscation: bool | None = None
+
+
+class GenerationBody(msgspec.Struct, kw_only=True, forbid_unknown_fields=True, frozen=True):
+    """What chat and text completions have in common. null is the same as leaving a field out."""
+
+    model: str | None = None
+    stream: bool | None = None
+    stream_options: StreamOptions | None = None
+    n: Int | None = None
+    max_tokens: Int | None = None
+    temperature: float | None = None
+    top_p: float | None = None
+    presence_penalty: float | None = None
+    frequency_penalty: float | None = None
+    seed: Int | None = None
+    stop: str | list[str] | None = None
+    # Extensions, named as in other servers
+    top_k: Int | None = None
+    min_p: float | None = None
+    repetition_penalty: float | None = None
+    min_tokens: Int | None = None
+    stop_token_ids: list[Int] | None = None
+    ignore_eos: bool | None = None
+    skip_special_tokens: bool | None = None
+    include_stop_str_in_output: bool | None = None
+    add_special_tokens: bool | None = None
+    # Accepted without effect: they concern the provider's accounts, caches and prices
+    user: Any = None
+    store: Any = None
+    metadata: Any = None
+    service_tier: Any = None
+    safety_identifier: Any = None
+    prompt_cache_key: Any = None
+    prompt_cache_retention: Any = None
+    # Refused unless they say nothing, see NEUTRAL
+    logit_bias: Any = None
+    response_format: Any = None
+    guided_json: Any = None
+    guided_regex: Any = None
+    guided_choice: Any = None
+    guided_grammar: Any = None
+    structured_outputs: Any = None
+    use_beam_search: Any = None
+    length_penalty: Any = None
+    priority: Any = None
+
+
+# Values, besides null, with which a field that is not supported says nothing.
+NEUTRAL: dict[str, tuple[object, ...]] = {
+    "logit_bias": ({},),
+    "response_format": ({"type": "text"},),
+    "guided_json": (),
+    "guided_regex": (),
+    "guided_choice": (),
+    "guided_grammar": (),
+    "structured_outputs": (),
+    "use_beam_search": (False,),
+    "length_penalty": (1, 1.0),
+    "priority": (0,),
+}
+
+
+async def read(request: Request, limit: int) -> bytes:
+    """The body of a request, up to `limit` bytes. Raises RequestError 413."""
+    declared = request.headers.get("content-length", "")
+    if declared.isdigit() and int(declared[:20]) > limit:
+        raise _too_large(limit)
+    chunks, size = [], 0
+    async for chunk in request.stream():
+        size += len(chunk)
+        if size > limit:
+            raise _too_large(limit)
+        chunks.append(chunk)
+    return b"".join(chunks)
+
+
+def _too_large(limit: int) -> RequestError:
+    return RequestError(f"the body is larger than the {limit} bytes allowed (--max_request_bytes)", status=413)
+
+
+def decode(data: bytes, decoder: msgspec.json.Decoder[Body]) -> Body:
+    """The body's fields. Raises RequestError that names the field or the place of the mistake."""
+    try:
+        return decoder.decode(data)
+    except msgspec.ValidationError as error:
+        message = str(error)
+        if unknown := _UNKNOWN_FIELD.search(message):
+            name = unknown[1][:100]
+            raise RequestError(f"unknown field {name!r}; leave it out", param=name) from None
+        place = _PLACE.search(message)
+        raise RequestError(f"the body is not as it must be: {message}", param=place and place[1]) from None
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise RequestError(f"the body is not valid JSON: {error}") from None
+    except RecursionError:
+        raise RequestError("the body is nested too deeply") from None
+
+
+def refuse_unsupported(body: msgspec.Struct, neutral: dict[str, tuple[object, ...]]) -> None:
+    """Raises RequestError naming the first field that asks for what the server cannot do."""
+    for name, values in neutral.items():
+        value = getattr(body, name)
+        if value is not None and value not in values:
+            raise RequestError(f"{name} is not supported; leave it out", param=name)

@@ -1,0 +1,79 @@
+"""Errors over HTTP: one envelope for every route, OpenAI's: {"error": {"message", "type", "param", "code"}}."""
+
+import msgspec
+from fastapi import FastAPI, Request, Response
+from starlette.exceptions import HTTPException
+
+from lightllm.base import log
+from lightllm.base.errors import RequestError
+from lightllm.base.metrics import Metrics
+from lightllm.serving.api.generation import ClientLeftError, UnfinishedError
+
+LONGEST_MESSAGE = 1000  # characters: whatever was sent, the answer stays small
+RETRY_AFTER_S = 1
+_TYPES = {
+    400: "invalid_request_error",
+    404: "not_found_error",
+    405: "method_not_allowed_error",
+    413: "request_too_large_error",
+    429: "rate_limit_error",
+    500: "internal_server_error",
+    503: "service_unavailable_error",
+}
+_log = log.get(__name__)
+
+
+class ErrorBody(msgspec.Struct, frozen=True):
+    """What went wrong: what was given, what is allowed, what to do."""
+
+    message: str
+    type: str
+    param: str | None = None
+    code: str | None = None
+
+
+class ErrorEnvelope(msgspec.Struct, frozen=True):
+    error: ErrorBody
+
+
+def envelope(status: int, message: str, *, param: str | None = None) -> bytes:
+    """The JSON of an error."""
+    code = "model_not_found" if (status, param) == (404, "model") else None
+    if len(message) > LONGEST_MESSAGE:
+        message = message[: LONGEST_MESSAGE - 4] + " ..."
+    return msgspec.json.encode(ErrorEnvelope(ErrorBody(message, _TYPES.get(status, "error"), param, code)))
+
+
+def response(status: int, message: str, *, param: str | None = None) -> Response:
+    """An error as a whole response."""
+    headers = {"retry-after": str(RETRY_AFTER_S)} if status in (429, 503) else None
+    return Response(envelope(status, message, param=param), status, headers, media_type="application/json")
+
+
+def install(app: FastAPI, metrics: Metrics) -> None:
+    """Every error that leaves a route becomes an envelope."""
+
+    @app.exception_handler(RequestError)
+    async def _refused(request: Request, error: RequestError) -> Response:
+        if not isinstance(error, UnfinishedError):  # which the client has counted
+            metrics.add("request_count")
+            metrics.add("request_failure")
+        return response(error.status, str(error), param=error.param)
+
+    @app.exception_handler(ClientLeftError)
+    async def _left(request: Request, error: ClientLeftError) -> Response:
+        return Response(status_code=499)  # nobody reads it
+
+    @app.exception_handler(HTTPException)
+    async def _no_route(request: Request, error: HTTPException) -> Response:
+        path = f"{request.method} {request.url.path[:200]}"
+        if error.status_code == 404:
+            return response(404, f"there is no {path}; /docs lists what there is")
+        answer = response(error.status_code, f"{path}: {error.detail}")
+        answer.headers.update(error.headers or {})
+        return answer
+
+    @app.exception_handler(Exception)
+    async def _failed(request: Request, error: Exception) -> Response:
+        _log.error("%s %s failed", request.method, request.url.path, exc_info=error)
+        return response(500, "the server failed at this request; its log says why")

@@ -1,0 +1,108 @@
+"""The requests of one HTTP request, awaited together: several prompts, several samples of each."""
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+
+import numpy as np
+from starlette.types import Receive
+
+from lightllm.base.errors import RequestError
+from lightllm.base.request import FinishReason, SamplingParams
+from lightllm.serving.client import EngineClient
+from lightllm.serving.records import Request, Update
+
+
+class ClientLeftError(Exception):
+    """The client closed its connection; nobody waits for an answer."""
+
+
+class UnfinishedError(RequestError):
+    """The engine took the request and could not finish it."""
+
+
+class Generation:
+    """Choice i is the i-th request submitted.
+
+    Nothing is queued here: what is new waits in shared memory until a handler, woken by news, has sent what it read
+    before. So a client that stops reading costs no memory of this process and no time of others.
+    """
+
+    def __init__(self, client: EngineClient, *, until_end: bool):
+        """`until_end`: there is news only when a request has ended, which then is read as a whole."""
+        self._client, self._until_end = client, until_end
+        self._news = asyncio.Event()
+        self._client_left = False
+        self.requests: list[Request] = []
+
+    def submit(self, prompt: Sequence[int] | np.ndarray, params: SamplingParams) -> None:
+        """Adds params.n choices. Raises RequestError, after which nothing is left in the engine."""
+        try:
+            self.requests += self._client.submit(prompt, params, self._note)
+        except Exception:
+            self.release()
+            raise
+
+    def _note(self, request: Request) -> None:
+        if self._is_due(request):
+            self._news.set()
+
+    def _is_due(self, request: Request) -> bool:
+        return request.has_news and (not self._until_end or self._client.has_ended(request))
+
+    async def updates(self, *, with_tokens: bool) -> AsyncIterator[list[tuple[int, Update]]]:
+        """(choice, what is new of it), as they come, until all have ended. Raises ClientLeftError."""
+        num_open = len(self.requests)
+        while num_open:
+            await self._news.wait()
+            self._news.clear()
+            if self._client_left:
+                raise ClientLeftError
+            updates = [
+                (choice, self._client.read(request, with_tokens=with_tokens))
+                for choice, request in enumerate(self.requests)
+                if self._is_due(request)
+            ]
+            num_open -= sum(update.finish_reason is not None for _, update in updates)
+            yield updates
+
+    async def whole(self, receive: Receive, *, with_tokens: bool) -> list[Update]:
+        """The complete answers by choice. Raises ClientLeftError, UnfinishedError."""
+        answers: list[Update] = [Update()] * len(self.requests)
+        async with self.watched(receive):
+            async for updates in self.updates(with_tokens=with_tokens):
+                for choice, update in updates:
+                    if reason := failure(update):
+                        raise UnfinishedError(reason, status=503)
+                    answers[choice] = update
+        return answers
+
+    @asynccontextmanager
+    async def watched(self, receive: Receive) -> AsyncIterator[None]:
+        """Ends the requests when the client leaves, and at the latest when the block does."""
+        watcher = asyncio.create_task(self._watch(receive))
+        try:
+            yield
+        finally:
+            watcher.cancel()
+            self.release()
+
+    async def _watch(self, receive: Receive) -> None:
+        while (await receive())["type"] != "http.disconnect":
+            pass
+        self._client_left = True
+        self.release()
+        self._news.set()
+
+    def release(self) -> None:
+        for request in self.requests:
+            self._client.release(request)
+
+
+def failure(update: Update) -> str | None:
+    """Why an answer is not what was asked for, if it is not."""
+    if update.finish_reason is FinishReason.ERROR:
+        return update.error or "the engine failed"
+    if update.finish_reason is FinishReason.ABORT:
+        return "the server ended this request before its end"
+    return None

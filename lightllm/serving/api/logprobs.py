@@ -1,0 +1,106 @@
+"""Log probabilities as the OpenAI API words them: an entry per output token, the one that ended the answer included."""
+
+import codecs
+
+import msgspec
+import numpy as np
+
+from lightllm.serving.api.service import Service
+from lightllm.serving.records import Tokens
+
+# JSON has no -inf; this is what other servers send for a token that was not possible.
+LEAST = -9999.0
+
+
+class TopLogprob(msgspec.Struct, frozen=True):
+    token: str
+    logprob: float
+    bytes: list[int] | None
+
+
+class TokenLogprob(msgspec.Struct, frozen=True):
+    """`token` is readable, `bytes` is exact: a token may be part of a character."""
+
+    token: str
+    logprob: float
+    bytes: list[int] | None
+    top_logprobs: list[TopLogprob]
+
+
+class ChatLogprobs(msgspec.Struct, frozen=True):
+    content: list[TokenLogprob]
+
+
+class CompletionLogprobs(msgspec.Struct):
+    """Four lists of one length. `text_offset` counts characters of the choice's text before each token."""
+
+    tokens: list[str] = []
+    token_logprobs: list[float] = []
+    top_logprobs: list[dict[str, float]] = []
+    text_offset: list[int] = []
+
+    def extend(self, other: "CompletionLogprobs") -> None:
+        self.tokens += other.tokens
+        self.token_logprobs += other.token_logprobs
+        self.top_logprobs += other.top_logprobs
+        self.text_offset += other.text_offset
+
+
+def for_chat(service: Service, tokens: Tokens) -> ChatLogprobs:
+    """Tokens must carry logprobs."""
+    logprobs, top_ids, top_logprobs = _lists(tokens)
+    return ChatLogprobs(
+        [
+            TokenLogprob(
+                *_named(service, token, logprob),
+                [TopLogprob(*_named(service, *pair)) for pair in zip(ids, values, strict=True)],
+            )
+            for token, logprob, ids, values in zip(tokens.ids.tolist(), logprobs, top_ids, top_logprobs, strict=True)
+        ]
+    )
+
+
+def _named(service: Service, token: int, logprob: float) -> tuple[str, float, list[int] | None]:
+    tokenizer = service.tokenizer
+    return service.token_text(token), logprob, None if tokenizer is None else list(tokenizer.token_bytes(token))
+
+
+class CompletionForm:
+    """Of one choice, whose text grows token by token: knows at which character it is."""
+
+    def __init__(self, service: Service, *, start: int, skip_special_tokens: bool):
+        self._service, self._skips, self._offset = service, skip_special_tokens, start
+        self._decode = codecs.getincrementaldecoder("utf-8")("replace").decode
+
+    def of(self, tokens: Tokens) -> CompletionLogprobs:
+        """The next tokens of the choice. They must carry logprobs."""
+        logprobs, top_ids, top_logprobs = _lists(tokens)
+        ids, name = tokens.ids.tolist(), self._service.token_text
+        return CompletionLogprobs(
+            [name(token) for token in ids],
+            logprobs,
+            [
+                {name(token): logprob for token, logprob in zip(reversed(top), reversed(values), strict=True)}
+                | {name(chosen): own}
+                for chosen, own, top, values in zip(ids, logprobs, top_ids, top_logprobs, strict=True)
+            ],
+            [self._advance(token) for token in ids],
+        )
+
+    def _advance(self, token: int) -> int:
+        """Where the token begins; moves on to its end."""
+        at, tokenizer = self._offset, self._service.tokenizer
+        if tokenizer is not None and not (self._skips and tokenizer.is_special(token)):
+            self._offset += len(self._decode(tokenizer.token_bytes(token)))
+        return at
+
+
+def _lists(tokens: Tokens) -> tuple[list[float], list[list[int]], list[list[float]]]:
+    assert tokens.logprobs is not None, "asked for with the request"
+    assert tokens.top_ids is not None, "comes with the logprobs"
+    assert tokens.top_logprobs is not None, "comes with the logprobs"
+    return _finite(tokens.logprobs), tokens.top_ids.tolist(), _finite(tokens.top_logprobs)
+
+
+def _finite(values: np.ndarray) -> list:
+    return np.maximum(np.nan_to_num(values, nan=LEAST), LEAST).tolist()

@@ -1,0 +1,95 @@
+"""Chat messages as clients send them, made into what chat templates expect. Raises RequestError for all others."""
+
+from typing import Any
+
+import msgspec
+
+from lightllm.base.errors import RequestError
+
+Message = dict[str, Any]
+
+_ROLES = ("system", "developer", "user", "assistant", "tool", "function")
+
+
+def prepared(messages: list[Message]) -> list[Message]:
+    """Content as one text, arguments of tool calls as objects; everything else as it is, for the template to use."""
+    if not messages:
+        raise RequestError("messages is empty; give at least one message", param="messages")
+    return [_prepared(message, f"messages[{i}]") for i, message in enumerate(messages)]
+
+
+def prepared_tools(tools: list[dict[str, Any]] | None) -> list[dict[str, Any]] | None:
+    """Checked tools; None if there are none."""
+    for i, tool in enumerate(tools or []):
+        function = tool.get("function")
+        if (
+            tool.get("type") != "function"
+            or not isinstance(function, dict)
+            or not isinstance(function.get("name"), str)
+        ):
+            raise RequestError(
+                f'tools[{i}] must be {{"type": "function", "function": {{"name": ...}}}}', param=f"tools[{i}]"
+            )
+    return tools or None
+
+
+def num_characters(messages: list[Message]) -> int:
+    """Length of all texts, roughly."""
+    return sum(len(message["content"] or "") for message in messages)
+
+
+def _prepared(message: Message, place: str) -> Message:
+    role = message.get("role")
+    if role not in _ROLES:
+        raise RequestError(f"{place}.role={str(role)[:100]!r}; use {', '.join(_ROLES)}", param=place)
+    calls = message.get("tool_calls")
+    text = _text(message.get("content"), place)
+    if calls:
+        return {**message, "content": text, "tool_calls": _prepared_calls(calls, place)}
+    # Clients send back their own objects, whose empty fields templates would take for tool calls.
+    kept = {name: value for name, value in message.items() if value is not None and name != "tool_calls"}
+    return {**kept, "content": text or ""}
+
+
+def _text(content: object, place: str) -> str | None:
+    if content is None or isinstance(content, str):
+        return content
+    if not isinstance(content, list):
+        raise RequestError(f"{place}.content must be a text or a list of parts", param=place)
+    return "\n".join(_part_text(part, f"{place}.content[{i}]") for i, part in enumerate(content))
+
+
+def _part_text(part: object, place: str) -> str:
+    if not isinstance(part, dict):
+        raise RequestError(f'{place} must be {{"type": "text", "text": ...}}', param=place)
+    if part.get("type") != "text":
+        kind = str(part.get("type"))[:100]
+        raise RequestError(f"{place} has type {kind!r}; this model takes text only", param=place)
+    if not isinstance(part.get("text"), str) or len(part) > 2:
+        raise RequestError(f"{place} must have type and text, and nothing else", param=place)
+    return part["text"]
+
+
+def _prepared_calls(calls: object, place: str) -> list[dict[str, Any]]:
+    place = f"{place}.tool_calls"
+    if not isinstance(calls, list):
+        raise RequestError(f"{place} must be a list", param=place)
+    return [_prepared_call(call, f"{place}[{i}]") for i, call in enumerate(calls)]
+
+
+def _prepared_call(call: object, place: str) -> dict[str, Any]:
+    function = call.get("function") if isinstance(call, dict) else None
+    if not isinstance(call, dict) or not isinstance(function, dict) or not isinstance(function.get("name"), str):
+        raise RequestError(f'{place} must hold {{"function": {{"name": ..., "arguments": ...}}}}', param=place)
+    return {**call, "function": {**function, "arguments": _arguments(function.get("arguments"))}}
+
+
+def _arguments(arguments: object) -> object:
+    """An object, as templates expect; what a model wrote wrongly stays the text that it is."""
+    if not isinstance(arguments, str):
+        return arguments or {}
+    try:
+        parsed = msgspec.json.decode(arguments or "{}")
+    except (msgspec.DecodeError, RecursionError):
+        return arguments
+    return parsed if isinstance(parsed, dict) else arguments

@@ -1,0 +1,330 @@
+"""The seed system's routes: POST /generate, /generate_stream, / (either, by its `stream`), /tokens.
+
+Names and forms are the seed's. Differences, each on purpose: errors are the OpenAI envelope with its status codes;
+without max_new_tokens an answer may be as long as model and pool allow; cumlogprob is the sum, not the mean.
+Without do_sample an answer is greedy, unless generation_config.json or a sampling parameter of the request says other.
+"""
+
+from typing import Any
+
+import msgspec
+import numpy as np
+from fastapi import APIRouter, Request, Response
+
+from lightllm.base.errors import RequestError
+from lightllm.base.request import SamplingParams
+from lightllm.serving.api import body as bodies
+from lightllm.serving.api.body import Int
+from lightllm.serving.api.documents import described
+from lightllm.serving.api.event_stream import EventStream
+from lightllm.serving.api.generation import Generation
+from lightllm.serving.api.openai import FINISH, json
+from lightllm.serving.api.service import Service
+from lightllm.serving.records import Request as EngineRequest
+from lightllm.serving.records import Tokens, Update
+
+_SAME_NAME = (
+    "temperature", "top_p", "top_k", "min_p", "repetition_penalty", "presence_penalty", "frequency_penalty", "seed",
+    "ignore_eos", "skip_special_tokens",
+)  # fmt: skip
+_MAKES_IT_SAMPLE = ("temperature", "top_p", "top_k", "min_p")
+NEUTRAL: dict[str, tuple[object, ...]] = {
+    "input_penalty": (False,),
+    "image_max_patch_num": (-1,),
+    "regular_constraint": ("",),
+    "guided_grammar": ("",),
+    "guided_json": ("",),
+    "allowed_token_ids": ([],),
+    "exponential_decay_length_penalty": ([1, 1.0], [1, 1]),
+    "add_spaces_between_special_tokens": (True,),
+    "print_eos_token": (False,),
+    "group_request_id": (-1,),
+    "suggested_dp_index": (-1,),
+    "move_kv_to_decode_node": (),
+}
+
+
+class Parameters(msgspec.Struct, kw_only=True, forbid_unknown_fields=True, frozen=True):
+    """How to continue the prompt. null is the same as leaving a field out."""
+
+    best_of: Int | None = None
+    n: Int | None = None
+    do_sample: bool | None = None
+    temperature: float | None = None
+    top_p: float | None = None
+    top_k: Int | None = None
+    min_p: float | None = None
+    repetition_penalty: float | None = None
+    presence_penalty: float | None = None
+    frequency_penalty: float | None = None
+    seed: Int | None = None
+    max_new_tokens: Int | None = None
+    min_new_tokens: Int | None = None
+    ignore_eos: bool | None = None
+    stop_sequences: str | list[str | Int | list[Int]] | None = None
+    skip_special_tokens: bool | None = None
+    add_special_tokens: bool | None = None
+    return_details: bool | None = None
+    # Refused unless they say nothing, see NEUTRAL
+    input_penalty: Any = None
+    image_max_patch_num: Any = None
+    regular_constraint: Any = None
+    guided_grammar: Any = None
+    guided_json: Any = None
+    allowed_token_ids: Any = None
+    exponential_decay_length_penalty: Any = None
+    add_spaces_between_special_tokens: Any = None
+    print_eos_token: Any = None
+    group_request_id: Any = None
+    suggested_dp_index: Any = None
+    move_kv_to_decode_node: Any = None
+
+
+class GenerateBody(msgspec.Struct, kw_only=True, forbid_unknown_fields=True, frozen=True):
+    """Text or token ids to continue."""
+
+    inputs: str | list[Int]
+    parameters: Parameters = Parameters()
+    multimodal_params: Any = None
+
+
+class EitherBody(GenerateBody, kw_only=True, forbid_unknown_fields=True, frozen=True):
+    """As /generate_stream if `stream`, else as /generate."""
+
+    stream: bool = False
+
+
+class TokensBody(msgspec.Struct, kw_only=True, forbid_unknown_fields=True, frozen=True):
+    """Text to count the tokens of."""
+
+    text: str
+    parameters: Parameters = Parameters()
+    multimodal_params: Any = None
+
+
+class TokenCount(msgspec.Struct, frozen=True):
+    ntokens: int
+
+
+class TokenDetails(msgspec.Struct, frozen=True):
+    """One output token. cumlogprob is the sum of logprobs up to it."""
+
+    id: int
+    text: str
+    logprob: float
+    cumlogprob: float
+    special: bool
+    count_output_tokens: int
+    prompt_tokens: int
+
+
+class Generated(msgspec.Struct, frozen=True, omit_defaults=True):
+    """With best_of above 1 count_output_tokens, finish_reason and tokens are lists, an entry per sample."""
+
+    generated_text: list[str]
+    count_output_tokens: int | list[int]
+    finish_reason: str | list[str]
+    prompt_tokens: int
+    tokens: list[Any] | None = None
+
+
+_generate_decoder = msgspec.json.Decoder(GenerateBody)
+_either_decoder = msgspec.json.Decoder(EitherBody)
+_tokens_decoder = msgspec.json.Decoder(TokensBody)
+
+
+def router(service: Service) -> APIRouter:
+    routes = APIRouter()
+
+    async def body_of(request: Request, decoder: msgspec.json.Decoder[Any]) -> Any:
+        return bodies.decode(await bodies.read(request, service.config.max_request_bytes), decoder)
+
+    @routes.post("/generate", **described(GenerateBody, Generated))
+    async def generate(request: Request) -> Response:
+        """Continues a prompt; the answer comes as a whole."""
+        return await _generate(service, await body_of(request, _generate_decoder), request)
+
+    @routes.post("/generate_stream", **described(GenerateBody, TokenDetails, streams=True))
+    async def generate_stream(request: Request) -> Response:
+        """Continues a prompt; an event per token."""
+        return await _generate_stream(service, await body_of(request, _generate_decoder))
+
+    @routes.post("/", **described(EitherBody, Generated, streams=True))
+    async def either(request: Request) -> Response:
+        """/generate, or with stream=true /generate_stream."""
+        body = await body_of(request, _either_decoder)
+        return await (_generate_stream(service, body) if body.stream else _generate(service, body, request))
+
+    async def count_tokens(request: Request) -> Response:
+        """How many tokens a text has."""
+        body = await body_of(request, _tokens_decoder)
+        refuse_media(body.multimodal_params)
+        bodies.refuse_unsupported(body.parameters, NEUTRAL)
+        adds = body.parameters.add_special_tokens is not False
+        count = len(await service.encode(body.text, add_special_tokens=adds))
+        return Response(json(TokenCount(count)), media_type="application/json")
+
+    routes.post("/tokens", **described(TokensBody, TokenCount))(count_tokens)
+    routes.get("/tokens", include_in_schema=False)(count_tokens)
+    return routes
+
+
+def refuse_media(multimodal_params: Any) -> None:
+    """Raises RequestError if there is any image or audio in it."""
+    if multimodal_params and (not isinstance(multimodal_params, dict) or any(multimodal_params.values())):
+        raise RequestError("this model takes text only; leave multimodal_params out", param="multimodal_params")
+
+
+async def _generate(service: Service, body: GenerateBody, request: Request) -> Response:
+    wants_details = bool(body.parameters.return_details)
+    generation = await _submit(service, body, until_end=True, logprobs=0 if wants_details else None)
+    answers = await generation.whole(request.receive, with_tokens=wants_details)
+    answer = _generated(service, generation, answers, wants_details=wants_details)
+    return Response(json(answer), media_type="application/json")
+
+
+async def _generate_stream(service: Service, body: GenerateBody) -> EventStream:
+    if _num_samples(body.parameters) > 1:
+        raise RequestError("best_of must be 1 where the answer is streamed", param="best_of")
+    generation = await _submit(service, body, until_end=False, logprobs=0)
+    return EventStream(generation, TokenStream(service, generation.requests[0]))
+
+
+async def _submit(service: Service, body: GenerateBody, *, until_end: bool, logprobs: int | None) -> Generation:
+    refuse_media(body.multimodal_params)
+    params, prompt = _params(service, body.parameters, logprobs), body.inputs
+    if isinstance(prompt, str):
+        prompt = await service.encode(prompt, add_special_tokens=body.parameters.add_special_tokens is not False)
+    generation = Generation(service.client, until_end=until_end)
+    generation.submit(prompt, params)
+    return generation
+
+
+def _num_samples(parameters: Parameters) -> int:
+    best_of = parameters.best_of or 1
+    if parameters.n not in (None, best_of):
+        raise RequestError(f"n={parameters.n} and best_of={best_of} disagree; make them equal", param="n")
+    return best_of
+
+
+def _params(service: Service, parameters: Parameters, logprobs: int | None) -> SamplingParams:
+    bodies.refuse_unsupported(parameters, NEUTRAL)
+    values = {name: getattr(parameters, name) for name in _SAME_NAME}
+    samples = parameters.do_sample
+    if samples is None and not service.samples_by_default:
+        samples = any(values[name] is not None for name in _MAKES_IT_SAMPLE)
+    if samples is False:
+        values["temperature"] = 0.0
+    elif samples and values["temperature"] is None and service.defaults.get("temperature") == 0:
+        values["temperature"] = 1.0
+    stop, stop_token_ids = _stops(service, parameters.stop_sequences)
+    return service.params(
+        values
+        | {
+            "n": _num_samples(parameters),
+            "max_tokens": parameters.max_new_tokens,
+            "min_tokens": parameters.min_new_tokens,
+            "stop": stop,
+            "stop_token_ids": stop_token_ids,
+            "logprobs": logprobs,
+        }
+    )
+
+
+def _stops(service: Service, sequences: str | list[Any] | None) -> tuple[list[str], list[int]]:
+    """Stop strings and stop tokens. Several tokens in a row are the text that they are."""
+    strings: list[str] = []
+    tokens: list[int] = []
+    for sequence in [sequences] if isinstance(sequences, str) else sequences or []:
+        if isinstance(sequence, str):
+            strings.append(sequence)
+        elif isinstance(sequence, int):
+            tokens.append(sequence)
+        elif len(sequence) == 1:
+            tokens += sequence
+        else:
+            strings.append(service.need_tokenizer().decode(sequence))
+    return strings, tokens
+
+
+def _generated(service: Service, generation: Generation, answers: list[Update], *, wants_details: bool) -> Generated:
+    details = None
+    if wants_details:
+        pairs = zip(generation.requests, answers, strict=True)
+        details = [TokenNames(service, request).of(answer.tokens) for request, answer in pairs]
+    counts = [answer.num_tokens for answer in answers]
+    reasons = [FINISH[answer.finish_reason] for answer in answers if answer.finish_reason is not None]
+    one = len(answers) == 1
+    return Generated(
+        [answer.text for answer in answers],
+        counts[0] if one else counts,
+        reasons[0] if one else reasons,
+        generation.requests[0].prompt_tokens,
+        details[0] if one and details else details,
+    )
+
+
+class TokenNames:
+    """Details of one request's tokens, in order."""
+
+    def __init__(self, service: Service, request: EngineRequest):
+        self._service, self._request = service, request
+        self._count, self._sum = 0, 0.0
+
+    def of(self, tokens: Tokens) -> list[TokenDetails]:
+        """Tokens must carry logprobs."""
+        assert tokens.logprobs is not None, "asked for with the request"
+        logprobs = np.maximum(tokens.logprobs, -9999.0).tolist()
+        return [self._one(token, logprob) for token, logprob in zip(tokens.ids.tolist(), logprobs, strict=True)]
+
+    def _one(self, token: int, logprob: float) -> TokenDetails:
+        self._count += 1
+        self._sum += logprob
+        tokenizer = self._service.tokenizer
+        return TokenDetails(
+            token,
+            self._service.token_text(token),
+            logprob,
+            self._sum,
+            tokenizer is not None and tokenizer.is_special(token),
+            self._count,
+            self._request.prompt_tokens,
+        )
+
+
+class TokenStream:
+    """`data:{"token": {...}, "generated_text": null, "finished", "finish_reason", "details": null}`, one per token.
+
+    Text that several tokens make together comes with the last of them.
+    """
+
+    needs_tokens = True
+
+    def __init__(self, service: Service, request: EngineRequest):
+        self._names = TokenNames(service, request)
+        self._last: TokenDetails | None = None
+
+    def event(self, choice: int, update: Update) -> bytes:
+        tokens = self._names.of(update.tokens) if len(update.tokens) else []
+        if not tokens and self._last and (update.text or update.finish_reason is not None):
+            tokens = [self._last]  # the end, or text, came after the token that it belongs to
+        if not tokens:
+            return b""
+        self._last = tokens[-1]
+        *before, last = tokens
+        events = [_token_event(token, "", None) for token in before]
+        finish = None if update.finish_reason is None else FINISH[update.finish_reason]
+        return b"".join([*events, _token_event(last, update.text, finish)])
+
+    def end(self) -> bytes:
+        return b""
+
+
+def _token_event(token: TokenDetails, text: str, finish: str | None) -> bytes:
+    return (
+        b'data:{"token":{"id":%d,"text":%s,"logprob":%s,"cumlogprob":%s,"special":%s,"count_output_tokens":%d,'
+        b'"prompt_tokens":%d},"generated_text":null,"finished":%s,"finish_reason":%s,"details":null}\n\n'
+    ) % (
+        token.id, json(text), json(token.logprob), json(token.cumlogprob), json(token.special),
+        token.count_output_tokens, token.prompt_tokens, json(finish is not None), json(finish),
+    )  # fmt: skip

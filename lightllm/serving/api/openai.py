@@ -1,0 +1,88 @@
+"""What the OpenAI routes have in common: usage, finish reasons, sampling parameters, ids of answers."""
+
+import secrets
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+
+from lightllm.base.errors import RequestError
+from lightllm.base.request import FinishReason
+from lightllm.serving.api.body import GenerationBody
+from lightllm.serving.records import Request, Update
+
+FINISH = {FinishReason.STOP: "stop", FinishReason.LENGTH: "length"}
+DONE = b"data: [DONE]\n\n"
+_SAME_NAME = (
+    "n", "temperature", "top_p", "presence_penalty", "frequency_penalty", "seed", "top_k", "min_p",
+    "repetition_penalty", "min_tokens", "stop_token_ids", "ignore_eos", "skip_special_tokens",
+    "include_stop_str_in_output",
+)  # fmt: skip
+json = msgspec.json.encode
+
+
+class PromptTokensDetails(msgspec.Struct, frozen=True):
+    cached_tokens: int
+
+
+class Usage(msgspec.Struct, frozen=True):
+    """Each prompt is counted once, however many samples it has."""
+
+    prompt_tokens: int
+    completion_tokens: int
+    total_tokens: int
+    prompt_tokens_details: PromptTokensDetails
+
+
+def sampling_values(body: GenerationBody, *, max_tokens: int | None, logprobs: int | None) -> dict[str, Any]:
+    """What a body says of SamplingParams; None where it says nothing."""
+    stop = [body.stop] if isinstance(body.stop, str) else body.stop
+    values = {name: getattr(body, name) for name in _SAME_NAME}
+    return values | {"stop": stop, "max_tokens": max_tokens, "logprobs": logprobs}
+
+
+def check_stream_options(body: GenerationBody) -> None:
+    """Raises RequestError where stream_options make no sense."""
+    if body.stream_options is None:
+        return
+    if not body.stream:
+        raise RequestError("stream_options need stream=true", param="stream_options")
+    if body.stream_options.include_obfuscation:
+        raise RequestError("include_obfuscation is not supported; leave it out", param="stream_options")
+
+
+def answer_id(prefix: str) -> str:
+    return f"{prefix}-{secrets.token_hex(12)}"
+
+
+class UsageCount:
+    """Tokens of all choices so far."""
+
+    def __init__(self, requests: Sequence[Request]):
+        self._prompt_tokens = sum(request.prompt_tokens for request in requests if request.sample == 0)
+        self._is_first = [request.sample == 0 for request in requests]
+        self._output, self._cached = [0] * len(requests), [0] * len(requests)
+
+    def note(self, choice: int, update: Update) -> None:
+        self._output[choice] = update.num_tokens
+        if self._is_first[choice]:
+            self._cached[choice] = update.cached_tokens
+
+    def usage(self) -> Usage:
+        output = sum(self._output)
+        return Usage(self._prompt_tokens, output, self._prompt_tokens + output, PromptTokensDetails(sum(self._cached)))
+
+
+class UsageTail:
+    """How the chunks of a stream end: with nothing about usage, with null, or with the count so far."""
+
+    def __init__(self, count: UsageCount, body: GenerationBody):
+        options = body.stream_options
+        self.count = count
+        self.is_asked = bool(options and options.include_usage)
+        self._is_continuous = bool(self.is_asked and options and options.continuous_usage_stats)
+
+    def tail(self) -> bytes:
+        if self._is_continuous:
+            return b',"usage":' + json(self.count.usage()) + b"}\n\n"
+        return b',"usage":null}\n\n' if self.is_asked else b"}\n\n"

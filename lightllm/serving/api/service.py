@@ -1,0 +1,135 @@
+"""What all routes share: the engine's client, the tokenizer, the template and the model's own defaults."""
+
+import asyncio
+import time
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+import msgspec
+
+from lightllm.base.checkpoint_files import eos_ids, read_json, vocab_size
+from lightllm.base.config import ServerConfig
+from lightllm.base.errors import ConfigError, RequestError
+from lightllm.base.metrics import Metrics
+from lightllm.base.request import SamplingParams
+from lightllm.base.request_table import RequestTable
+from lightllm.base.status import Status
+from lightllm.serving.client import Channel, EngineClient
+from lightllm.serving.text.chat_template import ChatTemplate
+from lightllm.serving.text.tokenizer import TextTokenizer
+
+Result = TypeVar("Result")
+
+# Characters from which on a text is tokenized in a thread: about 4 ms, at 2 us a token.
+_LONG = 8192
+_FROM_CHECKPOINT = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty")
+
+
+@dataclass
+class Service:
+    """One api process's. `defaults` are sampling parameters that the checkpoint recommends."""
+
+    client: EngineClient
+    config: ServerConfig
+    status: Status
+    metrics: Metrics
+    tokenizer: TextTokenizer | None
+    template: ChatTemplate | None
+    defaults: Mapping[str, Any]
+    samples_by_default: bool = False  # whether the checkpoint says do_sample
+    created: int = field(default_factory=lambda: int(time.time()))
+    _threads: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(2, "tokenize"))
+
+    @classmethod
+    def load(
+        cls,
+        config: ServerConfig,
+        *,
+        table: RequestTable,
+        client: int,
+        status: Status,
+        metrics: Metrics,
+        scheduler: Channel,
+        detokenizer: Channel,
+    ) -> "Service":
+        """With what the checkpoint in config.model_dir says. Raises ConfigError."""
+        tokenizer = TextTokenizer.load(config)
+        template = None if tokenizer is None else ChatTemplate.load(config, tokenizer.special_tokens)
+        checkpoint = read_json(config.model_dir, "config.json", required=True)
+        generation = read_json(config.model_dir, "generation_config.json", required=False)
+        engine = EngineClient(
+            table,
+            client,
+            scheduler=scheduler,
+            detokenizer=detokenizer,
+            status=status,
+            metrics=metrics,
+            config=config,
+            eos_ids=config.eos_id or eos_ids(checkpoint, generation),
+            vocab_size=vocab_size(checkpoint),
+            default_max_tokens=generation.get("max_new_tokens"),
+        )
+        defaults, samples = sampling_defaults(generation), generation.get("do_sample") is True
+        return cls(engine, config, status, metrics, tokenizer, template, defaults, samples)
+
+    @property
+    def model_name(self) -> str:
+        return self.config.model_name or Path(self.config.model_dir).name
+
+    def check_model(self, name: str | None) -> None:
+        """Raises RequestError 404 for a model that is not served; none at all means the one that is."""
+        if name not in (None, "", self.model_name):
+            raise RequestError(
+                f"the model {name[:200]!r} is not served here; use {self.model_name!r}", status=404, param="model"
+            )
+
+    def params(self, given: Mapping[str, Any]) -> SamplingParams:
+        """Sampling parameters of a request: the checkpoint's, with those that the request gives (not None) on top."""
+        return SamplingParams(
+            **{**self.defaults, **{name: value for name, value in given.items() if value is not None}}
+        )
+
+    async def aside(self, work: Callable[[], Result], characters: int) -> Result:
+        """Runs `work` on so many characters without holding up the streams of others."""
+        if characters < _LONG:
+            return work()
+        return await asyncio.get_running_loop().run_in_executor(self._threads, work)
+
+    async def encode(self, text: str, *, add_special_tokens: bool) -> list[int]:
+        """Token ids of a prompt. Raises RequestError on a server without a tokenizer."""
+        tokenizer = self.need_tokenizer()
+        return await self.aside(lambda: tokenizer.encode(text, add_special_tokens=add_special_tokens), len(text))
+
+    def need_tokenizer(self) -> TextTokenizer:
+        if self.tokenizer is None:
+            raise RequestError(
+                "this server runs with --tokenizer_mode=none: send the prompt as token ids", param="prompt"
+            )
+        return self.tokenizer
+
+    def need_template(self) -> ChatTemplate:
+        if self.template is None:
+            raise RequestError(
+                "the checkpoint has no chat template; use /v1/completions, or start the server with --chat_template",
+                param="messages",
+            )
+        return self.template
+
+    def token_text(self, token: int) -> str:
+        """A token as people read it."""
+        return f"token_id:{token}" if self.tokenizer is None else self.tokenizer.token_text(token)
+
+
+def sampling_defaults(generation_config: Mapping[str, Any]) -> dict[str, Any]:
+    """The sampling parameters of generation_config.json; do_sample false means greedy. Raises ConfigError."""
+    values = {name: generation_config[name] for name in _FROM_CHECKPOINT if generation_config.get(name) is not None}
+    if generation_config.get("do_sample") is False:
+        values["temperature"] = 0.0
+    try:
+        msgspec.convert(values, SamplingParams)
+    except (msgspec.ValidationError, RequestError) as error:
+        raise ConfigError(f"generation_config.json: {error}; correct the file") from None
+    return values
