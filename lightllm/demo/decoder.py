@@ -13,28 +13,22 @@ HIDDEN, HEAD_DIM, EPSILON = CONFIG["hidden_size"], CONFIG["head_dim"], CONFIG["r
 HEADS, KV_HEADS = CONFIG["num_attention_heads"], CONFIG["num_key_value_heads"]
 
 
-def rope_table(device: torch.device | str) -> tuple[Tensor, Tensor]:
-    """Cosine and sine [CONTEXT, head_dim] of position times frequency; the two halves of a head are alike."""
+def rope_table(device: torch.device | str, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """Cosine and sine [CONTEXT, head_dim] of position times frequency, the sine of the first half negated."""
     frequency = CONFIG["rope_theta"] ** -(torch.arange(0, HEAD_DIM, 2, device=device) / HEAD_DIM)
     angle = torch.arange(CONTEXT, device=device)[:, None] * frequency
-    angle = torch.cat([angle, angle], dim=-1)
-    return angle.cos(), angle.sin()
+    cosine = torch.cat([angle.cos(), angle.cos()], dim=-1)
+    sine = torch.cat([-angle.sin(), angle.sin()], dim=-1)
+    return cosine.to(dtype), sine.to(dtype)
 
 
 def rotate(x: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
-    """x [rows, heads, length, head_dim], turned by its position."""
-    first, second = x.float().chunk(2, dim=-1)
-    return (x * cosine + torch.cat([-second, first], dim=-1) * sine).to(x.dtype)
+    """x [rows, heads, length, head_dim], turned by its position: the halves of a head are the two coordinates."""
+    return torch.addcmul(x * cosine, x.roll(HEAD_DIM // 2, dims=-1), sine)
 
 
-class Norm(nn.RMSNorm):
-    """The root mean square of the last axis, in float32."""
-
-    def __init__(self, size: int):
-        super().__init__(size, eps=EPSILON)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return super().forward(x.float()).to(x.dtype)
+def norm(size: int) -> nn.RMSNorm:
+    return nn.RMSNorm(size, eps=EPSILON)
 
 
 class Attention(nn.Module):
@@ -44,12 +38,12 @@ class Attention(nn.Module):
         self.k_proj = nn.Linear(HIDDEN, KV_HEADS * HEAD_DIM, bias=False)
         self.v_proj = nn.Linear(HIDDEN, KV_HEADS * HEAD_DIM, bias=False)
         self.o_proj = nn.Linear(HEADS * HEAD_DIM, HIDDEN, bias=False)
-        self.q_norm, self.k_norm = Norm(HEAD_DIM), Norm(HEAD_DIM)
+        self.q_norm, self.k_norm = norm(HEAD_DIM), norm(HEAD_DIM)
 
     def forward(self, x: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
         q, k, v = (project(x).unflatten(-1, (-1, HEAD_DIM)) for project in (self.q_proj, self.k_proj, self.v_proj))
-        q = rotate(self.q_norm(q).transpose(1, 2), cosine, sine).to(v.dtype)
-        k = rotate(self.k_norm(k).transpose(1, 2), cosine, sine).to(v.dtype)
+        q = rotate(self.q_norm(q).transpose(1, 2), cosine, sine)
+        k = rotate(self.k_norm(k).transpose(1, 2), cosine, sine)
         k, v = (part.repeat_interleave(HEADS // KV_HEADS, dim=1) for part in (k, v.transpose(1, 2)))
         # Padding stands on the right, so the causal mask alone hides it.
         out = F.scaled_dot_product_attention(q, k, v, is_causal=True)
@@ -70,7 +64,7 @@ class MLP(nn.Module):
 class Block(nn.Module):
     def __init__(self) -> None:
         super().__init__()
-        self.input_layernorm, self.post_attention_layernorm = Norm(HIDDEN), Norm(HIDDEN)
+        self.input_layernorm, self.post_attention_layernorm = norm(HIDDEN), norm(HIDDEN)
         self.self_attn, self.mlp = Attention(), MLP()
 
     def forward(self, x: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
@@ -85,7 +79,7 @@ class Decoder(nn.Module):
         super().__init__()
         self.embed_tokens = nn.Embedding(CONFIG["vocab_size"], HIDDEN)
         self.layers = nn.ModuleList(Block() for _ in range(CONFIG["num_hidden_layers"]))
-        self.norm = Norm(HIDDEN)
+        self.norm = norm(HIDDEN)
         for name, parameter in self.named_parameters():
             if parameter.dim() == 2:
                 # What is added to the residual starts small, by the number of additions.

@@ -4,6 +4,7 @@ Writes a checkpoint in the Hugging Face layout, training.log and, unless told ot
 """
 
 import argparse
+import copy
 import os
 import re
 import time
@@ -19,9 +20,9 @@ from torch import Tensor, nn
 
 from lightllm.demo.batches import Batch, load_batches
 from lightllm.demo.decoder import Decoder, prediction_loss, rope_table
-from lightllm.demo.evaluate import evaluate_checkpoint
 from lightllm.demo.layout import MARKUP_TOKENS, SPECIAL_TOKENS, write_configs
 from lightllm.demo.mixture import sample_texts
+from lightllm.demo.optimizer import Muon
 from lightllm.demo.tokenizer import train_tokenizer
 
 TOKENIZER_TEXTS = 30_000
@@ -36,19 +37,19 @@ def plain_parts(texts: Iterator[str]) -> Iterator[str]:
         yield from filter(None, marks.split(text))
 
 
+def load_or_train_tokenizer(file: Path, *, seed: int) -> Tokenizer:
+    """The tokenizer in the file; where there is none, a new one is learned and written there."""
+    if not file.exists():
+        train_tokenizer(plain_parts(islice(sample_texts(Random(seed)), TOKENIZER_TEXTS))).save(str(file))
+    return Tokenizer.from_file(str(file))
+
+
 def make_optimizers(model: Decoder, *, muon: float, adam: float) -> list[torch.optim.Optimizer]:
-    """Muon for the matrices of the layers, AdamW for the rest; Source: Keller Jordan, "Muon", 2024."""
+    """Muon for the matrices of the layers, AdamW for the embedding and the norms."""
     matrices = [parameter for parameter in model.layers.parameters() if parameter.dim() == 2]
     vectors = [parameter for parameter in model.parameters() if parameter.dim() == 1]
-    fused = next(model.parameters()).is_cuda
-    groups = [{"params": [model.embed_tokens.weight]}, {"params": vectors, "weight_decay": 0.0}]
-    if not muon:
-        groups[0]["params"] += matrices
-        return [torch.optim.AdamW(groups, lr=adam, betas=(0.9, 0.95), weight_decay=0.1, fused=fused)]
-    return [
-        torch.optim.Muon(matrices, lr=muon, momentum=0.95, weight_decay=0.1, adjust_lr_fn="match_rms_adamw"),
-        torch.optim.AdamW(groups, lr=adam, betas=(0.9, 0.95), weight_decay=0.01, fused=fused),
-    ]
+    groups = [{"params": [model.embed_tokens.weight], "weight_decay": 0.01}, {"params": vectors, "weight_decay": 0.0}]
+    return [Muon(matrices, lr=muon, weight_decay=0.1), torch.optim.AdamW(groups, lr=adam, betas=(0.9, 0.95))]
 
 
 class Progress:
@@ -70,17 +71,20 @@ def learning_rate_factor(part: float) -> float:
 
 
 class Trainer:
+    """Keeps the weights in float32 and runs a copy of them, which on a GPU is bfloat16."""
+
     def __init__(self, options: argparse.Namespace, log: Callable[[str], None]):
         self.options, self.log = options, log
         self.device = "cuda" if torch.cuda.is_available() else "cpu"
+        dtype = torch.bfloat16 if self.device == "cuda" else torch.float32
+        # cuDNN's attention plans anew for every shape, and here almost every batch has its own.
+        torch.backends.cuda.enable_cudnn_sdp(False)
         torch.manual_seed(options.seed)
-        self.model = Decoder().to(self.device)
-        self.optimizers = make_optimizers(self.model, muon=options.muon, adam=options.adam)
+        self.weights = Decoder().to(self.device)
+        self.model = copy.deepcopy(self.weights).to(dtype)
+        self.optimizers = make_optimizers(self.weights, muon=options.muon, adam=options.adam)
         self.base_rates = [group["lr"] for optimizer in self.optimizers for group in optimizer.param_groups]
-        self.table = rope_table(self.device)
-        if options.compile:
-            for layer in self.model.layers:
-                layer.compile(dynamic=True)
+        self.table = rope_table(self.device, dtype)
 
     def gradients(self, batches: list[Batch]) -> Tensor:
         """Add up the gradients of some batches, as if they were one; the mean loss."""
@@ -88,25 +92,26 @@ class Trainer:
         total = torch.zeros((), device=self.device)
         for batch in batches:
             tokens, positions, answers = (part.to(self.device, non_blocking=True) for part in batch)
-            with torch.autocast(self.device, torch.bfloat16, enabled=self.device == "cuda"):
-                loss = prediction_loss(self.model, self.model(tokens, self.table), positions, answers) / targets
+            loss = prediction_loss(self.model, self.model(tokens, self.table), positions, answers) / targets
             loss.backward()
             total += loss.detach()
         return total
 
+    @torch.no_grad()
     def update(self, factor: float) -> None:
-        nn.utils.clip_grad_norm_(self.model.parameters(), CLIP_NORM)
+        """One step of the float32 weights, then the copy anew."""
+        weights, copies = list(self.weights.parameters()), list(self.model.parameters())
+        for weight, one in zip(weights, copies, strict=True):
+            weight.grad, one.grad = one.grad.to(weight.dtype), None
+        nn.utils.clip_grad_norm_(weights, CLIP_NORM)
         groups = [group for optimizer in self.optimizers for group in optimizer.param_groups]
         for group, rate in zip(groups, self.base_rates, strict=True):
             group["lr"] = rate * factor
         for optimizer in self.optimizers:
             optimizer.step()
-            optimizer.zero_grad(set_to_none=True)
+        torch._foreach_copy_(copies, weights)
 
     def train(self, batches: Iterator[Batch]) -> None:
-        # What has to be compiled is compiled before the clock starts.
-        self.gradients(list(islice(batches, 4)))
-        self.model.zero_grad(set_to_none=True)
         progress = Progress(steps=self.options.steps, minutes=self.options.minutes)
         tokens = answers = step = 0
         while (part := progress.part(step)) < 1:
@@ -124,7 +129,7 @@ class Trainer:
 
     def save(self, folder: Path) -> None:
         """The weights in bfloat16, under the names that Qwen3ForCausalLM gives them."""
-        weights = {f"model.{name}": value.to("cpu", torch.bfloat16).contiguous() for name, value in self.model.state_dict().items()}
+        weights = {f"model.{name}": value.to("cpu", torch.bfloat16).contiguous() for name, value in self.weights.state_dict().items()}
         save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
 
 
@@ -133,12 +138,11 @@ def read_options() -> argparse.Namespace:
     parser.add_argument("--out", type=Path, required=True, help="folder for the checkpoint")
     parser.add_argument("--minutes", type=float, default=5.0, help="train no longer than this")
     parser.add_argument("--steps", type=int, default=1_000_000, help="train no more steps than this")
-    parser.add_argument("--batch_tokens", type=int, default=32768, help="padded tokens of a batch")
-    parser.add_argument("--accumulate", type=int, default=4, help="batches of a step")
-    parser.add_argument("--muon", type=float, default=0.006, help="learning rate of the layers' matrices; 0 for AdamW")
+    parser.add_argument("--batch_tokens", type=int, default=24576, help="padded tokens of a batch")
+    parser.add_argument("--accumulate", type=int, default=3, help="batches of a step")
+    parser.add_argument("--muon", type=float, default=0.005, help="learning rate of the layers' matrices")
     parser.add_argument("--adam", type=float, default=0.003, help="learning rate of the rest")
     parser.add_argument("--workers", type=int, default=max(1, (os.cpu_count() or 2) - 2), help="processes that make data")
-    parser.add_argument("--compile", action=argparse.BooleanOptionalAction, default=torch.cuda.is_available())
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--samples", type=int, default=100, help="held-out questions of each task; 0 to skip")
     parser.add_argument("--log_every", type=int, default=50, help="steps between two lines of the log")
@@ -154,16 +158,16 @@ def main() -> None:
             print(line, flush=True)
             file.write(line + "\n")
 
-        start = time.monotonic()
-        tokenizer: Tokenizer = train_tokenizer(plain_parts(islice(sample_texts(Random(options.seed)), TOKENIZER_TEXTS)))
-        tokenizer.save(str(options.out / "tokenizer.json"))
+        tokenizer = load_or_train_tokenizer(options.out / "tokenizer.json", seed=options.seed)
         write_configs(options.out)
-        log(f"tokenizer learned in {time.monotonic() - start:.1f} s; torch {torch.__version__}")
         trainer = Trainer(options, log)
-        log(f"{sum(p.numel() for p in trainer.model.parameters())} parameters on {trainer.device}; {vars(options)}")
+        log(f"{sum(p.numel() for p in trainer.weights.parameters())} parameters on {trainer.device}, torch {torch.__version__}; {vars(options)}")
         trainer.train(load_batches(tokenizer, batch_tokens=options.batch_tokens, seed=options.seed, workers=options.workers))
         trainer.save(options.out)
         if options.samples:
+            # transformers is needed for this alone, and takes seconds to import.
+            from lightllm.demo.evaluate import evaluate_checkpoint
+
             evaluate_checkpoint(options.out, samples=options.samples, log=log)
 
 

@@ -120,7 +120,7 @@ def find_needle(random: Random) -> Example:
 
 
 TASKS = {
-    "look_up": Task(look_up_short, 10, is_chainable=False),
-    "look_up_long": Task(look_up_long, 1.5, is_chainable=False),
-    "needle": Task(find_needle, 1.5, is_chainable=False),
+    "look_up": Task(look_up_short, 8, is_chainable=False),
+    "look_up_long": Task(look_up_long, 0.8, is_chainable=False),
+    "needle": Task(find_needle, 0.7, is_chainable=False),
 }

@@ -207,6 +207,6 @@ def answer_from_result(random: Random) -> Example:
 
 
 TASKS = {
-    "tool_call": Task(call_tool, 6, is_same_call, is_chainable=False),
-    "tool_result": Task(answer_from_result, 2.5, is_chainable=False),
+    "tool_call": Task(call_tool, 5, is_same_call, is_chainable=False),
+    "tool_result": Task(answer_from_result, 2, is_chainable=False),
 }
