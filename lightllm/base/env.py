@@ -1,6 +1,7 @@
 """The only place where environment variables are read."""
 
 import os
+from pathlib import Path
 from typing import Any
 
 # Level of the log when --log_level is not given; checked as the flag is.
@@ -11,4 +12,11 @@ GLOO_INTERFACE = os.environ.get("GLOO_SOCKET_IFNAME", "lo")
 
 def child_environment() -> dict[str, str]:
     """What every process of an engine inherits: this environment, with threads that spin at idle turned off."""
-    return {**os.environ, "GLOO_SOCKET_IFNAME": GLOO_INTERFACE, "TOKENIZERS_PARALLELISM": "false"}
+    package_root = str(Path(__file__).parents[2])  # a child runs this very package, wherever it was imported from
+    search_path = os.pathsep.join([package_root, *filter(None, [os.environ.get("PYTHONPATH")])])
+    return {
+        **os.environ,
+        "GLOO_SOCKET_IFNAME": GLOO_INTERFACE,
+        "TOKENIZERS_PARALLELISM": "false",
+        "PYTHONPATH": search_path,
+    }

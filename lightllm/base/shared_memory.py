@@ -21,3 +21,8 @@ class SharedMemory:
         fd = os.memfd_create(f"lightllm-{name}")
         os.ftruncate(fd, size)
         return cls(fd)
+
+    def close(self) -> None:
+        """Gives up the descriptor. The memory lives as long as somebody has a view of it or a descriptor."""
+        os.close(self.fd)
+        self.view = memoryview(b"")

@@ -45,6 +45,14 @@ class Status:
         self.record["state"][0] = state
 
     @property
+    def restarts(self) -> int:
+        return int(self.record["restarts"][0])
+
+    @restarts.setter
+    def restarts(self, count: int) -> None:
+        self.record["restarts"][0] = count
+
+    @property
     def pool_tokens(self) -> int:
         return int(self.record["pool_tokens"][0])
 
