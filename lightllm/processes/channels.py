@@ -3,6 +3,7 @@
 A send never waits for a slow reader: what the socket does not take is kept and sent at the next `flush`.
 """
 
+import os
 import socket
 from collections import deque
 
@@ -96,13 +97,15 @@ class Channel:
     def receive_with_descriptors(self) -> tuple[messages.AnyMessage | None, list[int]]:
         """As `receive`, with the descriptors that came along."""
         try:
-            data, descriptors, _, _ = socket.recv_fds(self._socket, MAX_BYTES, MAX_DESCRIPTORS, socket.MSG_CMSG_CLOEXEC)
+            data, descriptors, _, _ = socket.recv_fds(self._socket, MAX_BYTES, MAX_DESCRIPTORS)
         except BlockingIOError:
             return None, []
         except ConnectionResetError as error:
             raise Closed from error
         if not data:
             raise Closed
+        for descriptor in descriptors:
+            os.set_inheritable(descriptor, False)
         return _decode(data), descriptors
 
     def close(self) -> None:

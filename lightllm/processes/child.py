@@ -47,12 +47,14 @@ def run(process: str, main: Callable[[Child], None]) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     faulthandler.enable()
-    descriptor = int(sys.argv[1])
+    descriptor = int(sys.argv[-1])
     os.set_inheritable(descriptor, False)
     threading.Thread(target=_end_with_supervisor, args=(descriptor,), daemon=True).start()
     control = Channel.of_descriptor(descriptor)
     try:
-        main(_receive_start(process, control))
+        me = receive_start(control)
+        log.setup(process, me.start.config.log_level)
+        main(me)
     except Closed:
         sys.exit(0)  # the process at the other end is gone; the supervisor sees that too and decides
     except LightLLMError as error:
@@ -72,11 +74,11 @@ def _end_with_supervisor(descriptor: int) -> None:
     os._exit(0)
 
 
-def _receive_start(process: str, control: Channel) -> Child:
+def receive_start(control: Channel) -> Child:
+    """Waits for the supervisor's first message."""
     select.select([control], [], [])
     start, descriptors = control.receive_with_descriptors()
     assert isinstance(start, Start), "the first message to a child is Start"
-    log.setup(process, start.config.log_level)
     named = dict(zip(start.descriptors, descriptors, strict=True))
     return Child(
         control=control,

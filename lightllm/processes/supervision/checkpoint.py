@@ -1,0 +1,69 @@
+"""Which checkpoint to serve, and what a config that names it amounts to. Everything that can be refused early is."""
+
+import re
+from pathlib import Path
+
+import msgspec
+
+from lightllm.base import checkpoint_files, log
+from lightllm.base.config import ServerConfig
+from lightllm.base.errors import ConfigError
+
+_FILES = ["*.json", "*.jinja", "*.model", "*.safetensors", "*.txt"]
+_HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
+
+
+def resolve(config: ServerConfig) -> ServerConfig:
+    """`config` with the checkpoint's directory, the model's name and the length limit filled in. Raises ConfigError."""
+    directory, default_name = _locate(config.model_dir)
+    checkpoint = checkpoint_files.read_json(directory, "config.json", required=True)
+    checkpoint_files.read_json(directory, "generation_config.json", required=False)
+    if config.load_format != "dummy" and not any(directory.glob("*.safetensors")):
+        raise ConfigError(f"--model_dir={directory}: no *.safetensors there; give a checkpoint that has its weights")
+    return msgspec.structs.replace(
+        config,
+        model_dir=str(directory),
+        model_name=config.model_name or default_name,
+        max_req_total_len=_length(config, checkpoint),
+    )
+
+
+def _length(config: ServerConfig, checkpoint: dict) -> int:
+    given = config.max_req_total_len
+    if given is None:
+        return checkpoint_files.max_length(checkpoint)
+    if "max_position_embeddings" in checkpoint and given > checkpoint_files.max_length(checkpoint):
+        log.get(__name__).warning(
+            "--max_req_total_len=%d is longer than the %d tokens the checkpoint was made for",
+            given,
+            checkpoint_files.max_length(checkpoint),
+        )
+    return given
+
+
+def _locate(model: str) -> tuple[Path, str]:
+    """The checkpoint's directory and the name it is served under by default."""
+    if not model:
+        from lightllm.demo import MODEL_DIR
+
+        return MODEL_DIR, "lightllm-demo"
+    path = Path(model).expanduser()
+    if path.is_dir():
+        return path.resolve(), path.resolve().name
+    if path.exists() or not _HUB_NAME.fullmatch(model):
+        raise ConfigError(f"--model_dir={model}: no such directory; give a checkpoint's directory or a hub name")
+    return _download(model), model
+
+
+def _download(name: str) -> Path:
+    try:
+        from huggingface_hub import snapshot_download
+    except ImportError:
+        raise ConfigError(
+            f"--model_dir={name}: no such directory; to load it from the hub, `pip install huggingface_hub`"
+        ) from None
+    try:
+        return Path(snapshot_download(name, allow_patterns=_FILES))
+    except Exception as error:  # whatever network, disk and hub come up with
+        reason = str(error).strip().partition("\n")[0]
+        raise ConfigError(f"--model_dir={name}: no such directory, and the hub does not give it: {reason}") from error

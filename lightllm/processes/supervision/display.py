@@ -1,0 +1,82 @@
+"""What a start shows: progress while weights load, the processes, where memory went, the address."""
+
+import json
+import sys
+from collections.abc import Iterable, Sequence
+
+from tqdm import tqdm
+
+from lightllm.base import log
+from lightllm.base.config import ServerConfig
+from lightllm.processes.supervision.member import ChildProcess
+
+_log = log.get(__name__)
+_MIB = 1 << 20
+
+
+class LoadingProgress:
+    """Bytes of weights on all ranks: a bar on a terminal, else a line for each quarter."""
+
+    def __init__(self, ranks: int):
+        self._done, self._total = [0] * ranks, [0] * ranks
+        self._bar: tqdm | None = None
+        self._quarters = 0
+
+    def update(self, rank: int, done: int, total: int) -> None:
+        self._done[rank], self._total[rank] = done, total
+        if sys.stderr.isatty() and _log.isEnabledFor(20):
+            self._draw()
+        else:
+            self._write()
+
+    def close(self) -> None:
+        if self._bar is not None:
+            self._bar.close()
+            self._bar = None
+
+    def _draw(self) -> None:
+        if self._bar is None:
+            self._bar = tqdm(desc="loading weights", unit="B", unit_scale=True, file=sys.stderr, leave=False)
+        self._bar.total = sum(self._total)
+        self._bar.update(sum(self._done) - self._bar.n)
+
+    def _write(self) -> None:
+        done, total = sum(self._done), sum(self._total)
+        if total and 4 * done // total > self._quarters:
+            self._quarters = 4 * done // total
+            _log.info("weights: %d of %d MiB loaded", done // _MIB, total // _MIB)
+
+
+def show_processes(supervisor: int, children: Iterable[ChildProcess]) -> None:
+    """The tree of processes, as `ps` would show it."""
+    lines = [f"{child.label:<14} pid {child.pid}" for child in children]
+    _log.info("supervisor        pid %d", supervisor)
+    for i, line in enumerate(lines):
+        _log.info("%s %s", "└─" if i == len(lines) - 1 else "├─", line)
+
+
+def show_memory(config: ServerConfig, pool_tokens: int, memory: Sequence[tuple[str, int]]) -> None:
+    """The sum that gave the pool its size. `memory` is rank 0's: what for, bytes."""
+    where = f" of each of {config.tp} ranks" if config.tp > 1 else ""
+    _log.info("memory%s:", where)
+    for name, size in memory:
+        _log.info("  %-32s %10.1f MiB", name, size / _MIB)
+    _log.info(
+        "room for %d tokens; one request may have %d", pool_tokens, min(pool_tokens, config.max_req_total_len or 0)
+    )
+
+
+def show_address(config: ServerConfig) -> None:
+    """Where to reach the server, and a command that does."""
+    host = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(config.host, config.host)
+    url = f"http://{host}:{config.port}"
+    path, body = _example(config)
+    _log.info("%s is served at %s; try", config.model_name, url)
+    _log.info("curl %s%s -H 'Content-Type: application/json' -d '%s'", url, path, json.dumps(body))
+
+
+def _example(config: ServerConfig) -> tuple[str, dict]:
+    common = {"model": config.model_name, "max_tokens": 64}
+    if config.tokenizer_mode == "none":
+        return "/v1/completions", common | {"prompt": [1, 2, 3]}
+    return "/v1/chat/completions", common | {"messages": [{"role": "user", "content": "What is 25 + 17?"}]}
