@@ -1,0 +1,46 @@
+import numpy as np
+import torch
+
+from lightllm.base.step import LAST_SAMPLED
+from lightllm.compute.execution.batch import build, runs
+from lightllm.compute.execution.rows import Rows
+from lightllm.compute.execution.transfers import Upload
+from tests.compute.execution.plans import Run, plan
+
+CPU = torch.device("cpu")
+
+
+def test_runs_are_ranges_end_to_end():
+    starts, counts = np.array([5, 0, 9, 2]), np.array([2, 0, 1, 3])
+    assert runs(starts, counts).tolist() == [5, 6, 9, 2, 3, 4]
+    assert runs(starts[:0], counts[:0]).tolist() == []
+
+
+def test_a_plan_becomes_tensors():
+    rows = Rows(4, 16, 50, CPU)
+    rows.last_token[3] = 77
+    made = plan(
+        Run(0, 0, [10, 11, 12], [40, 3, 41]),
+        Run(3, 5, [LAST_SAMPLED], [9]),
+        Run(2, 2, [20, 21], [30, 31, 7, 8], told=0),  # two tokens beyond a prefix of two
+        Run(1, 4, [30], [5]),
+    )
+    batch = build(made, rows, Upload(CPU))
+    assert batch.tokens.tolist() == [77, 30, 10, 11, 12, 20, 21]
+    assert batch.positions.tolist() == [5, 4, 0, 1, 2, 2, 3]
+    assert batch.slots.tolist() == [9, 5, 40, 3, 41, 7, 8]
+    assert batch.row.tolist() == [3, 1, 0, 2]
+    assert batch.query_start.tolist() == [0, 1, 2, 5, 7]
+    assert batch.lengths.tolist() == [6, 5, 3, 4]
+    assert (batch.decodes, batch.query_lengths, batch.context_lengths, batch.max_length) == (2, [3, 2], [3, 4], 6)
+    assert batch.slot_table[2, :4].tolist() == [30, 31, 7, 8]
+    assert {x.dtype for x in (batch.tokens, batch.positions, batch.slots, batch.row)} == {torch.int64}
+    assert {x.dtype for x in (batch.query_start, batch.lengths, batch.slot_table)} == {torch.int32}
+
+
+def test_context_is_read_back_through_the_slot_table():
+    rows, upload = Rows(3, 16, 50, CPU), Upload(CPU)
+    build(plan(Run(0, 0, [10, 11, 12, 13], [4, 9, 2, 30])), rows, upload)
+    build(plan(Run(2, 2, [14, 15], [4, 9, 5, 6], told=0), Run(0, 4, [16], [7])), rows, upload)
+    assert rows.context(torch.tensor([2, 0]), 5)[0, :4].tolist() == [10, 11, 14, 15]
+    assert rows.context(torch.tensor([2, 0]), 5)[1].tolist() == [10, 11, 12, 13, 16]
