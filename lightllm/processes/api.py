@@ -77,6 +77,8 @@ class Api:
             ticking = self._tasks.create_task(self._tick())
             await self._server.serve(sockets=[self._listener])
             ticking.cancel()
+        for channel in self._channels.values():
+            channel.close()
 
     async def _announce(self) -> None:
         while not self._server.started:

@@ -8,6 +8,7 @@ from fastapi import FastAPI
 from lightllm.serving.api.errors import ErrorEnvelope
 
 _TEMPLATE = "#/components/schemas/{name}"
+_structs: dict[str, type[msgspec.Struct]] = {}  # all that routes mention, filled as they are declared
 _STATUSES = {400: "The request cannot be served as it stands", 429: "Full; try again", 503: "The engine is not serving"}
 
 
@@ -19,7 +20,7 @@ def described(
     if streams:
         content["text/event-stream"] = {"schema": {"type": "string"}}
     responses: dict[int | str, Any] = {200: {"description": "The answer", "content": content}}
-    extra: dict[str, Any] = {"x-structs": [answer, *([] if body is None else [body])]}
+    extra: dict[str, Any] = {}
     if body is not None:
         extra["requestBody"] = {"required": True, "content": {"application/json": {"schema": _of(body)}}}
         errors = {"application/json": {"schema": _of(ErrorEnvelope)}}
@@ -28,21 +29,18 @@ def described(
 
 
 def _of(struct: type[msgspec.Struct]) -> dict[str, str]:
+    _structs[struct.__name__] = struct
     return {"$ref": _TEMPLATE.format(name=struct.__name__)}
 
 
 def install(app: FastAPI) -> None:
-    """Completes the document of `app` with the structs that its routes mention."""
+    """Completes the document of `app` with the structs that routes mention."""
     generate = app.openapi
 
     def openapi() -> dict[str, Any]:
         if app.openapi_schema is None:
             document = generate()
-            structs: set[type[msgspec.Struct]] = {ErrorEnvelope}
-            for operations in document["paths"].values():
-                for operation in operations.values():
-                    structs.update(operation.pop("x-structs", []))
-            _, components = msgspec.json.schema_components(sorted(structs, key=str), ref_template=_TEMPLATE)
+            _, components = msgspec.json.schema_components(_structs.values(), ref_template=_TEMPLATE)
             document.setdefault("components", {}).setdefault("schemas", {}).update(components)
             app.openapi_schema = document
         return app.openapi_schema

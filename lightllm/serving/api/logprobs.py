@@ -1,6 +1,7 @@
 """Log probabilities as the OpenAI API words them: an entry per output token, the one that ended the answer included."""
 
 import codecs
+from collections.abc import Iterable
 
 import msgspec
 import numpy as np
@@ -80,8 +81,7 @@ class CompletionForm:
             [name(token) for token in ids],
             logprobs,
             [
-                {name(token): logprob for token, logprob in zip(reversed(top), reversed(values), strict=True)}
-                | {name(chosen): own}
+                _by_name(zip(map(name, [*top, chosen]), [*values, own], strict=True))
                 for chosen, own, top, values in zip(ids, logprobs, top_ids, top_logprobs, strict=True)
             ],
             [self._advance(token) for token in ids],
@@ -93,6 +93,14 @@ class CompletionForm:
         if tokenizer is not None and not (self._skips and tokenizer.is_special(token)):
             self._offset += len(self._decode(tokenizer.token_bytes(token)))
         return at
+
+
+def _by_name(pairs: Iterable[tuple[str, float]]) -> dict[str, float]:
+    """Likeliest first. Of tokens that read the same the first counts."""
+    found: dict[str, float] = {}
+    for name, logprob in pairs:
+        found.setdefault(name, logprob)
+    return found
 
 
 def _lists(tokens: Tokens) -> tuple[list[float], list[list[int]], list[list[float]]]:

@@ -102,7 +102,7 @@ class ChatTemplate:
                 allowed = sorted(known - set(_RESERVED) - set(self._special_tokens)) or ["none"]
                 raise RequestError(
                     f"the chat template has no variable {variable[:100]!r} to set; it has: {', '.join(allowed)}",
-                    param="chat_template_kwargs",
+                    param=variable[:100],
                 )
 
 

@@ -1,0 +1,158 @@
+"""Scheduler, worker and detokenizer of tests, in one thread: scripted answers, over real channels and a real table."""
+
+import select
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import numpy as np
+from tokenizers import Tokenizer
+
+from lightllm.base.errors import Closed
+from lightllm.base.messages import Requests, TextReady
+from lightllm.base.request import FinishReason
+from lightllm.base.request_table import RequestTable, TableShape
+from lightllm.base.status import State, Status
+from lightllm.base.step import StepResult
+from lightllm.processes.channels import Channel
+from lightllm.serving.scheduling.output import OutputWriter
+from lightllm.serving.text.incremental import Decoders
+from lightllm.serving.text.output_text import OutputText
+
+Script = Callable[[list[int], int], list[int]]  # prompt, seed -> output tokens, whatever the limit
+CHOSEN, STEP = -0.5, 1.0  # logprob of the chosen token, and how much less each of the next likeliest has
+
+
+@dataclass
+class Running:
+    tokens: list[int]
+    stops: frozenset[int]
+    max_tokens: int
+    num_logprobs: int
+    done: int = 0
+
+
+@dataclass
+class FakeEngine:
+    """`max_running` requests run at a time, each one token a tick of `tick_s`."""
+
+    tokenizer: Tokenizer
+    script: Script
+    shape: TableShape
+    tick_s: float = 0.0
+    max_running: int = 1000
+    pool_tokens: int = 100_000
+    max_length: int = 4096
+    ticks: int = 0
+    running: dict[tuple[int, int], Running] = field(default_factory=dict)
+    waiting: list[tuple[int, int]] = field(default_factory=list)
+    open: set[tuple[int, int]] = field(default_factory=set)  # not released
+    prompts: list[list[int]] = field(default_factory=list)
+    paused: threading.Event = field(default_factory=threading.Event)
+
+    def __post_init__(self) -> None:
+        self.table_memory, self.status_memory = RequestTable.create(self.shape), Status.create()
+        self.table, self.status = RequestTable(self.table_memory, self.shape), Status(self.status_memory)
+        self.status.record["pool_tokens"], self.status.record["max_request_tokens"] = self.pool_tokens, self.max_length
+        self.status.state = State.SERVING
+        self.connect()
+
+    def connect(self) -> None:
+        """Sockets to a client and empty books, as after a start; `scheduler`, `detokenizer` are the client's ends."""
+        self.scheduler, mine = Channel.pair()
+        self._requests = Channel(mine)
+        self.detokenizer, mine = Channel.pair()
+        self._news = Channel(mine)
+        self._output = OutputWriter(self.table)
+        self._text = OutputText(self.table, Decoders(self.tokenizer))
+        self.running, self.waiting, self.open, self._is_ended = {}, [], set(), False
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._thread.start()
+
+    def end(self) -> None:
+        """Dies: the client's channels close."""
+        self._is_ended = True
+        self._thread.join()
+        self._requests.close()
+        self._news.close()
+
+    def is_idle(self, timeout_s: float = 5) -> bool:
+        """Whether all requests are gone, now or soon."""
+        deadline = time.monotonic() + timeout_s
+        while self.open and time.monotonic() < deadline:
+            time.sleep(0.005)
+        return not self.open
+
+    def _run(self) -> None:
+        while not self._is_ended:
+            readable, _, _ = select.select([self._requests], [], [], 0 if self.running else 0.005)
+            try:
+                while readable and (message := self._requests.receive()) is not None:
+                    self._receive(message)
+                self._tick()
+            except Closed:
+                return
+
+    def _receive(self, message: object) -> None:
+        assert isinstance(message, Requests)
+        for index, generation in message.submit:
+            self.prompts.append(self.table.prompt(index).tolist())
+            self.waiting.append((index, generation))
+            self.open.add((index, generation))
+        for reference in message.release:
+            self.open.discard(reference)
+            if reference in self.waiting:
+                self.waiting.remove(reference)
+            self.running.pop(reference, None)
+            self._output.close(reference[0])
+            self._text.release(np.array([reference], dtype=np.uint32))
+
+    def _tick(self) -> None:
+        while self.waiting and len(self.running) < self.max_running and not self.paused.is_set():
+            self._start(self.waiting.pop(0))
+        if not self.running or self.paused.is_set():
+            return
+        self.ticks += 1
+        time.sleep(self.tick_s)
+        references = np.array(list(self.running), dtype=np.uint32)
+        ended = [reference for reference in self.running if self._step(reference)]
+        news, stopped = self._text.advance(references)
+        for reference in [*ended, *stopped]:
+            self.running.pop(reference, None)
+        if len(news):
+            self._news.send(TextReady(news.tobytes()))
+
+    def _start(self, reference: tuple[int, int]) -> None:
+        index, generation = reference
+        record, options = self.table.records[index], self.table.options(index)
+        tokens = self.script(self.table.prompt(index).tolist(), int(record["seed"]))
+        num_logprobs = int(record["num_logprobs"])
+        self._output.open(index, num_logprobs=num_logprobs)
+        record["finish_reason"], record["cached_tokens"] = FinishReason.NONE, int(record["prompt_length"]) // 2
+        record["started"], record["output_generation"] = time.monotonic(), generation
+        stops = frozenset(options.stop_token_ids)
+        self.running[reference] = Running(tokens, stops, int(record["max_tokens"]), num_logprobs)
+
+    def _step(self, reference: tuple[int, int]) -> bool:
+        """Gives a request its next token; returns whether it was the last."""
+        request, (index, _) = self.running[reference], reference
+        token = request.tokens[request.done % len(request.tokens)]
+        request.done += 1
+        self._output.append(np.array([index]), np.array([0]), _result(token, request.num_logprobs))
+        finish = FinishReason.LENGTH if request.done >= request.max_tokens else FinishReason.NONE
+        self.table.records[index]["finish_reason"] = FinishReason.STOP if token in request.stops else finish
+        return bool(self.table.records[index]["finish_reason"])
+
+
+def _result(token: int, num_logprobs: int) -> StepResult:
+    count = max(0, num_logprobs)
+    return StepResult(
+        step=0,
+        tokens=np.array([token], dtype=np.int32),
+        logprobs=np.array([CHOSEN], dtype=np.float32),
+        top_tokens=(token + np.arange(count, dtype=np.int32))[None],
+        top_logprobs=(CHOSEN - STEP * np.arange(count, dtype=np.float32))[None],
+        seconds=0.0,
+        next_was_ready=True,
+    )
