@@ -1,8 +1,9 @@
 """What the device keeps of each running request beside the layers' states."""
 
-import numpy as np
 import torch
 from torch import Tensor
+
+from lightllm.compute.state.zeros import zeros
 
 
 class Rows:
@@ -11,9 +12,9 @@ class Rows:
     """
 
     def __init__(self, rows: int, longest: int, slots: int, device: torch.device):
-        self.slot_table = _zeros(rows, longest, device=device)
+        self.slot_table = zeros((rows, longest), torch.int32, device)
         self.last_token = torch.zeros(rows, dtype=torch.int64, device=device)
-        self.token_of_slot = _zeros(slots + 1, device=device)
+        self.token_of_slot = zeros((slots + 1,), torch.int32, device)
 
     @staticmethod
     def bytes(rows: int, longest: int, slots: int) -> int:
@@ -36,10 +37,3 @@ class Rows:
         """Tokens of these rows at positions 0 ... longest - 1, [n, longest] int64; undefined past a row's length."""
         slots = self.slot_table[:, :longest].index_select(0, rows)
         return self.token_of_slot.index_select(0, slots.flatten()).view_as(slots).long()
-
-
-def _zeros(*shape: int, device: torch.device) -> Tensor:
-    """int32 zeros. On a CPU, what is never used takes no memory."""
-    if device.type == "cpu":
-        return torch.from_numpy(np.zeros(shape, np.int32))
-    return torch.zeros(shape, dtype=torch.int32, device=device)

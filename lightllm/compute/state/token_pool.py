@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from lightllm.compute.state.layer_state import LayerState, Stateful
+from lightllm.compute.state.zeros import zeros
 
 
 class TokenPool:
@@ -14,10 +15,7 @@ class TokenPool:
     def __init__(self, states: Sequence[LayerState], slots: int, dtype: torch.dtype, device: torch.device):
         self.slots, self.hold_slot = slots, slots
         self.layers: list[dict[str, Tensor]] = [
-            {
-                name: torch.zeros(slots + 1, *part.shape, dtype=dtype, device=device)
-                for name, part in state.parts.items()
-            }
+            {name: zeros((slots + 1, *part.shape), dtype, device) for name, part in state.parts.items()}
             for state in states
         ]
 
