@@ -187,6 +187,11 @@ class EngineClient:
         reason = why_not_alone(prompt_tokens, asked, pool_tokens=pool_tokens, max_length=max_length)
         if reason is not None:
             raise RequestError(reason, param=param)
+        if params.min_tokens > asked:
+            raise RequestError(
+                f"min_tokens={params.min_tokens} is more than the {asked} tokens that the answer may have; lower it",
+                param="min_tokens",
+            )
         return asked
 
     def _check_room(self, count: int) -> None:

@@ -48,7 +48,8 @@ class FakeEngine:
     running: dict[tuple[int, int], Running] = field(default_factory=dict)
     waiting: list[tuple[int, int]] = field(default_factory=list)
     open: set[tuple[int, int]] = field(default_factory=set)  # not released
-    prompts: list[list[int]] = field(default_factory=list)
+    prompts: list[list[int]] = field(default_factory=list)  # of all requests so far
+    records: list[np.void] = field(default_factory=list)  # copies, as they were when the requests came
     paused: threading.Event = field(default_factory=threading.Event)
 
     def __post_init__(self) -> None:
@@ -98,6 +99,7 @@ class FakeEngine:
         assert isinstance(message, Requests)
         for index, generation in message.submit:
             self.prompts.append(self.table.prompt(index).tolist())
+            self.records.append(self.table.records[index].copy())
             self.waiting.append((index, generation))
             self.open.add((index, generation))
         for reference in message.release:

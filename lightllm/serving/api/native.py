@@ -201,7 +201,7 @@ async def _submit(service: Service, body: GenerateBody, *, until_end: bool, logp
 
 
 def _num_samples(parameters: Parameters) -> int:
-    best_of = parameters.best_of or 1
+    best_of = 1 if parameters.best_of is None else parameters.best_of
     if parameters.n not in (None, best_of):
         raise RequestError(f"n={parameters.n} and best_of={best_of} disagree; make them equal", param="n")
     return best_of

@@ -19,16 +19,22 @@ def live(checkpoint):
     api.close()
 
 
-@pytest.fixture
-def client(live):
+@pytest.fixture(scope="session")
+def official_client(live):
     with client_of(live) as client:
         yield client
+
+
+@pytest.fixture
+def client(live, official_client):
+    yield official_client
     assert live.engine.is_idle(), "every request was released"
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def http(live):
-    with httpx.Client(base_url=live.url, timeout=20) as http:
+    # Without certificates, whose loading takes longer than most tests.
+    with httpx.Client(base_url=live.url, timeout=20, verify=False) as http:
         yield http
 
 

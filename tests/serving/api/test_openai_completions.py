@@ -1,0 +1,109 @@
+import pytest
+from openai import BadRequestError, OpenAI
+
+from tests.serving.live_api import MODEL, client_of
+from tests.serving.script_for_tests import count, text_for
+from tests.serving.text.tokenizers_for_tests import byte_level
+
+PROMPT = "The quick brown fox"
+
+
+def complete(client: OpenAI, prompt=PROMPT, **options):
+    return client.completions.create(**({"model": MODEL, "prompt": prompt, "seed": 3} | options))
+
+
+def chunks(client: OpenAI, prompt=PROMPT, **options) -> list:
+    with complete(client, prompt, stream=True, **options) as stream:
+        return list(stream)
+
+
+def test_a_prompt_is_continued(client):
+    answer = complete(client)
+    assert answer.object == "text_completion"
+    assert answer.choices[0].text == text_for(count(PROMPT), 3)
+    assert answer.choices[0].finish_reason == "stop"
+    assert answer.usage.total_tokens == count(PROMPT) + count(answer.choices[0].text) + 1
+
+
+@pytest.mark.parametrize(
+    "prompts",
+    [["one", "two three"], [[1, 2, 3], [4, 5]], [[1, 2, 3]], ["one"]],
+    ids=["texts", "lists of ids", "one list of ids", "one text"],
+)
+def test_a_list_of_prompts_is_answered_in_order(client, prompts):
+    lengths = [count(prompt) if isinstance(prompt, str) else len(prompt) for prompt in prompts]
+    answer = complete(client, prompts, n=2)
+    assert [choice.index for choice in answer.choices] == list(range(2 * len(prompts)))
+    assert [choice.text for choice in answer.choices] == [text_for(n, seed) for n in lengths for seed in (3, 4)]
+    assert answer.usage.prompt_tokens == sum(lengths)
+
+
+def test_token_ids_are_a_prompt(client):
+    ids = byte_level().encode(PROMPT).ids
+    assert complete(client, ids).choices[0].text == complete(client).choices[0].text
+
+
+def test_a_stream_of_many_prompts_gives_each_its_own_text(client):
+    texts = [""] * 4
+    for chunk in chunks(client, ["a", "b c"], n=2):
+        assert chunk.object == "text_completion"
+        texts[chunk.choices[0].index] += chunk.choices[0].text
+    assert texts == [choice.text for choice in complete(client, ["a", "b c"], n=2).choices]
+
+
+def test_stream_usage_is_the_whole_answers_usage(client):
+    last = chunks(client, stream_options={"include_usage": True})[-1]
+    assert last.choices == []
+    assert last.usage == complete(client).usage
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_logprobs_have_text_and_offset_of_each_token(client, stream):
+    if stream:
+        pieces = [chunk.choices[0] for chunk in chunks(client, logprobs=2)]
+        text = "".join(piece.text for piece in pieces)
+        parts = [piece.logprobs for piece in pieces if piece.logprobs]
+    else:
+        choice = complete(client, logprobs=2).choices[0]
+        text, parts = choice.text, [choice.logprobs]
+    tokens = [token for part in parts for token in part.tokens]
+    offsets = [offset for part in parts for offset in part.text_offset]
+    assert tokens[-1] == "<|end|>"
+    assert offsets[-1] == len(text)
+    for token, start, end in zip(tokens, offsets, [*offsets[1:], len(text)], strict=True):
+        # A token that is part of a character adds to the text when the character is complete.
+        assert token.startswith("bytes:") or token == "<|end|>" or text[start:end].endswith(token)
+    first = parts[0].top_logprobs[0]
+    assert list(first.values()) == [-0.5, -1.5]
+    assert next(iter(first)) == tokens[0]
+
+
+@pytest.mark.parametrize("prompt", [PROMPT, [34, 35, 36]], ids=["text", "ids"])
+def test_echo_puts_the_prompt_before_the_answer(client, prompt):
+    plain = complete(client, prompt).choices[0].text
+    text = prompt if isinstance(prompt, str) else byte_level().decode(prompt)
+    assert complete(client, prompt, echo=True).choices[0].text == text + plain
+    assert "".join(chunk.choices[0].text for chunk in chunks(client, prompt, echo=True)) == text + plain
+
+
+def test_best_of_is_accepted_where_it_changes_nothing(client):
+    assert len(complete(client, best_of=1).choices) == 1
+    assert len(complete(client, n=2, best_of=2).choices) == 2
+    with pytest.raises(BadRequestError, match="best_of=3"):
+        complete(client, n=2, best_of=3)
+
+
+def test_echo_with_logprobs_and_a_suffix_are_refused(client):
+    with pytest.raises(BadRequestError, match="echo"):
+        complete(client, echo=True, logprobs=1)
+    with pytest.raises(BadRequestError, match="suffix"):
+        complete(client, suffix=" end")
+
+
+def test_without_a_tokenizer_ids_go_in_and_out(start):
+    live = start(tokenizer_mode="none")
+    with client_of(live) as client:
+        choice = complete(client, [1, 2, 3], logprobs=0).choices[0]
+        assert choice.logprobs.tokens[0].startswith("token_id:")
+        with pytest.raises(BadRequestError, match="tokenizer_mode"):
+            complete(client)
