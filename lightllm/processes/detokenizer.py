@@ -8,7 +8,9 @@ from lightllm.base.errors import Closed
 from lightllm.base.messages import Connect, Progress, Ready, Stopped, TextReady, parse_references
 from lightllm.processes import child
 from lightllm.processes.channels import Channel
+from lightllm.serving.text.incremental import Decoders
 from lightllm.serving.text.output_text import OutputText
+from lightllm.serving.text.tokenizer import load_tokenizer
 
 _NOBODY = np.empty((0, 2), dtype=np.uint32)
 
@@ -49,8 +51,8 @@ class Detokenizer:
         try:
             while self._scheduler is not None and (message := self._scheduler.receive()) is not None:
                 assert isinstance(message, Progress), "the scheduler tells the detokenizer of progress only"
-                self._output.release(parse_references(message.released))
                 news, stopped = self._output.advance(parse_references(message.progressed))
+                self._output.release(parse_references(message.released))
                 if stopped:
                     self._scheduler.send(Stopped(stopped))
                 self._note(news)
@@ -79,9 +81,6 @@ class Detokenizer:
 
 
 def main(me: child.Child) -> None:
-    from lightllm.serving.text.incremental import Decoders
-    from lightllm.serving.text.tokenizer import load_tokenizer
-
     tokenizer = load_tokenizer(me.start.config)
     output = OutputText(me.table, None if tokenizer is None else Decoders(tokenizer))
     me.control.send(Ready())

@@ -118,8 +118,10 @@ class _TokenBytes(dict[int, bytes]):
         self._tokenizer, self._skipped = tokenizer, skipped
 
     def __missing__(self, token: int) -> bytes:
-        text = None if token in self._skipped else self._tokenizer.id_to_token(token)
-        self[token] = _bytes_of(text or "")
+        text = self._tokenizer.id_to_token(token) if token >= 0 and token not in self._skipped else None
+        if text is None:
+            return b""
+        self[token] = _bytes_of(text)
         return self[token]
 
 

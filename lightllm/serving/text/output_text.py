@@ -38,13 +38,18 @@ class OutputText:
         self._width = np.ones(records, dtype=np.int32)
 
     def advance(self, references: np.ndarray) -> tuple[np.ndarray, list[Reference]]:
-        """Writes the text of all new tokens. Returns whose clients to tell, and which requests a stop string ended."""
-        references = self._open(references)
+        """Writes the text of all new tokens. Returns whose clients to tell, and which requests a stop string ended.
+
+        A request may be named more than once.
+        """
+        references = self._open(np.unique(references.view(np.uint64)).view(np.uint32).reshape(-1, 2))
         indexes = references[:, 0].astype(np.intp)
         finish = self._records["finish_reason"][indexes]  # read before the tokens: published after the last of them
         tokens, counts = self._read_tokens(indexes)
-        # Only now is it certain that what was read belongs to these requests and not to later ones of their records.
+        # Only now is it certain that what was read belongs to these requests and not to later ones of their records:
+        # clients raise the generation before they release a request, and nothing of it is used again before that.
         current = self._records["output_generation"][indexes] == references[:, 1]
+        current &= self._records["generation"][indexes] == references[:, 1]
         references, indexes = references[current], indexes[current]
         stopped = self._write(indexes, tokens[current].tolist(), counts[current].tolist(), finish[current].tolist())
         return references, [(index, int(self._generation[index])) for index in stopped]

@@ -56,6 +56,16 @@ def test_interleaved_requests_each_get_what_they_get_alone(make):
     assert writers.table.text_pages().num_free == output._text._region.num_free
 
 
+def test_a_request_named_twice_advances_once():
+    writers = Writers()
+    output = OutputText(writers.table, Decoders(byte_level()))
+    reference = writers.submit(0, Options())
+    writers.emit(0, [40, 41])
+    news, _ = output.advance(array(reference, reference))
+    assert news.tolist() == [list(reference)]
+    assert writers.table.records["num_visible"][0] == 2
+
+
 def test_references_of_an_earlier_use_are_dropped():
     writers = Writers()
     output = OutputText(writers.table, Decoders(byte_level()))
