@@ -6,6 +6,8 @@ from typing import Any
 
 # Level of the log when --log_level is not given; checked as the flag is.
 LOG_LEVEL: Any = os.environ.get("LIGHTLLM_LOG_LEVEL", "info")
+# The same for the offline API, which is quiet by itself.
+OFFLINE_LOG_LEVEL: Any = os.environ.get("LIGHTLLM_LOG_LEVEL", "warning")
 # Network interface for collectives between ranks of one machine; gloo is four times faster when it need not guess.
 GLOO_INTERFACE = os.environ.get("GLOO_SOCKET_IFNAME", "lo")
 

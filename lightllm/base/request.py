@@ -39,6 +39,8 @@ class SamplingParams(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     include_stop_str_in_output: bool = False
 
     def __post_init__(self) -> None:
+        if isinstance(self.stop, str):
+            msgspec.structs.force_setattr(self, "stop", [self.stop])
         for name, allowed, holds in self._rules():
             if not holds:
                 raise RequestError(f"{name}={getattr(self, name)!r} is not allowed; use {allowed}", param=name)
