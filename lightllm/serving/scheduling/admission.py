@@ -23,8 +23,12 @@ Counts = NDArray[np.int64]
 class Policy(Protocol):
     """The seam: another way to decide is another class."""
 
-    def needed(self, running: Running) -> int:
-        """Slots that must be there so that the requests in `running` may run together."""
+    def needed(self, running: Running, candidate: int, next_tokens: int) -> int:
+        """Slots that must be there so that the requests in `running` may run together.
+
+        All of them but the row `candidate` have been given their tokens of the step that is being planned; it is to
+        run `next_tokens`.
+        """
         ...
 
     @property
@@ -39,9 +43,9 @@ class Conservative:
     def __init__(self, config: EngineConfig, *, pool_tokens: int, limits: StepLimits):
         self.allowed, self._limits, self._expected = pool_tokens, limits, config.router_max_new_token_len
 
-    def needed(self, running: Running) -> int:
+    def needed(self, running: Running, candidate: int, next_tokens: int) -> int:
         rows, taking_part = running.rows, running.rows.taking_part()
-        length, goal = rows.length[taking_part], rows.goal[taking_part]
+        length, goal = rows.length[taking_part] + next_tokens * (taking_part == candidate), rows.goal[taking_part]
         pending = np.maximum(goal - length, 0)
         growth = np.maximum(self._expected_end(running, taking_part) - np.maximum(length, goal), 0)
         quickest, slowest = prefill_steps(pending, self._limits)
@@ -64,7 +68,7 @@ class Watermark:
     def __init__(self, config: EngineConfig, *, pool_tokens: int):
         self.allowed = int(config.watermark * pool_tokens)
 
-    def needed(self, running: Running) -> int:
+    def needed(self, running: Running, candidate: int, next_tokens: int) -> int:
         rows, prefilling = running.rows, running.rows.prefilling()
         return running.pool.num_used + int((rows.goal[prefilling] - rows.length[prefilling]).sum())
 
@@ -102,18 +106,18 @@ def why_not_alone(prompt_tokens: int, max_tokens: int, *, pool_tokens: int, max_
     """Why a request can never run, not even alone on the server; None if it can. The last token needs no slot."""
     if prompt_tokens < 1:
         return "the prompt is empty; give at least one token"
-    if prompt_tokens + max_tokens > max_length:
-        return (
-            f"{prompt_tokens} prompt tokens and max_tokens={max_tokens} make {prompt_tokens + max_tokens} tokens, at "
-            f"most {max_length} are allowed; shorten the prompt, lower max_tokens, or start the server with a larger "
-            "--max_req_total_len"
-        )
     held, pending, growth, steps = np.array([[0], [prompt_tokens], [max_tokens - 1], [1]], dtype=np.int64)
     if (needed := predicted_peak(held, pending, growth, steps, steps)) > pool_tokens:
         return (
             f"{prompt_tokens} prompt tokens and max_tokens={max_tokens} need {needed} slots of the KV pool, which has "
             f"{pool_tokens}; shorten the prompt, lower max_tokens, or start the server with a larger "
             "--max_total_token_num or --mem_fraction"
+        )
+    if prompt_tokens + max_tokens > max_length:
+        return (
+            f"{prompt_tokens} prompt tokens and max_tokens={max_tokens} make {prompt_tokens + max_tokens} tokens, at "
+            f"most {max_length} are allowed; shorten the prompt, lower max_tokens, or start the server with a larger "
+            "--max_req_total_len"
         )
     return None
 

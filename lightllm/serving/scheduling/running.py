@@ -57,21 +57,25 @@ class Running:
 
     def run_chunk(self, row: int, draft: PlanDraft) -> bool:
         """Adds the next known tokens of this row to the step, as many as fit. False: the step has no room for any."""
-        rows, request = self.rows, self.rows.requests[row]
-        assert request is not None, "a row that takes part has a request"
+        rows = self.rows
         known = self.find_more(row)
-        start, told = int(rows.length[row]), int(rows.told[row])
-        wanted = min(len(known) - start, self._limits.chunk)
-        count = min(wanted, draft.tokens_left, self.pool.num_available, draft.update_slots_left - (start - told))
-        num_stops = len(request.stop_tokens) if told == 0 and request.min_tokens > 0 else 0
-        if count <= 0 or num_stops > draft.stop_tokens_left:
-            return False
-        tokens = known[start : start + count]
-        self._take(row, tokens)
-        chunk = Chunk(row, start, tokens, samples=start + count == len(known), told=told, begins=told == 0)
-        draft.add(chunk, num_stop_tokens=num_stops)
-        rows.told[row] = start + count
-        return True
+        start, told, count = int(rows.length[row]), int(rows.told[row]), self.room_for(row, draft)
+        if count:
+            tokens = known[start : start + count]
+            self._take(row, tokens)
+            chunk = Chunk(row, start, tokens, samples=start + count == len(known), told=told, begins=told == 0)
+            draft.add(chunk, num_stop_tokens=self._num_stops_to_tell(row))
+            rows.told[row] = start + count
+        return count > 0
+
+    def room_for(self, row: int, draft: PlanDraft) -> int:
+        """How many of its next known tokens this row can run in the step."""
+        rows = self.rows
+        if self._num_stops_to_tell(row) > draft.stop_tokens_left:
+            return 0
+        length = int(rows.length[row])
+        room = min(draft.tokens_left, self.pool.num_available, draft.update_slots_left - length + int(rows.told[row]))
+        return max(0, min(int(rows.goal[row]) - length, self._limits.chunk, room))
 
     def find_more(self, row: int) -> np.ndarray:
         """Gives a row that prefills what the tree has by now of its next tokens. Returns all its known tokens.
@@ -93,6 +97,11 @@ class Running:
         """Tokens that each of `rows`, all prefilling, would run if together they may run `budget`."""
         wanted = np.minimum(self.rows.goal[rows] - self.rows.length[rows], self._limits.chunk)
         return np.diff(np.minimum(np.cumsum(wanted), budget), prepend=0)
+
+    def _num_stops_to_tell(self, row: int) -> int:
+        request = self.rows.requests[row]
+        assert request is not None, "a row that prefills has a request"
+        return len(request.stop_tokens) if self.rows.told[row] == 0 and request.min_tokens > 0 else 0
 
     def _take(self, row: int, tokens: np.ndarray) -> None:
         """Slots for this row's next tokens; they enter the tree at once, so that others share them from now on."""

@@ -121,9 +121,8 @@ class Scheduler:
         has_preempted = self._make_room()
         draft = PlanDraft(self._limits)
         self._running.run_decodes(draft)
-        for row in self._running.rows.prefilling():
-            self._running.run_chunk(int(row), draft)
-        if not has_preempted:
+        all_run = all([self._running.run_chunk(int(row), draft) for row in self._running.rows.prefilling()])
+        if all_run and not has_preempted:
             self._admit(draft)
         self._show_state()
         if not len(draft.decodes) and not draft.chunks:
@@ -201,16 +200,16 @@ class Scheduler:
         """Lets waiting requests in, oldest first, while the policy allows and the step has room."""
         while draft.tokens_left > 0 and self._running.rows.num_free and (request := self._next()) is not None:
             self._running.seat(request)
-            needed = self._policy.needed(self._running)
+            next_tokens = self._running.room_for(request.row, draft)
+            needed = self._policy.needed(self._running, request.row, next_tokens)
             # Alone it fits: `why_not_alone` was asked when it was submitted.
-            if needed > self._policy.allowed and len(self._running) > 1:
+            if not next_tokens or (needed > self._policy.allowed and len(self._running) > 1):
                 self._running.leave(request)
                 return
             self._waiting.discard(request)
             self._note_start(request)
             self._metrics.set("kv_slots_predicted_peak", needed)
-            if not self._running.run_chunk(request.row, draft):
-                return
+            self._running.run_chunk(request.row, draft)
 
     def _next(self) -> Request | None:
         """The oldest waiting request, its tokens read."""

@@ -1,0 +1,146 @@
+"""The process that decides what runs: requests and results come in, plans and progress go out.
+
+One step ahead: while the workers run step n, plan n + 1 lies in the ring. The process sleeps while nothing comes in.
+"""
+
+import select
+from collections.abc import Callable
+
+from lightllm.base.errors import Closed
+from lightllm.base.messages import (
+    ClientForgotten,
+    ClientLost,
+    Connect,
+    PlanReady,
+    Ready,
+    Requests,
+    ResultReady,
+    Stopped,
+)
+from lightllm.base.ring import Ring
+from lightllm.base.step import StepResult, pack, unpack
+from lightllm.processes import child
+from lightllm.processes.channels import Channel
+from lightllm.serving.scheduling.scheduler import Scheduler
+from lightllm.serving.scheduling.statistics import Statistics
+
+_MOST_OUTSTANDING = 2  # plans: the one that runs and the one after it
+_READER = 0
+
+
+class SchedulerProcess:
+    """The channels and rings around a Scheduler."""
+
+    def __init__(self, me: child.Child, scheduler: Scheduler):
+        config = me.start.config
+        self._scheduler, self._control = scheduler, me.control
+        self._statistics = None if config.disable_log_stats else Statistics(me.metrics, config.log_stats_interval)
+        self._plans, self._results = Ring(me.memory("plans")), Ring(me.memory("results"))
+        self._detokenizer = me.channel("detokenizer")
+        self._workers = [me.channel(f"worker:{rank}") for rank in range(config.tp)]
+        self._clients: dict[int, Channel] = {}
+        self._lost_clients: list[int] = []
+        self._receivers: dict[Channel, Callable[[], None]] = {self._detokenizer: self._receive_stops}
+        self._receivers |= {self._control: self._obey} | dict.fromkeys(self._workers, self._receive_results)
+        for client in range(me.start.shape.clients):
+            self._connect(client, me.channel(f"client:{client}"))
+
+    def run(self) -> None:
+        """Serves until the control channel, a worker or the detokenizer is gone: then raises Closed."""
+        while True:
+            self._receive()
+            self._digest()
+            self._report()
+            self._launch()
+
+    def _receive(self) -> None:
+        """Waits for messages and takes them in."""
+        blocked = [channel for channel in (self._detokenizer, *self._workers) if channel.has_waiting]
+        readable, writable, _ = select.select(list(self._receivers), blocked, [])
+        for channel in writable:
+            channel.flush()
+        for channel in readable:
+            if channel in self._receivers:
+                self._receivers[channel]()
+
+    def _digest(self) -> None:
+        while (place := self._results.place_to_read(_READER)) is not None:
+            result = unpack(StepResult, place)
+            self._results.consume(_READER)
+            self._scheduler.digest(result)
+
+    def _report(self) -> None:
+        if (progress := self._scheduler.drain()) is not None:
+            self._detokenizer.send(progress)
+        # Only now, so that the detokenizer hears of the end of these records before that of their next use.
+        while self._lost_clients:
+            self._control.send(ClientForgotten(self._lost_clients.pop()))
+        if self._statistics is not None:
+            self._statistics.show()
+
+    def _launch(self) -> None:
+        while self._scheduler.num_outstanding < _MOST_OUTSTANDING and (plan := self._scheduler.plan()) is not None:
+            pack(plan, self._plans.place_to_write(len(self._workers)))
+            self._plans.publish()
+            for worker in self._workers:
+                worker.send(PlanReady())
+
+    def _receive_results(self) -> None:
+        for worker in self._workers:
+            while (message := worker.receive()) is not None:
+                assert isinstance(message, ResultReady), "workers only say that there is a result"
+
+    def _receive_stops(self) -> None:
+        while (message := self._detokenizer.receive()) is not None:
+            assert isinstance(message, Stopped), "the detokenizer only says who has to stop"
+            for reference in message.references:
+                self._scheduler.stop(*reference)
+
+    def _receive_requests(self, client: int) -> None:
+        try:
+            while (message := self._clients[client].receive()) is not None:
+                assert isinstance(message, Requests), "clients only submit and release"
+                # A record may be released and submitted again in one message, or submitted and released.
+                for reference in message.submit:
+                    self._scheduler.submit(*reference)
+                for reference in message.release:
+                    self._scheduler.release(*reference)
+        except Closed:
+            self._disconnect(client)  # the supervisor says what becomes of its requests
+
+    def _obey(self) -> None:
+        message, descriptors = self._control.receive_with_descriptors()
+        if isinstance(message, ClientLost):
+            self._disconnect(message.client)
+            self._scheduler.forget_client(message.client)
+            self._lost_clients.append(message.client)
+        elif isinstance(message, Connect):
+            self._connect(int(message.name.removeprefix("client:")), Channel.of_descriptor(descriptors[0]))
+
+    def _connect(self, client: int, channel: Channel) -> None:
+        self._disconnect(client)
+        self._clients[client] = channel
+        self._receivers[channel] = lambda: self._receive_requests(client)
+
+    def _disconnect(self, client: int) -> None:
+        if (channel := self._clients.pop(client, None)) is not None:
+            del self._receivers[channel]
+            channel.close()
+
+
+def main(me: child.Child) -> None:
+    config, pool_tokens = me.start.config, me.start.pool_tokens
+    max_length = config.max_req_total_len
+    assert max_length is not None, "the supervisor has looked it up"
+    me.metrics.clear()
+    scheduler = Scheduler(config, me.table, pool_tokens=pool_tokens, max_length=max_length, metrics=me.metrics)
+    me.status.record["pool_tokens"] = pool_tokens
+    # The last token of a request needs no slot.
+    me.status.record["max_request_tokens"] = min(max_length, pool_tokens + 1)
+    process = SchedulerProcess(me, scheduler)
+    me.control.send(Ready())
+    process.run()
+
+
+if __name__ == "__main__":
+    child.run("scheduler", main)
