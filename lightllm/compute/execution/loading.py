@@ -48,7 +48,8 @@ def choose_device(config: EngineConfig, rank: int) -> torch.device:
     if kind == "auto":
         kind = "cuda" if devices else "cpu"
     if kind == "cpu":
-        torch.set_num_threads(max(len(os.sched_getaffinity(0)) // config.tp, 1))
+        # One core is left to the processes that feed this one: threads that wait for a core stall all the others.
+        torch.set_num_threads(max((len(os.sched_getaffinity(0)) - 1) // config.tp, 1))
         return torch.device("cpu")
     if devices < config.tp:
         raise ConfigError(
