@@ -9,9 +9,11 @@ from tqdm import tqdm
 from lightllm.base import log
 from lightllm.base.config import ServerConfig
 from lightllm.processes.supervision.member import ChildProcess
+from lightllm.serving.text.chat_template import find_sources
 
 _log = log.get(__name__)
 _MIB = 1 << 20
+_WORTH_SHOWING = 256 * _MIB  # smaller models are loaded before one has read a line
 
 
 class LoadingProgress:
@@ -24,6 +26,8 @@ class LoadingProgress:
 
     def update(self, rank: int, done: int, total: int) -> None:
         self._done[rank], self._total[rank] = done, total
+        if sum(self._total) < _WORTH_SHOWING:
+            return
         if sys.stderr.isatty() and _log.isEnabledFor(20):
             self._draw()
         else:
@@ -42,7 +46,7 @@ class LoadingProgress:
 
     def _write(self) -> None:
         done, total = sum(self._done), sum(self._total)
-        if total and 4 * done // total > self._quarters:
+        if 4 * done // total > self._quarters:
             self._quarters = 4 * done // total
             _log.info("weights: %d of %d MiB loaded", done // _MIB, total // _MIB)
 
@@ -79,4 +83,6 @@ def _example(config: ServerConfig) -> tuple[str, dict]:
     common = {"model": config.model_name, "max_tokens": 64}
     if config.tokenizer_mode == "none":
         return "/v1/completions", common | {"prompt": [1, 2, 3]}
-    return "/v1/chat/completions", common | {"messages": [{"role": "user", "content": "What is 25 + 17?"}]}
+    if find_sources(config):
+        return "/v1/chat/completions", common | {"messages": [{"role": "user", "content": "What is 25 + 17?"}]}
+    return "/v1/completions", common | {"prompt": "The sum of 25 and 17 is"}

@@ -1,0 +1,193 @@
+"""The offline API on a real engine with random weights: what goes in comes out, whatever happens."""
+
+import math
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from lightllm import LLM, SamplingParams
+from lightllm.base.errors import ConfigError, EngineDeadError, RequestError
+from tests import tiny_checkpoint
+
+SETTINGS = {"load_format": "dummy", "max_total_token_num": 4000, "device": "cpu"}
+GREEDY = SamplingParams(max_tokens=6, temperature=0, ignore_eos=True)
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory) -> Path:
+    return tiny_checkpoint.write(tmp_path_factory.mktemp("model"))
+
+
+@pytest.fixture(scope="module")
+def llm(checkpoint):
+    # Fewer records than the tests have prompts: they are fed as places become free.
+    with LLM(str(checkpoint), **SETTINGS, running_max_req_size="4", max_queued_requests=1) as llm:
+        yield llm
+
+
+def ids_of(results) -> list[list[int]]:
+    return [output.token_ids for result in results for output in result.outputs]
+
+
+def test_all_forms_of_a_prompt_are_one(llm):
+    tokens = llm.generate("The quick brown fox", GREEDY)[0].prompt_token_ids
+    expected = ids_of(llm.generate([tokens], GREEDY))
+    for form in ("The quick brown fox", ["The quick brown fox"], tokens, {"prompt_token_ids": tokens}):
+        assert ids_of(llm.generate(form, GREEDY)) == expected
+    assert ids_of(llm.generate([{"prompt": "The quick brown fox"}, tokens], GREEDY)) == expected * 2
+    assert llm.generate([], GREEDY) == []
+
+
+def test_results_are_in_order_and_as_long_as_asked(llm):
+    prompts = [[5 + i, 6, 7] for i in range(20)]
+    params = [SamplingParams(max_tokens=1 + 7 * i % 23, temperature=0, ignore_eos=True) for i in range(20)]
+    results = llm.generate(prompts, params, use_tqdm=True)
+    assert [result.prompt_token_ids for result in results] == prompts
+    assert [len(ids) for ids in ids_of(results)] == [one.max_tokens for one in params]
+    assert {output.finish_reason for result in results for output in result.outputs} == {"length"}
+    alone = [ids_of(llm.generate(prompt, one))[0] for prompt, one in zip(prompts[:3], params, strict=False)]
+    assert ids_of(results)[:3] == alone
+
+
+def test_samples_come_in_order_and_repeat_with_their_seed(llm):
+    params = SamplingParams(n=3, seed=7, max_tokens=5, ignore_eos=True)
+    first, second = (llm.generate("seeds", params)[0] for _ in range(2))
+    assert [output.index for output in first.outputs] == [0, 1, 2]
+    assert ids_of([first]) == ids_of([second])
+    assert len({tuple(ids) for ids in ids_of([first])}) > 1
+
+
+def test_logprobs_are_of_the_chosen_token_and_the_likeliest(llm):
+    output = llm.generate("a", SamplingParams(max_tokens=4, logprobs=2, seed=1, ignore_eos=True))[0].outputs[0]
+    assert len(output.logprobs) == 4
+    for token, place in zip(output.token_ids, output.logprobs, strict=True):
+        assert 2 <= len(place) <= 3
+        assert sorted(one.rank for one in place.values() if one.rank) == [1, 2]
+        assert all(one.logprob <= 0 for one in place.values())
+        assert token in place
+    chosen = [place[token].logprob for token, place in zip(output.token_ids, output.logprobs, strict=True)]
+    assert math.isclose(output.cumulative_logprob, sum(chosen), rel_tol=1e-5)
+    assert llm.generate("a", GREEDY)[0].outputs[0].logprobs is None
+
+
+def test_a_stop_string_ends_the_text_before_itself(llm):
+    whole = llm.generate("stop", SamplingParams(max_tokens=30, temperature=0, ignore_eos=True))[0].outputs[0].text
+    stop = next(part for part in (whole[i : i + 2] for i in range(4, len(whole))) if "\ufffd" not in part)
+    params = SamplingParams(max_tokens=30, temperature=0, ignore_eos=True, stop=stop)
+    output = llm.generate("stop", params)[0].outputs[0]
+    assert output.text == whole[: whole.index(stop)]
+    assert (output.finish_reason, output.stop_reason) == ("stop", stop)
+
+
+def test_chat_renders_the_template(llm):
+    conversation = [{"role": "user", "content": "Hello"}]
+    one = llm.chat(conversation, GREEDY)
+    assert one[0].prompt == "<|start|>user: Hello<|end|><|start|>"
+    assert ids_of(llm.chat([conversation, conversation], GREEDY)) == ids_of(one) * 2
+    assert ids_of(llm.generate({"prompt_token_ids": one[0].prompt_token_ids}, GREEDY)) == ids_of(one)
+
+
+def test_a_long_shared_prompt_is_found_again(llm):
+    prompt = list(range(100, 300))
+    llm.generate(prompt, GREEDY)
+    assert llm.generate(prompt, GREEDY)[0].num_cached_tokens >= 190
+
+
+@pytest.mark.parametrize(
+    ("prompt", "params", "said"),
+    [
+        ([[5], [10**6]], GREEDY, "1000000"),
+        ([[5], list(range(600))], GREEDY, "512"),
+        ([""], GREEDY, "empty"),
+        ([{"text": "x"}], GREEDY, "prompt_token_ids"),
+        ([[5], [6]], [GREEDY], "1 sampling_params for 2 prompts"),
+    ],
+)
+def test_a_prompt_that_cannot_be_served_is_refused_and_the_engine_goes_on(llm, prompt, params, said):
+    with pytest.raises(RequestError, match=said):
+        llm.generate(prompt, params)
+    assert not llm._engine.service.client.open_requests
+    assert len(ids_of(llm.generate([5], GREEDY))[0]) == 6
+
+
+def test_ctrl_c_gives_up_the_call_and_nothing_else(llm):
+    timer = threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGINT))
+    timer.start()
+    with pytest.raises(KeyboardInterrupt):
+        llm.generate([[5 + i] for i in range(2000)], SamplingParams(max_tokens=400, ignore_eos=True))
+    assert not llm._engine.service.client.open_requests
+    assert len(ids_of(llm.generate([5], GREEDY))[0]) == 6
+
+
+def test_a_dead_worker_is_an_error_and_not_a_hang(checkpoint):
+    llm = LLM(str(checkpoint), **SETTINGS, tokenizer_mode="none")
+    assert llm.generate([5], GREEDY)[0].outputs[0].text == ""
+    with pytest.raises(RequestError, match="tokenizer_mode=none"):
+        llm.generate("text", GREEDY)
+    worker = llm._engine._supervisor._crew.workers[0].pid
+    threading.Timer(0.3, os.kill, (worker, signal.SIGKILL)).start()
+    with pytest.raises(EngineDeadError, match=r"worker 0 .* SIGKILL"):
+        llm.generate([[5 + i] for i in range(100)], SamplingParams(max_tokens=500, ignore_eos=True))
+    with pytest.raises(EngineDeadError):
+        llm.generate([5], GREEDY)
+    llm.close()
+    llm.close()
+    with pytest.raises(EngineDeadError, match="closed"):
+        llm.generate([5], GREEDY)
+
+
+def test_a_restarted_engine_answers_the_next_call(checkpoint):
+    with LLM(str(checkpoint), **SETTINGS, on_failure="restart") as llm:
+        before = ids_of(llm.generate([5], GREEDY))
+        os.kill(llm._engine._supervisor._crew.workers[0].pid, signal.SIGKILL)
+        time.sleep(0.5)
+        assert ids_of(llm.generate([5], GREEDY)) == before
+
+
+SCRIPT = """
+import sys
+from lightllm import LLM, SamplingParams
+llm = LLM(sys.argv[1], load_format="dummy", max_total_token_num=4000, device="cpu")
+crew = llm._engine._supervisor._crew
+print(*[child.pid for child in crew.children])
+print(len(llm.generate("x", SamplingParams(max_tokens=3, ignore_eos=True))[0].outputs[0].token_ids))
+if sys.argv[2] == "raise":
+    raise ValueError("a mistake of the user's")
+"""
+
+
+@pytest.mark.parametrize("how", ["end", "raise"])
+def test_a_script_needs_no_main_guard_and_leaves_nothing(checkpoint, tmp_path, how):
+    (tmp_path / "lightllm_user.py").write_text(SCRIPT)
+    done = subprocess.run(
+        [sys.executable, str(tmp_path / "lightllm_user.py"), str(checkpoint), how],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])},
+    )
+    pids, count = done.stdout.splitlines()
+    assert count == "3"
+    assert not [pid for pid in pids.split() if Path(f"/proc/{pid}").exists()]
+    assert done.returncode == (0 if how == "end" else 1)
+    assert bool(done.stderr) == (how == "raise"), done.stderr
+    assert not re.search("Exception ignored|atexit", done.stderr)
+
+
+def test_a_wrong_setting_is_named():
+    with pytest.raises(ConfigError, match="max_tokens_total"):
+        LLM("/nowhere", max_tokens_total=5)
+    with pytest.raises(ConfigError, match="/nowhere"):
+        LLM("/nowhere")
+
+
+def test_a_failed_start_is_an_error_with_its_cause(checkpoint):
+    with pytest.raises(EngineDeadError, match=r"worker 0: .*--max_total_token_num|worker 0: .*cuda"):
+        LLM(str(checkpoint), load_format="dummy", device="cuda")
