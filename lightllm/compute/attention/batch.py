@@ -1,7 +1,8 @@
 """The tensors of one step, as the model's layers see it."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
 
 from torch import Tensor
 
@@ -25,3 +26,4 @@ class Batch:
     query_lengths: Sequence[int]  # tokens of each sequence after the decodes
     context_lengths: Sequence[int]  # lengths of the sequences after the decodes
     max_length: int  # no length is larger
+    memo: dict[Hashable, Any] = field(default_factory=dict)  # what attention works out once for all layers

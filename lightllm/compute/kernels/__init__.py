@@ -4,9 +4,10 @@ import importlib
 
 from lightllm.compute.ops.op import ALL, Choice, Facts
 
+_EVERYWHERE = ["lightllm.compute.kernels.torch_native"]
 MODULES = {
-    "cpu": ["lightllm.compute.kernels.torch_native", "lightllm.compute.kernels.torch_cpu"],
-    "cuda": ["lightllm.compute.kernels.torch_native"],
+    "cpu": [f"lightllm.compute.kernels.cpu.{name}" for name in ("attention", "experts", "rope")] + _EVERYWHERE,
+    "cuda": _EVERYWHERE,
 }
 
 

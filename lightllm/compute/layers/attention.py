@@ -79,5 +79,6 @@ class Attention(nn.Module):
             batch.query_lengths,
             batch.context_lengths,
             batch.max_length,
+            batch.memo,
         )
         return self.o_proj(attended.flatten(1))

@@ -75,7 +75,7 @@ class CausalLM(nn.Module):
 
     def __init__(self, config: Config, *, rope: Rope, blocks: Iterable[nn.Module], unused: str | None = None):
         super().__init__()
-        self.config, self.rope = config, rope
+        self.vocab, self.rope = config.vocab_size, rope
         self.model = Decoder(config, blocks)
         tied = config.tie_word_embeddings
         self.lm_head = self.model.embed_tokens if tied else Vocabulary(config.vocab_size, config.hidden_size)

@@ -122,5 +122,6 @@ class LatentAttention(nn.Module):
             batch.query_lengths,
             batch.context_lengths,
             batch.max_length,
+            batch.memo,
         )
         return self.o_proj(torch.einsum("thl,hvl->thv", attended, self.kv_b_proj.value).flatten(1))

@@ -51,11 +51,6 @@ class Projection(nn.Module):
         """Which of the inputs this rank has."""
         return whole(self.in_features)
 
-    @property
-    def local_sizes(self) -> list[int]:
-        """How much of each output this rank computes."""
-        return [row.share.count for row in self.matrix.rows]
-
     def place(self, site: Site) -> Mapping[str, Declared]:
         self.group = site.mesh.tensor
         modules = [site.beside(output.name) for output in self.outputs]
@@ -124,15 +119,16 @@ class QKVLinear(ColumnLinear):
         super().__init__(hidden, outputs, bias=bias)
         self.dim = dim
 
-    @property
-    def local_kv_heads(self) -> int:
-        return self.local_sizes[1] // self.dim
+    def place(self, site: Site) -> Mapping[str, Declared]:
+        declared = super().place(site)
+        self.local_heads, self.local_kv_heads, _ = (row.share.count // self.dim for row in self.matrix.rows)
+        return declared
 
     def heads(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """x [tokens, hidden] -> q [tokens, local heads, dim], k and v [tokens, local kv heads, dim]."""
-        counts = [size // self.dim for size in self.local_sizes]
-        q, k, v = self.product(x).unflatten(-1, (-1, self.dim)).split(counts, dim=-2)
-        return q, k, v
+        heads = self.product(x).view(len(x), -1, self.dim)
+        keys, values = self.local_heads, self.local_heads + self.local_kv_heads
+        return heads[:, :keys], heads[:, keys:values], heads[:, values:]
 
 
 def one_method(modules: Sequence[str], site: Site) -> LinearMethod:

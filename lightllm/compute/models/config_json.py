@@ -71,14 +71,17 @@ def windows(raw: Json, *, model: str) -> tuple[int | None, ...]:
     if window is None or not value(raw, "use_sliding_window", bool, model, default=False):
         return (None,) * layers
     first = value(raw, "max_window_layers", int, model, default=0)
-    kinds = value(raw, "layer_types", list[LayerType], model, default=None)
-    sliding = [kind == "sliding_attention" for kind in kinds] if kinds else [layer >= first for layer in range(layers)]
-    return tuple(window if slides else None for slides in sliding)
+    later = ["full_attention"] * min(first, layers) + ["sliding_attention"] * max(layers - first, 0)
+    kinds = value(raw, "layer_types", list[LayerType], model, default=later)
+    if len(kinds) != layers:
+        raise ConfigError(f"config.json has {len(kinds)} layer_types for {layers} layers")
+    return tuple(window if kind == "sliding_attention" else None for kind in kinds)
 
 
 def rope(raw: Json, *, model: str) -> RopeConfig:
     """From `rope_parameters`, or from the older `rope_theta` and `rope_scaling`."""
-    stated = raw.get("rope_parameters") or raw.get("rope_scaling") or {}
+    older = value(raw, "rope_scaling", dict[str, Any], model, default={})
+    stated = value(raw, "rope_parameters", dict[str, Any], model, default=older)
     kind = stated.get("rope_type") or stated.get("type") or "default"
     if kind not in SCALINGS:
         supported = ", ".join(name for name in SCALINGS if name != "default")

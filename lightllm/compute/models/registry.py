@@ -9,7 +9,7 @@ from typing import Any
 from lightllm.base.errors import ConfigError
 from lightllm.compute.layers.decoder import CausalLM
 from lightllm.compute.models import text
-from lightllm.compute.models.config_json import Json
+from lightllm.compute.models.config_json import Json, value
 
 
 @cache
@@ -23,7 +23,8 @@ def architectures() -> dict[str, ModuleType]:
 
 def load_config(config_json: Json) -> tuple[ModuleType, Any]:
     """The module for a checkpoint's config.json, and its Config. Raises ConfigError naming what is not supported."""
-    known, asked = architectures(), config_json.get("architectures") or []
+    known = architectures()
+    asked = value(config_json, "architectures", list[str], "every model", default=[])
     for name in asked:
         if name in known:
             return known[name], known[name].read(config_json)

@@ -2,9 +2,11 @@
 
 A step's sequences lie end to end. The first `decodes` run one token each; the others run `query_lengths[i]` tokens on
 a context of `context_lengths[i]`, counts that the host knows. `max_length` bounds every length, also known to the host.
+`memo` lives as long as the step: an implementation may keep in it what it works out once for all layers.
 """
 
-from collections.abc import Sequence
+from collections.abc import Hashable, MutableMapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -19,6 +21,7 @@ def _steps(facts: Facts):
     for queries, lengths in [
         ([1, 1, 1], [1, 7, 4]),
         ([1] * 9, [1, 2, 300, 299, 64, 65, 128, 5, 290]),
+        ([300, 2], [300, 700]),
         ([5], [5]),
         ([4, 1, 3], [9, 6, 3]),
         ([1, 1, 3, 20], [11, 1, 8, 20]),
@@ -29,7 +32,7 @@ def _steps(facts: Facts):
         row = torch.randperm(rows, device=facts.device)[: len(lengths)]
         start = torch.tensor([0, *queries], device=facts.device).cumsum(0).to(torch.int32)
         known = torch.tensor(lengths, dtype=torch.int32, device=facts.device)
-        yield (table, row, start, known), (decodes, queries[decodes:], lengths[decodes:], max(lengths) + 1)
+        yield (table, row, start, known), (decodes, queries[decodes:], lengths[decodes:], max(lengths) + 1, {})
 
 
 def _cases(facts: Facts):
@@ -63,6 +66,7 @@ def attend(
     query_lengths: Sequence[int],
     context_lengths: Sequence[int],
     max_length: int,
+    memo: MutableMapping[Hashable, Any],
 ) -> Tensor:
     """softmax(scale q K^T) V of every token over its sequence up to itself, or over the last `window` of these.
 
@@ -100,6 +104,7 @@ def attend_latent(
     query_lengths: Sequence[int],
     context_lengths: Sequence[int],
     max_length: int,
+    memo: MutableMapping[Hashable, Any],
 ) -> Tensor:
     """As attend, with one vector a token for all heads: the key is the whole of it, the value its first `rank` numbers.
 
@@ -109,5 +114,5 @@ def attend_latent(
     keys = latents.unsqueeze(1)
     values = torch.nn.functional.pad(keys[..., :rank], (0, latents.shape[-1] - rank))
     where = (slot_table, row, query_start, lengths)
-    hints = (decodes, query_lengths, context_lengths, max_length)
+    hints = (decodes, query_lengths, context_lengths, max_length, memo)
     return attend.reference(q, keys, values, *where, scale, None, *hints)[..., :rank]
