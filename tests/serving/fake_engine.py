@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+import msgspec
 import numpy as np
 from tokenizers import Tokenizer
 
@@ -30,6 +31,7 @@ class Running:
     stops: frozenset[int]
     max_tokens: int
     num_logprobs: int
+    prompt_tokens: int
     done: int = 0
 
 
@@ -46,7 +48,7 @@ class FakeEngine:
     max_length: int = 4096
     ticks: int = 0
     running: dict[tuple[int, int], Running] = field(default_factory=dict)
-    waiting: list[tuple[int, int]] = field(default_factory=list)
+    waiting: dict[tuple[int, int], Running] = field(default_factory=dict)
     open: set[tuple[int, int]] = field(default_factory=set)  # not released
     prompts: list[list[int]] = field(default_factory=list)  # of all requests so far
     records: list[np.void] = field(default_factory=list)  # copies, as they were when the requests came
@@ -67,7 +69,7 @@ class FakeEngine:
         self._news = Channel(mine)
         self._output = OutputWriter(self.table)
         self._text = OutputText(self.table, Decoders(self.tokenizer))
-        self.running, self.waiting, self.open, self._is_ended = {}, [], set(), False
+        self.running, self.waiting, self.open, self._begun, self._is_ended = {}, {}, set(), set(), False
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._thread.start()
 
@@ -97,22 +99,36 @@ class FakeEngine:
 
     def _receive(self, message: object) -> None:
         assert isinstance(message, Requests)
-        for index, generation in message.submit:
-            self.prompts.append(self.table.prompt(index).tolist())
-            self.records.append(self.table.records[index].copy())
-            self.waiting.append((index, generation))
-            self.open.add((index, generation))
+        for reference in message.submit:
+            if (request := self._read(*reference)) is not None:
+                self.open.add(reference)
+                self.waiting[reference] = request
         for reference in message.release:
             self.open.discard(reference)
-            if reference in self.waiting:
-                self.waiting.remove(reference)
+            self.waiting.pop(reference, None)
             self.running.pop(reference, None)
-            self._output.close(reference[0])
-            self._text.release(np.array([reference], dtype=np.uint32))
+            if reference in self._begun:
+                self._begun.remove(reference)
+                self._output.close(reference[0])
+                self._text.release(np.array([reference], dtype=np.uint32))
+
+    def _read(self, index: int, generation: int) -> Running | None:
+        """What a client wrote, or None if it has left the record meanwhile."""
+        record = self.table.records[index].copy()
+        try:
+            prompt, options = self.table.prompt(index).tolist(), self.table.options(index)
+        except msgspec.MsgspecError:
+            return None
+        if self.table.records[index]["generation"] != generation:
+            return None
+        self.prompts.append(prompt)
+        self.records.append(record)
+        tokens, stops = self.script(prompt, int(record["seed"])), frozenset(options.stop_token_ids)
+        return Running(tokens, stops, int(record["max_tokens"]), int(record["num_logprobs"]), len(prompt))
 
     def _tick(self) -> None:
         while self.waiting and len(self.running) < self.max_running and not self.paused.is_set():
-            self._start(self.waiting.pop(0))
+            self._start(next(iter(self.waiting)))
         if not self.running or self.paused.is_set():
             return
         self.ticks += 1
@@ -126,15 +142,13 @@ class FakeEngine:
             self._news.send(TextReady(news.tobytes()))
 
     def _start(self, reference: tuple[int, int]) -> None:
-        index, generation = reference
-        record, options = self.table.records[index], self.table.options(index)
-        tokens = self.script(self.table.prompt(index).tolist(), int(record["seed"]))
-        num_logprobs = int(record["num_logprobs"])
-        self._output.open(index, num_logprobs=num_logprobs)
-        record["finish_reason"], record["cached_tokens"] = FinishReason.NONE, int(record["prompt_length"]) // 2
+        request, (index, generation) = self.waiting.pop(reference), reference
+        record = self.table.records[index]
+        self._output.open(index, num_logprobs=request.num_logprobs)
+        record["finish_reason"], record["cached_tokens"] = FinishReason.NONE, request.prompt_tokens // 2
         record["started"], record["output_generation"] = time.monotonic(), generation
-        stops = frozenset(options.stop_token_ids)
-        self.running[reference] = Running(tokens, stops, int(record["max_tokens"]), num_logprobs)
+        self.running[reference] = request
+        self._begun.add(reference)
 
     def _step(self, reference: tuple[int, int]) -> bool:
         """Gives a request its next token; returns whether it was the last."""

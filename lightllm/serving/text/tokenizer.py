@@ -63,7 +63,8 @@ class TextTokenizer:
     def encode(self, text: str, *, add_special_tokens: bool) -> list[int]:
         """Token ids; `add_special_tokens` puts what the checkpoint wants at the beginning of a text, such as bos."""
         try:
-            ids = self._tokenizer.encode(text, add_special_tokens=add_special_tokens).ids
+            # Unlike `encode` this lets other threads run meanwhile, and it does not compute offsets.
+            ids = self._tokenizer.encode_batch_fast([text], add_special_tokens=add_special_tokens)[0].ids
         except (UnicodeEncodeError, TypeError):  # a str that no UTF-8 can say
             raise RequestError("the text holds half a surrogate pair, which is no character", param="prompt") from None
         return self._prefix + ids if add_special_tokens else ids
