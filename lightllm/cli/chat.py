@@ -46,18 +46,22 @@ def _ask(is_terminal: bool) -> str | None:
 def _answer(server: "_Server", model: str, messages: list[dict[str, str]]) -> None:
     """Prints the answer as it comes and adds it to the conversation; a question without one is taken back."""
     pieces: list[str] = []
+    failure = None
     try:
-        with contextlib.suppress(KeyboardInterrupt):
-            for piece in server.stream(model, messages):
-                print(piece, end="", flush=True)
-                pieces.append(piece)
-        print()
+        for piece in server.stream(model, messages):
+            print(piece, end="", flush=True)
+            pieces.append(piece)
     except ChatError as error:
-        print(f"\n[{error}]" if pieces else f"[{error}]", file=sys.stderr)
+        failure = error
+    except KeyboardInterrupt:
+        pass  # what was said so far stands
     if pieces:
+        print()
         messages.append({"role": "assistant", "content": "".join(pieces)})
     else:
         messages.pop()
+    if failure is not None:
+        print(f"[{failure}]", file=sys.stderr)
 
 
 class _Server:

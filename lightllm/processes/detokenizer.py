@@ -30,11 +30,12 @@ class Detokenizer:
         """Serves until the control channel closes."""
         while True:
             sources = [self._control] if self._scheduler is None else [self._control, self._scheduler]
-            blocked = [client for client in self._clients if client is not None and client.has_waiting]
-            readable, _, _ = select.select(sources, blocked, [])
+            channels = [self._scheduler, *self._clients]
+            blocked = [channel for channel in channels if channel is not None and channel.has_waiting]
+            readable, writable, _ = select.select(sources, blocked, [])
             if self._control in readable:
                 self._obey()
-            if self._scheduler in readable:
+            if self._scheduler in readable or self._scheduler in writable:
                 self._progress()
             for number in range(len(self._clients)):
                 self._tell(number)
@@ -44,12 +45,15 @@ class Detokenizer:
         if message is not None:
             assert isinstance(message, Connect), "the supervisor sends nothing else to a detokenizer that runs"
             number = int(message.name.removeprefix("client:"))
-            self._clients[number], self._news[number] = Channel.of_descriptor(descriptors[0]), _NOBODY
+            self._disconnect(number)
+            self._clients[number] = Channel.of_descriptor(descriptors[0])
 
     def _progress(self) -> None:
         """Takes in all that the scheduler has sent, so that a backlog is told of once."""
+        assert self._scheduler is not None, "it has sent something"
         try:
-            while self._scheduler is not None and (message := self._scheduler.receive()) is not None:
+            self._scheduler.flush()
+            while (message := self._scheduler.receive()) is not None:
                 assert isinstance(message, Progress), "the scheduler tells the detokenizer of progress only"
                 news, stopped = self._output.advance(parse_references(message.progressed))
                 self._output.release(parse_references(message.released))
@@ -57,6 +61,7 @@ class Detokenizer:
                     self._scheduler.send(Stopped(stopped))
                 self._note(news)
         except Closed:
+            self._scheduler.close()
             self._scheduler = None  # the supervisor knows, and ends this process or the whole
 
     def _note(self, news: np.ndarray) -> None:
@@ -77,7 +82,12 @@ class Detokenizer:
                 channel.send(TextReady(self._news[number].tobytes()))
                 self._news[number] = _NOBODY
         except Closed:
-            self._clients[number] = None  # its successor comes with Connect
+            self._disconnect(number)  # its successor comes with Connect
+
+    def _disconnect(self, number: int) -> None:
+        channel, self._clients[number], self._news[number] = self._clients[number], None, _NOBODY
+        if channel is not None:
+            channel.close()
 
 
 def main(me: child.Child) -> None:
