@@ -1,0 +1,65 @@
+"""Attention over the slot table: decodes by one kernel, chunks by one of two."""
+
+from collections.abc import Hashable, Iterator, MutableMapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lightllm.compute import ops
+from lightllm.compute.kernels.triton.attention_decode import attend_decodes
+from lightllm.compute.kernels.triton.attention_hopper import attend_runs, why_not_runs
+from lightllm.compute.kernels.triton.attention_prefill import attend_chunks
+from lightllm.compute.kernels.triton.launch import HOPPER, card, why_not
+
+FEWEST_ROWS = 1024  # query heads of a key head, times tokens: below this, copying the context costs more than it saves
+MOST_COPIED = 1 << 17  # tokens of contexts copied at once; a longer context is copied alone
+
+
+@ops.attend.implementation("triton", why_not)
+def attend(
+    q: Tensor,
+    keys: Tensor,
+    values: Tensor,
+    slot_table: Tensor,
+    row: Tensor,
+    query_start: Tensor,
+    lengths: Tensor,
+    scale: float,
+    window: int | None,
+    decodes: int,
+    query_lengths: Sequence[int],
+    context_lengths: Sequence[int],
+    max_length: int,
+    memo: MutableMapping[Hashable, Any],
+) -> Tensor:
+    assert q.stride(2) == keys.stride(2) == values.stride(2) == 1, "a head lies in a run"
+    out = torch.empty(q.shape, dtype=q.dtype, device=q.device)
+    if decodes:
+        where = (slot_table, row[:decodes], lengths[:decodes])
+        attend_decodes(q[:decodes], keys, values, *where, scale, window, out[:decodes])
+    fewest = FEWEST_ROWS * keys.shape[1] // q.shape[1]
+    is_hopper = card(q.device).capability[0] == HOPPER[0] and why_not_runs(q, keys, window) is None
+    for lot, is_long in _lots(query_lengths, context_lengths, fewest if is_hopper else None):
+        which = slice(decodes + lot.start, decodes + lot.stop)
+        where = (slot_table, row[which], query_start[which.start : which.stop + 1], lengths[which])
+        if is_long:
+            attend_runs(q, keys, values, *where, scale, query_lengths[lot], context_lengths[lot], out)
+        else:
+            attend_chunks(q, keys, values, *where, scale, window, query_lengths[lot], out)
+    return out
+
+
+def _lots(
+    query_lengths: Sequence[int], context_lengths: Sequence[int], fewest: int | None
+) -> Iterator[tuple[slice, bool]]:
+    """Neighbouring chunks that are computed together, and whether these are at least `fewest` tokens each."""
+    start, was_long, copied = 0, False, 0
+    for i, (count, length) in enumerate(zip(query_lengths, context_lengths, strict=True)):
+        is_long = fewest is not None and count >= fewest
+        if i > start and (is_long != was_long or (is_long and copied + length > MOST_COPIED)):
+            yield slice(start, i), was_long
+            start, copied = i, 0
+        was_long, copied = is_long, copied + length
+    if start < len(query_lengths):
+        yield slice(start, len(query_lengths)), was_long

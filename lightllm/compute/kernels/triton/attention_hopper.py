@@ -1,0 +1,321 @@
+# ruff: noqa: N803, N806 (shape suffixes and compile-time constants are upper case)
+"""Attention of long chunks on Hopper: one warp copies keys and values, two groups of warps multiply.
+
+The slots of all contexts are copied next to one another first, once a layer, so that the tensor copy engine can fetch
+tiles of TILE tokens without any warp computing addresses. Each group of warps has ROWS rows of a block (a row is one
+query head of one token, as in attention_prefill). While the products share * V of one tile run, a group computes the
+softmax of the next one, whose scores Q * K^T were issued before: the matrix unit never waits for the exponentials.
+Tiles are taken from the last one down, so that those which need a mask come first.
+Source: arXiv:2407.08608, section 3.2. In Gluon, Triton's lower level, because Triton 3.6 cannot be told to do this.
+
+Suffixes: S sequences, R rows, T tokens of a tile, C numbers of all key heads of a token.
+"""
+
+from collections.abc import Sequence
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+from triton.experimental import gluon
+from triton.experimental.gluon import language as gl
+from triton.experimental.gluon.language.nvidia.hopper import (
+    fence_async_shared,
+    mbarrier,
+    tma,
+    warpgroup_mma,
+    warpgroup_mma_wait,
+)
+from triton.experimental.gluon.nvidia.hopper import TensorDescriptor
+
+from lightllm.compute.kernels.triton.attention_prefill import LOG2_E, packed
+from lightllm.compute.kernels.triton.launch import depends, release, wait
+
+ROWS = gl.constexpr(64)  # of a group of warps: the height of a matrix instruction
+REGISTERS = gl.constexpr(240)  # a thread of a group that multiplies: what is left by the one that copies
+FEW_REGISTERS = gl.constexpr(24)
+STAGES = {64: 3, 128: 2, 256: 2}  # tiles of keys, and as many of values, in shared memory, for each size of a head
+TILES = {64: 128, 128: 128, 256: 64}
+GATHERED_TOKENS, GATHERED_NUMBERS = 8, 512  # a program's
+
+
+@triton.jit
+def _gather(
+    keys, values, key_run, value_run, slot_table, row, lengths, sequences, tokens, numbers,
+    keys_stride, keys_head_stride, values_stride, values_head_stride, table_stride,
+    SEQUENCES: tl.constexpr, DIM: tl.constexpr, TOKENS: tl.constexpr, NUMBERS: tl.constexpr, DEPENDENT: tl.constexpr,
+):  # fmt: skip
+    """Copies what the slots of some sequences hold next to one another: key_run, value_run [tokens, numbers]."""
+    wait(DEPENDENT)
+    release(DEPENDENT)
+    index_S = tl.arange(0, SEQUENCES)
+    length_S = tl.load(lengths + index_S, mask=index_S < sequences, other=0)
+    token_T = tl.program_id(0) * TOKENS + tl.arange(0, TOKENS)
+    is_past_TS = tl.cumsum(length_S, axis=0)[None, :] <= token_T[:, None]
+    sequence_T = tl.minimum(tl.sum(is_past_TS.to(tl.int32), axis=1), sequences - 1)
+    position_T = token_T - tl.sum(tl.where(is_past_TS, length_S[None, :], 0), axis=1)
+    is_token_T = token_T < tokens
+    slot_T = tl.load(slot_table + tl.load(row + sequence_T) * table_stride + position_T, mask=is_token_T, other=0)
+    slot_T = slot_T.to(tl.int64)
+    number_C = tl.program_id(1) * NUMBERS + tl.arange(0, NUMBERS)
+    head_C, column_C = number_C // DIM, number_C % DIM
+    mask_TC = is_token_T[:, None] & (number_C < numbers)[None, :]
+    key_TC = keys + slot_T[:, None] * keys_stride + (head_C * keys_head_stride + column_C)[None, :]
+    value_TC = values + slot_T[:, None] * values_stride + (head_C * values_head_stride + column_C)[None, :]
+    to_TC = token_T.to(tl.int64)[:, None] * numbers + number_C[None, :]
+    tl.store(key_run + to_TC, tl.load(key_TC, mask=mask_TC, other=0.0), mask=mask_TC)
+    tl.store(value_run + to_TC, tl.load(value_TC, mask=mask_TC, other=0.0), mask=mask_TC)
+
+
+@gluon.jit
+def _tiles(count, length, block, PACK: gl.constexpr, TILE: gl.constexpr):
+    """How many tiles a block sees anything of, and how many of these every one of its rows sees whole."""
+    first_position = length - count + block * (2 * ROWS) // PACK
+    last_position = gl.minimum(length - count + (block * (2 * ROWS) + 2 * ROWS - 1) // PACK, length - 1)
+    return last_position // TILE + 1, (first_position + 1) // TILE
+
+
+@gluon.jit
+def _softmax(score_RT, largest_R, weight_R, scale, position_R, token_T, MASKED: gl.constexpr):
+    """Adds a tile to the running softmax. Returns its shares, and what earlier sums are to be multiplied by."""
+    if MASKED:
+        score_RT = gl.where(position_R[:, None] >= token_T[None, :], score_RT, float("-inf"))
+    new_R = gl.maximum(largest_R, gl.max(score_RT, axis=1) * scale)
+    # A row may see nothing yet: then its largest score is -inf, and any finite base keeps NaN away.
+    base_R = gl.where(new_R == float("-inf"), 0.0, new_R) if MASKED else new_R
+    share_RT = gl.exp2(score_RT * scale - base_R[:, None])
+    before_R = gl.exp2(largest_R - base_R)
+    return share_RT, new_R, weight_R * before_R + gl.sum(share_RT, axis=1), before_R
+
+
+@gluon.jit
+def _add_tile(
+    number, tiles, sum_RD, share_RT, largest_R, weight_R, scale, position_R, query, buffers, barriers,
+    MASKED: gl.constexpr, SCORES: gl.constexpr, SUMS: gl.constexpr, TILE: gl.constexpr, STAGES: gl.constexpr,
+):  # fmt: skip
+    """Scores and softmax of the `number`-th tile taken, with the sums of the tile taken before it.
+
+    When called, the keys of this tile are there; when it returns, those of the next one are.
+    """
+    _, key_tiles, value_tiles = buffers
+    key_ready, key_free, value_ready, value_free = barriers
+    stage, earlier, later = number % STAGES, (number - 1) % STAGES, (number + 1) % STAGES
+    score_RT = warpgroup_mma(
+        query, key_tiles.index(stage).permute((1, 0)), gl.zeros([ROWS, TILE], gl.float32, SCORES),
+        use_acc=False, is_async=True,
+    )  # fmt: skip
+    mbarrier.wait(value_ready.index(earlier), (number - 1) // STAGES & 1)
+    sum_RD = warpgroup_mma(share_RT, value_tiles.index(earlier), sum_RD, is_async=True)
+    score_RT = warpgroup_mma_wait(1, deps=(score_RT,))
+    mbarrier.arrive(key_free.index(stage), count=1)
+    token_T = (tiles - 1 - number) * TILE + gl.arange(0, TILE, gl.SliceLayout(0, SCORES))
+    new_share_RT, largest_R, weight_R, before_R = _softmax(
+        score_RT, largest_R, weight_R, scale, position_R, token_T, MASKED
+    )
+    # Before the sums are waited for: a loop here is what keeps the assembler from moving that wait before the softmax.
+    mbarrier.wait(key_ready.index(later), (number + 1) // STAGES & 1, pred=number + 1 < tiles)
+    sum_RD, share_RT, new_share_RT = warpgroup_mma_wait(0, deps=(sum_RD, share_RT, new_share_RT))
+    mbarrier.arrive(value_free.index(earlier), count=1)
+    sum_RD = sum_RD * gl.convert_layout(before_R, gl.SliceLayout(1, SUMS))[:, None]
+    share_RT = gl.convert_layout(new_share_RT.to(query.dtype), gl.DotOperandLayout(0, SUMS, 2))
+    return sum_RD, share_RT, largest_R, weight_R
+
+
+@gluon.jit
+def _multiply(
+    WHICH: gl.constexpr, memory, work, buffers, barriers,
+    PACK: gl.constexpr, DIM: gl.constexpr, TILE: gl.constexpr, STAGES: gl.constexpr,
+):  # fmt: skip
+    """What one of the two groups of warps does: ROWS rows of the block, from queries to output."""
+    q, out, q_stride, q_head_stride, out_stride, out_head_stride = memory
+    first_query, count, length, pack, block, scale = work
+    queries, key_tiles, value_tiles = buffers
+    key_ready, key_free, value_ready, value_free = barriers
+    SCORES: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [4, 1], [16, TILE, 16])
+    SUMS: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [4, 1], [16, DIM, 16])
+    MEMORY: gl.constexpr = gl.BlockedLayout([1, 8], [2, 16], [4, 1], [1, 0])
+    first_row = block * (2 * ROWS) + WHICH * ROWS
+    row_R = first_row + gl.arange(0, ROWS, gl.SliceLayout(1, MEMORY))
+    column_D = gl.arange(0, DIM, gl.SliceLayout(0, MEMORY))
+    query_R, head_R = row_R // PACK, pack * PACK + row_R % PACK
+    mask_RD = (query_R < count)[:, None] & (column_D < DIM)[None, :]
+    token_R = (first_query + query_R).to(gl.int64)
+    from_RD = q + (token_R * q_stride + head_R * q_head_stride)[:, None] + column_D[None, :]
+    query = queries.index(WHICH)
+    query.store(gl.load(from_RD, mask=mask_RD, other=0.0))
+    fence_async_shared()
+    gl.thread_barrier()
+
+    tiles, whole = _tiles(count, length, block, PACK, TILE)
+    position_R = length - count + (first_row + gl.arange(0, ROWS, gl.SliceLayout(1, SCORES))) // PACK
+    sum_RD = gl.zeros([ROWS, DIM], gl.float32, SUMS)
+    largest_R = gl.full([ROWS], float("-inf"), gl.float32, gl.SliceLayout(1, SCORES))
+    weight_R = gl.zeros([ROWS], gl.float32, gl.SliceLayout(1, SCORES))
+    mbarrier.wait(key_ready.index(0), 0)
+    score_RT = warpgroup_mma(
+        query, key_tiles.index(0).permute((1, 0)), gl.zeros([ROWS, TILE], gl.float32, SCORES),
+        use_acc=False, is_async=True,
+    )  # fmt: skip
+    score_RT = warpgroup_mma_wait(0, deps=(score_RT,))
+    mbarrier.arrive(key_free.index(0), count=1)
+    token_T = (tiles - 1) * TILE + gl.arange(0, TILE, gl.SliceLayout(0, SCORES))
+    share_RT, largest_R, weight_R, _ = _softmax(score_RT, largest_R, weight_R, scale, position_R, token_T, True)
+    share_RT = gl.convert_layout(share_RT.to(q.dtype.element_ty), gl.DotOperandLayout(0, SUMS, 2))
+    mbarrier.wait(key_ready.index(1), 0, pred=tiles > 1)
+    masked = gl.maximum(tiles - whole, 1)
+    for number in range(1, masked):
+        sum_RD, share_RT, largest_R, weight_R = _add_tile(
+            number, tiles, sum_RD, share_RT, largest_R, weight_R, scale, position_R, query, buffers,
+            barriers, True, SCORES, SUMS, TILE, STAGES,
+        )  # fmt: skip
+    for number in range(masked, tiles):
+        sum_RD, share_RT, largest_R, weight_R = _add_tile(
+            number, tiles, sum_RD, share_RT, largest_R, weight_R, scale, position_R, query, buffers,
+            barriers, False, SCORES, SUMS, TILE, STAGES,
+        )  # fmt: skip
+    last = tiles - 1
+    mbarrier.wait(value_ready.index(last % STAGES), last // STAGES & 1)
+    sum_RD = warpgroup_mma(share_RT, value_tiles.index(last % STAGES), sum_RD, is_async=True)
+    sum_RD = warpgroup_mma_wait(0, deps=(sum_RD,))
+
+    mean_RD = sum_RD / gl.convert_layout(weight_R, gl.SliceLayout(1, SUMS))[:, None]
+    # Through the memory of the queries, so that what is written lies in runs.
+    query.store(mean_RD.to(q.dtype.element_ty))
+    gl.thread_barrier()
+    to_RD = out + (token_R * out_stride + head_R * out_head_stride)[:, None] + column_D[None, :]
+    gl.store(to_RD, query.load(MEMORY), mask=mask_RD)
+
+
+@gluon.jit
+def _multiply_first(
+    memory, work, buffers, barriers,
+    PACK: gl.constexpr, DIM: gl.constexpr, TILE: gl.constexpr, STAGES: gl.constexpr,
+):  # fmt: skip
+    _multiply(0, memory, work, buffers, barriers, PACK, DIM, TILE, STAGES)
+
+
+@gluon.jit
+def _multiply_second(
+    memory, work, buffers, barriers,
+    PACK: gl.constexpr, DIM: gl.constexpr, TILE: gl.constexpr, STAGES: gl.constexpr,
+):  # fmt: skip
+    _multiply(1, memory, work, buffers, barriers, PACK, DIM, TILE, STAGES)
+
+
+@gluon.jit
+def _copy(
+    keys, values, first_key, column, work, buffers, barriers,
+    PACK: gl.constexpr, TILE: gl.constexpr, STAGES: gl.constexpr,
+):  # fmt: skip
+    """What the warp that copies does. Its first wait for each stage returns at once."""
+    _, count, length, _, block, _ = work
+    _, key_tiles, value_tiles = buffers
+    key_ready, key_free, value_ready, value_free = barriers
+    tiles, _ = _tiles(count, length, block, PACK, TILE)
+    for number in range(tiles):
+        stage, phase = number % STAGES, number // STAGES & 1
+        token = first_key + (tiles - 1 - number) * TILE
+        mbarrier.wait(key_free.index(stage), phase ^ 1)
+        mbarrier.expect(key_ready.index(stage), keys.block_type.nbytes)
+        tma.async_copy_global_to_shared(keys, [token, column], key_ready.index(stage), key_tiles.index(stage))
+        mbarrier.wait(value_free.index(stage), phase ^ 1)
+        mbarrier.expect(value_ready.index(stage), values.block_type.nbytes)
+        tma.async_copy_global_to_shared(values, [token, column], value_ready.index(stage), value_tiles.index(stage))
+
+
+@gluon.jit
+def _attend_runs(
+    q, keys, values, out, query_start, lengths, sequences, scale,
+    q_stride, q_head_stride, out_stride, out_head_stride,
+    GROUP: gl.constexpr, PACK: gl.constexpr, DIM: gl.constexpr, TILE: gl.constexpr, STAGES: gl.constexpr,
+):  # fmt: skip
+    """keys, values: descriptors of [tokens of all contexts, key heads * DIM]."""
+    block, pack = gl.num_programs(0) - 1 - gl.program_id(0), gl.program_id(1)
+    sequence, first_key, block_here, begun = 0, 0, block, 0
+    for i in range(sequences):
+        blocks = gl.cdiv((gl.load(query_start + i + 1) - gl.load(query_start + i)) * PACK, 2 * ROWS)
+        begun += blocks
+        is_past = (begun <= block).to(gl.int32)
+        sequence += is_past
+        first_key += is_past * gl.load(lengths + i)
+        block_here -= is_past * blocks
+    first_query = gl.load(query_start + sequence)
+    count = gl.load(query_start + sequence + 1) - first_query
+    length = gl.load(lengths + sequence)
+
+    element: gl.constexpr = q.dtype.element_ty
+    query_layout: gl.constexpr = gl.NVMMASharedLayout.get_default_for([ROWS, DIM], element)
+    queries = gl.allocate_shared_memory(element, [2, ROWS, DIM], query_layout)
+    key_tiles = gl.allocate_shared_memory(element, [STAGES, TILE, DIM], keys.layout)
+    value_tiles = gl.allocate_shared_memory(element, [STAGES, TILE, DIM], values.layout)
+    key_ready = gl.allocate_shared_memory(gl.int64, [STAGES, 1], mbarrier.MBarrierLayout())
+    key_free = gl.allocate_shared_memory(gl.int64, [STAGES, 1], mbarrier.MBarrierLayout())
+    value_ready = gl.allocate_shared_memory(gl.int64, [STAGES, 1], mbarrier.MBarrierLayout())
+    value_free = gl.allocate_shared_memory(gl.int64, [STAGES, 1], mbarrier.MBarrierLayout())
+    for stage in gl.static_range(STAGES):
+        mbarrier.init(key_ready.index(stage), count=1)
+        mbarrier.init(value_ready.index(stage), count=1)
+        # Both groups of warps have to be done with a tile.
+        mbarrier.init(key_free.index(stage), count=2)
+        mbarrier.init(value_free.index(stage), count=2)
+    memory = (q, out, q_stride, q_head_stride, out_stride, out_head_stride)
+    work = (first_query, count, length, pack, block_here, scale)
+    buffers = (queries, key_tiles, value_tiles)
+    barriers = (key_ready, key_free, value_ready, value_free)
+    column = pack * PACK // GROUP * DIM
+    gl.warp_specialize(
+        [
+            (_multiply_first, (memory, work, buffers, barriers, PACK, DIM, TILE, STAGES)),
+            (_multiply_second, (memory, work, buffers, barriers, PACK, DIM, TILE, STAGES)),
+            (_copy, (keys, values, first_key, column, work, buffers, barriers, PACK, TILE, STAGES)),
+        ],
+        [4, 1],
+        [REGISTERS, FEW_REGISTERS],
+    )
+
+
+def why_not_runs(q: Tensor, keys: Tensor, window: int | None) -> str | None:
+    """The reason attend_runs cannot take these, if there is one."""
+    dim = q.shape[-1]
+    if dim not in TILES:
+        return f"head dim {dim} is none of {', '.join(map(str, TILES))}"
+    if keys.dtype not in (torch.float16, torch.bfloat16) or q.dtype != keys.dtype:
+        return f"computes in 16 bits, not {q.dtype} and {keys.dtype}"
+    if window is not None:
+        return "has no windows"
+    return None
+
+
+def attend_runs(
+    q: Tensor,
+    keys: Tensor,
+    values: Tensor,
+    slot_table: Tensor,
+    row: Tensor,
+    query_start: Tensor,
+    lengths: Tensor,
+    scale: float,
+    query_lengths: Sequence[int],
+    context_lengths: Sequence[int],
+    out: Tensor,
+) -> None:
+    """As attention_prefill.attend_chunks. Takes memory for the keys and values of all contexts."""
+    heads, dim = q.shape[1:]
+    kv_heads, tokens, sequences = keys.shape[1], sum(context_lengths), len(query_lengths)
+    numbers, dependent = kv_heads * dim, depends(q.device)
+    runs = torch.empty(2, tokens, numbers, dtype=keys.dtype, device=keys.device)
+    _gather[(triton.cdiv(tokens, GATHERED_TOKENS), triton.cdiv(numbers, GATHERED_NUMBERS))](
+        keys, values, runs[0], runs[1], slot_table, row, lengths, sequences, tokens, numbers,
+        keys.stride(0), keys.stride(1), values.stride(0), values.stride(1), slot_table.stride(0),
+        SEQUENCES=max(triton.next_power_of_2(sequences), 16), DIM=dim, TOKENS=GATHERED_TOKENS,
+        NUMBERS=GATHERED_NUMBERS, DEPENDENT=dependent, launch_pdl=dependent,
+    )  # fmt: skip
+    tile, pack = TILES[dim], packed(heads, kv_heads)
+    layout = gl.NVMMASharedLayout.get_default_for([tile, dim], gl.bfloat16 if q.dtype == torch.bfloat16 else gl.float16)
+    key_run, value_run = (TensorDescriptor.from_tensor(run, [tile, dim], layout) for run in runs)
+    blocks = sum(triton.cdiv(count * pack, 2 * ROWS.value) for count in query_lengths)
+    _attend_runs[(blocks, heads // pack)](
+        q, key_run, value_run, out, query_start, lengths, sequences, scale * LOG2_E,
+        q.stride(0), q.stride(1), out.stride(0), out.stride(1),
+        GROUP=heads // kv_heads, PACK=pack, DIM=dim, TILE=tile, STAGES=STAGES[dim], num_warps=4, maxnreg=168,
+    )  # fmt: skip

@@ -1,0 +1,224 @@
+# ruff: noqa: N803, N806 (shape suffixes and compile-time constants are upper case)
+"""Attention of sequences that run several tokens, over the slot table: the cost is the matrix products.
+
+A program computes a block of BLOCK rows. A row is one query head of one token; PACK heads that share a key head are
+packed into a block, so that a block spans BLOCK / PACK tokens and short chunks still fill it. Keys are read by their
+slots, TILE at a time: tiles that every row of the block sees whole need no mask. Blocks run last one first, because
+the last ones see most and would otherwise leave the device half empty at the end.
+
+A head's numbers are computed in two parts, DIM and REST, both powers of two, so that 80, 96 or 192 waste nothing.
+Suffixes: S sequences, R rows of a block, T tokens of a tile, D numbers of a head.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from lightllm.compute.kernels.triton.launch import depends, release, wait
+
+LOG2_E = 1.4426950408889634
+NARROWEST = 16  # rows and columns of the smallest matrix product
+MOST_PACKED = 16
+
+
+@dataclass(frozen=True)
+class Shape:
+    """Launch parameters."""
+
+    block: int
+    tile: int
+    warps: int
+    stages: int
+
+
+@triton.jit
+def _load_tile(
+    pool, slot_T, stride, is_token_T, MASKED: tl.constexpr, FIRST: tl.constexpr, WIDTH: tl.constexpr, HEAD: tl.constexpr
+):
+    """Numbers FIRST ... FIRST + WIDTH - 1 of each token's head; zeros past the head, and for other tokens if MASKED."""
+    column_D = FIRST + tl.arange(0, WIDTH)
+    at_TD = pool + slot_T[:, None] * stride + column_D[None, :]
+    if FIRST + WIDTH > HEAD:
+        is_head_TD = (column_D < HEAD)[None, :]
+        return tl.load(at_TD, mask=is_token_T[:, None] & is_head_TD if MASKED else is_head_TD, other=0.0)
+    if MASKED:
+        return tl.load(at_TD, mask=is_token_T[:, None], other=0.0)
+    return tl.load(at_TD)
+
+
+@triton.jit
+def _attend_tile(
+    sum_RD, sum_RE, largest_R, weight_R, query_RD, query_RE, keys, values, slots, start, end, position_R, scale, window,
+    keys_stride, values_stride,
+    MASKED: tl.constexpr, WINDOWED: tl.constexpr, DIM: tl.constexpr, REST: tl.constexpr, HEAD: tl.constexpr,
+    TILE: tl.constexpr, PRECISION: tl.constexpr,
+):  # fmt: skip
+    """Adds the tokens start ... start + TILE - 1 to the running softmax. MASKED: not every row sees all of them."""
+    token_T = start + tl.arange(0, TILE)
+    is_token_T = token_T < end
+    slot_T = tl.load(slots + token_T, mask=is_token_T, other=0) if MASKED else tl.load(slots + token_T)
+    slot_T = slot_T.to(tl.int64)
+    key_TD = _load_tile(keys, slot_T, keys_stride, is_token_T, MASKED, 0, DIM, HEAD)
+    score_RT = tl.dot(query_RD, key_TD.T, input_precision=PRECISION)
+    if REST:
+        key_TE = _load_tile(keys, slot_T, keys_stride, is_token_T, MASKED, DIM, REST, HEAD)
+        score_RT = tl.dot(query_RE, key_TE.T, score_RT, input_precision=PRECISION)
+    if MASKED:
+        distance_RT = position_R[:, None] - token_T[None, :]
+        is_seen_RT = (distance_RT >= 0) & (distance_RT < window) if WINDOWED else distance_RT >= 0
+        score_RT = tl.where(is_seen_RT, score_RT, float("-inf"))
+    new_R = tl.maximum(largest_R, tl.max(score_RT, axis=1) * scale)
+    # A row may see nothing yet: then its largest score is -inf, and any finite base keeps NaN away.
+    base_R = tl.where(new_R == float("-inf"), 0.0, new_R) if MASKED else new_R
+    share_RT = tl.exp2(score_RT * scale - base_R[:, None])
+    before_R = tl.exp2(largest_R - base_R)
+    weight_R = weight_R * before_R + tl.sum(share_RT, axis=1)
+    value_TD = _load_tile(values, slot_T, values_stride, is_token_T, MASKED, 0, DIM, HEAD)
+    share_RT = share_RT.to(value_TD.dtype)
+    sum_RD = tl.dot(share_RT, value_TD, sum_RD * before_R[:, None], input_precision=PRECISION)
+    if REST:
+        value_TE = _load_tile(values, slot_T, values_stride, is_token_T, MASKED, DIM, REST, HEAD)
+        sum_RE = tl.dot(share_RT, value_TE, sum_RE * before_R[:, None], input_precision=PRECISION)
+    return sum_RD, sum_RE, new_R, weight_R
+
+
+@triton.jit
+def _attend_chunks(
+    q, keys, values, out, slot_table, row, query_start, lengths, sequences, scale, window,
+    q_stride, q_head_stride, keys_stride, keys_head_stride, values_stride, values_head_stride,
+    table_stride, out_stride, out_head_stride,
+    SEQUENCES: tl.constexpr, GROUP: tl.constexpr, PACK: tl.constexpr, DIM: tl.constexpr, REST: tl.constexpr,
+    HEAD: tl.constexpr, BLOCK: tl.constexpr, TILE: tl.constexpr, WINDOWED: tl.constexpr, PRECISION: tl.constexpr,
+    DEPENDENT: tl.constexpr,
+):  # fmt: skip
+    block, pack = tl.num_programs(0) - 1 - tl.program_id(0), tl.program_id(1)
+    wait(DEPENDENT)
+    release(DEPENDENT)
+    index_S = tl.arange(0, SEQUENCES)
+    start_S = tl.load(query_start + index_S, mask=index_S < sequences, other=0)
+    count_S = tl.load(query_start + 1 + index_S, mask=index_S < sequences, other=0) - start_S
+    blocks_S = tl.cdiv(count_S * PACK, BLOCK)
+    is_before_S = tl.cumsum(blocks_S, axis=0) <= block
+    sequence = tl.sum(is_before_S.to(tl.int32), axis=0)
+    block -= tl.sum(tl.where(is_before_S, blocks_S, 0), axis=0)
+
+    first_query = tl.load(query_start + sequence)
+    count = tl.load(query_start + sequence + 1) - first_query
+    length = tl.load(lengths + sequence)
+    slots = slot_table + tl.load(row + sequence) * table_stride
+    row_R = block * BLOCK + tl.arange(0, BLOCK)
+    query_R, head_R = row_R // PACK, pack * PACK + row_R % PACK
+    position_R = length - count + query_R
+    is_row_R = query_R < count
+    kv_head = pack * PACK // GROUP
+    keys += kv_head * keys_head_stride
+    values += kv_head * values_head_stride
+    column_D = tl.arange(0, DIM)
+    mask_RD = is_row_R[:, None] & (column_D < HEAD)[None, :]
+    token_R = (first_query + query_R).to(tl.int64)
+    q_R = q + token_R * q_stride + head_R * q_head_stride
+    out_R = out + token_R * out_stride + head_R * out_head_stride
+    query_RD = tl.load(q_R[:, None] + column_D[None, :], mask=mask_RD, other=0.0).to(keys.dtype.element_ty)
+    sum_RD = tl.zeros([BLOCK, DIM], tl.float32)
+    query_RE, sum_RE = query_RD, sum_RD  # unused unless there is a rest
+    if REST:
+        column_E = DIM + tl.arange(0, REST)
+        mask_RE = is_row_R[:, None] & (column_E < HEAD)[None, :]
+        query_RE = tl.load(q_R[:, None] + column_E[None, :], mask=mask_RE, other=0.0).to(keys.dtype.element_ty)
+        sum_RE = tl.zeros([BLOCK, REST], tl.float32)
+    largest_R = tl.full([BLOCK], float("-inf"), tl.float32)
+    weight_R = tl.zeros([BLOCK], tl.float32)
+
+    # Of tokens begin ... end - 1 that some row sees, every row sees whole ... masked - 1.
+    first_position = length - count + block * BLOCK // PACK
+    last_position = tl.minimum(length - count + ((block + 1) * BLOCK - 1) // PACK, length - 1)
+    end = last_position + 1
+    begin, whole = 0, 0
+    if WINDOWED:
+        begin = tl.maximum(first_position - window + 1, 0) // TILE * TILE
+        whole = tl.minimum(tl.cdiv(tl.maximum(last_position - window + 1, 0), TILE) * TILE, end)
+    masked = tl.maximum((first_position + 1) // TILE * TILE, whole)
+    if WINDOWED:
+        for start in range(begin, whole, TILE):
+            sum_RD, sum_RE, largest_R, weight_R = _attend_tile(
+                sum_RD, sum_RE, largest_R, weight_R, query_RD, query_RE, keys, values, slots, start, end, position_R,
+                scale, window, keys_stride, values_stride, True, WINDOWED, DIM, REST, HEAD, TILE, PRECISION,
+            )  # fmt: skip
+    for start in range(whole, masked, TILE):
+        sum_RD, sum_RE, largest_R, weight_R = _attend_tile(
+            sum_RD, sum_RE, largest_R, weight_R, query_RD, query_RE, keys, values, slots, start, end, position_R,
+            scale, window, keys_stride, values_stride, False, WINDOWED, DIM, REST, HEAD, TILE, PRECISION,
+        )  # fmt: skip
+    for start in range(masked, end, TILE):
+        sum_RD, sum_RE, largest_R, weight_R = _attend_tile(
+            sum_RD, sum_RE, largest_R, weight_R, query_RD, query_RE, keys, values, slots, start, end, position_R,
+            scale, window, keys_stride, values_stride, True, WINDOWED, DIM, REST, HEAD, TILE, PRECISION,
+        )  # fmt: skip
+
+    # Rows that only fill up the block may have seen nothing.
+    weight_R = tl.where(is_row_R, weight_R, 1.0)
+    mean_RD = (sum_RD / weight_R[:, None]).to(out.dtype.element_ty)
+    tl.store(out_R[:, None] + column_D[None, :], mean_RD, mask=mask_RD)
+    if REST:
+        mean_RE = (sum_RE / weight_R[:, None]).to(out.dtype.element_ty)
+        tl.store(out_R[:, None] + column_E[None, :], mean_RE, mask=mask_RE)
+
+
+def shape_for(dim: int, dtype: torch.dtype) -> Shape:
+    if dtype == torch.float32:
+        return Shape(block=32, tile=32, warps=4, stages=2)
+    if dim <= 128:
+        return Shape(block=128, tile=64, warps=8, stages=3)
+    return Shape(block=128, tile=64, warps=8, stages=2)
+
+
+def packed(heads: int, kv_heads: int) -> int:
+    """How many heads that share a key head go into a block: a power of two, so that a block is a number of tokens."""
+    group = heads // kv_heads
+    return min(group & -group, MOST_PACKED)
+
+
+def parts(dim: int) -> tuple[int, int]:
+    """The powers of two by which a head of `dim` numbers is computed."""
+    most = max(1 << (dim.bit_length() - 1), NARROWEST)
+    return most, max(triton.next_power_of_2(dim - most), NARROWEST) if dim > most else 0
+
+
+def attend_chunks(
+    q: Tensor,
+    keys: Tensor,
+    values: Tensor,
+    slot_table: Tensor,
+    row: Tensor,
+    query_start: Tensor,
+    lengths: Tensor,
+    scale: float,
+    window: int | None,
+    query_lengths: Sequence[int],
+    out: Tensor,
+    *,
+    shape: Shape | None = None,
+) -> None:
+    """As ops.attend, for sequences of any number of tokens; writes to out, which is like q.
+
+    query_start [sequences + 1] counts from q's beginning; q may hold more tokens than these.
+    """
+    heads, dim = q.shape[1:]
+    kv_heads = keys.shape[1]
+    shape = shape or shape_for(dim, keys.dtype)
+    pack, (most, rest) = packed(heads, kv_heads), parts(dim)
+    blocks = sum(triton.cdiv(count * pack, shape.block) for count in query_lengths)
+    dependent = depends(q.device)
+    _attend_chunks[(blocks, heads // pack)](
+        q, keys, values, out, slot_table, row, query_start, lengths, len(query_lengths), scale * LOG2_E, window or 0,
+        q.stride(0), q.stride(1), keys.stride(0), keys.stride(1), values.stride(0), values.stride(1),
+        slot_table.stride(0), out.stride(0), out.stride(1),
+        SEQUENCES=max(triton.next_power_of_2(len(query_lengths)), 32), GROUP=heads // kv_heads, PACK=pack, DIM=most,
+        REST=rest, HEAD=dim, BLOCK=shape.block, TILE=shape.tile, WINDOWED=window is not None,
+        PRECISION="ieee" if keys.dtype == torch.float32 else "tf32", DEPENDENT=dependent, launch_pdl=dependent,
+        num_warps=shape.warps, num_stages=shape.stages,
+    )  # fmt: skip

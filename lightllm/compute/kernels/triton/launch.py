@@ -1,0 +1,91 @@
+# ruff: noqa: N803, N806 (shape suffixes and compile-time constants are upper case)
+"""What the Triton kernels share: where they can run, how large the device is, and dependent launch.
+
+Dependent launch (programmatic dependent launch, from compute capability 9.0 on): a kernel's programs may start while
+the kernel before it still runs, so that launching and set-up cost no time. Until `wait` returns, a program may read
+nothing but weights, and write nothing.
+"""
+
+import functools
+from dataclasses import dataclass
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
+
+from lightllm.compute.ops.op import Facts
+
+DTYPES = (torch.float32, torch.float16, torch.bfloat16)
+OLDEST = (8, 0)  # compute capability with bfloat16 matrix units and asynchronous copies
+HOPPER = (9, 0)
+
+
+@dataclass(frozen=True)
+class Card:
+    """What the choice of launch parameters depends on."""
+
+    capability: tuple[int, int]
+    multiprocessors: int
+
+
+INTERPRETED = Card((0, 0), 2)  # a CPU, where Triton interprets
+
+
+@functools.cache
+def card(device: torch.device) -> Card:
+    if device.type != "cuda":
+        return INTERPRETED
+    facts = torch.cuda.get_device_properties(device)
+    return Card((facts.major, facts.minor), facts.multi_processor_count)
+
+
+def why_not(facts: Facts) -> str | None:
+    """The reason no kernel of this package can run, if there is one."""
+    if facts.device.type != "cuda":
+        return f"needs a CUDA device, not {facts.device.type}"
+    if facts.dtype not in DTYPES:
+        return f"computes in float32, float16 and bfloat16, not {facts.dtype}"
+    if card(facts.device).capability < OLDEST:
+        return f"needs compute capability {OLDEST[0]}.{OLDEST[1]}"
+    return None
+
+
+def depends(device: torch.device) -> bool:
+    """Whether kernels are launched dependently: the value of DEPENDENT and of the option launch_pdl."""
+    return card(device).capability >= HOPPER
+
+
+@triton.jit
+def wait(DEPENDENT: tl.constexpr):
+    """Return when all kernels before this one have ended and what they wrote can be read."""
+    if DEPENDENT:
+        gdc_wait()
+
+
+@triton.jit
+def release(DEPENDENT: tl.constexpr):
+    """Let the next kernel's programs start as soon as there is room for them; it will wait for this kernel's end."""
+    if DEPENDENT:
+        gdc_launch_dependents()
+
+
+ARRIVALS = 1 << 16
+
+
+@functools.cache
+def arrivals(device: torch.device) -> Tensor:
+    """Counters [ARRIVALS] int32 by which programs find out which of them is last. All zero between kernels.
+
+    One set per device: kernels that use it must follow one another on one stream.
+    """
+    capturing = device.type == "cuda" and torch.cuda.is_current_stream_capturing()
+    assert not capturing, "run a step before capturing one: these zeros must not become part of a graph"
+    return torch.zeros(ARRIVALS, dtype=torch.int32, device=device)
+
+
+def rows_of(x: Tensor) -> Tensor:
+    """x [..., width] as [rows, width] with neighbouring numbers next to each other; a copy only if it must be."""
+    x = x.reshape(-1, x.shape[-1])
+    return x if x.stride(-1) == 1 else x.contiguous()

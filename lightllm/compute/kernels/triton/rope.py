@@ -1,0 +1,166 @@
+# ruff: noqa: N803, N806 (shape suffixes and compile-time constants are upper case)
+"""Rotary position embedding, and the fused step from fresh projections to stored keys.
+
+Suffixes: H heads, D pairs of numbers in a head. `a` and `b` are the two numbers of each pair.
+"""
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from lightllm.compute import ops
+from lightllm.compute.kernels.triton.launch import depends, release, wait, why_not
+
+TILE = 1024  # numbers a program holds
+
+
+@triton.jit
+def _rotate(
+    x, out, positions, table, heads, dim, token_stride, head_stride, table_stride,
+    NEIGHBOURS: tl.constexpr, HEADS: tl.constexpr, PAIRS: tl.constexpr, DEPENDENT: tl.constexpr,
+):  # fmt: skip
+    """Turns HEADS heads of one token. Pairs are (i, i + dim / 2), or (2 i, 2 i + 1) if NEIGHBOURS."""
+    token = tl.program_id(0).to(tl.int64)
+    head_H = tl.program_id(1) * HEADS + tl.arange(0, HEADS)
+    pair_D = tl.arange(0, PAIRS)
+    half = dim // 2
+    mask_HD = (head_H < heads)[:, None] & (pair_D < half)[None, :]
+    first_D, apart = (2 * pair_D, 1) if NEIGHBOURS else (pair_D, half)
+    wait(DEPENDENT)
+    release(DEPENDENT)
+    angle_D = table + tl.load(positions + token) * table_stride + pair_D
+    cos_D = tl.load(angle_D, mask=pair_D < half, other=0.0)
+    sin_D = tl.load(angle_D + half, mask=pair_D < half, other=0.0)
+    at_HD = x + token * token_stride + head_H[:, None] * head_stride + first_D[None, :]
+    a_HD = tl.load(at_HD, mask=mask_HD, other=0.0).to(tl.float32)
+    b_HD = tl.load(at_HD + apart, mask=mask_HD, other=0.0).to(tl.float32)
+    to_HD = out + (token * heads + head_H[:, None]) * dim + first_D[None, :]
+    tl.store(to_HD, (a_HD * cos_D - b_HD * sin_D).to(x.dtype.element_ty), mask=mask_HD)
+    tl.store(to_HD + apart, (b_HD * cos_D + a_HD * sin_D).to(x.dtype.element_ty), mask=mask_HD)
+
+
+@triton.jit
+def _norm_rotate_heads(
+    x, out, out_stride, weight, eps, head_H, heads, head_stride, cos_D, sin_D, dim,
+    NORMED: tl.constexpr, PAIRS: tl.constexpr,
+):  # fmt: skip
+    """out[h] = rotate(norm(x[h])) for heads of one token."""
+    pair_D = tl.arange(0, PAIRS)
+    half = dim // 2
+    mask_D = pair_D < half
+    mask_HD = (head_H < heads)[:, None] & mask_D[None, :]
+    at_HD = x + head_H[:, None] * head_stride + pair_D[None, :]
+    a_HD = tl.load(at_HD, mask=mask_HD, other=0.0).to(tl.float32)
+    b_HD = tl.load(at_HD + half, mask=mask_HD, other=0.0).to(tl.float32)
+    if NORMED:
+        scale_H = tl.rsqrt((tl.sum(a_HD * a_HD, axis=1) + tl.sum(b_HD * b_HD, axis=1)) / dim + eps)
+        a_HD *= scale_H[:, None] * tl.load(weight + pair_D, mask=mask_D, other=0.0).to(tl.float32)[None, :]
+        b_HD *= scale_H[:, None] * tl.load(weight + half + pair_D, mask=mask_D, other=0.0).to(tl.float32)[None, :]
+    to_HD = out + head_H[:, None] * out_stride + pair_D[None, :]
+    tl.store(to_HD, (a_HD * cos_D - b_HD * sin_D).to(out.dtype.element_ty), mask=mask_HD)
+    tl.store(to_HD + half, (b_HD * cos_D + a_HD * sin_D).to(out.dtype.element_ty), mask=mask_HD)
+
+
+@triton.jit
+def _norm_rotate_store(
+    q, k, v, q_weight, k_weight, eps, positions, table, slots, out, keys, values, heads, kv_heads, dim,
+    q_stride, q_head_stride, k_stride, k_head_stride, v_stride, v_head_stride, table_stride,
+    keys_stride, keys_head_stride, values_stride, values_head_stride,
+    NORMED: tl.constexpr, HEADS: tl.constexpr, PAIRS: tl.constexpr, DEPENDENT: tl.constexpr,
+):  # fmt: skip
+    """One token, HEADS heads: of q first, then of k, then of v, as program_id(1) counts on."""
+    token = tl.program_id(0).to(tl.int64)
+    block = tl.program_id(1)
+    q_blocks, kv_blocks = tl.cdiv(heads, HEADS), tl.cdiv(kv_heads, HEADS)
+    pair_D = tl.arange(0, PAIRS)
+    half = dim // 2
+    wait(DEPENDENT)
+    release(DEPENDENT)
+    slot = tl.load(slots + token)
+    if block < q_blocks + kv_blocks:
+        angle_D = table + tl.load(positions + token) * table_stride + pair_D
+        cos_D = tl.load(angle_D, mask=pair_D < half, other=0.0)
+        sin_D = tl.load(angle_D + half, mask=pair_D < half, other=0.0)
+        if block < q_blocks:
+            head_H = block * HEADS + tl.arange(0, HEADS)
+            _norm_rotate_heads(
+                q + token * q_stride, out + token * heads * dim, dim, q_weight, eps, head_H, heads, q_head_stride,
+                cos_D, sin_D, dim, NORMED, PAIRS,
+            )  # fmt: skip
+        else:
+            head_H = (block - q_blocks) * HEADS + tl.arange(0, HEADS)
+            _norm_rotate_heads(
+                k + token * k_stride, keys + slot * keys_stride, keys_head_stride, k_weight, eps, head_H, kv_heads,
+                k_head_stride, cos_D, sin_D, dim, NORMED, PAIRS,
+            )  # fmt: skip
+    else:
+        head_H = (block - q_blocks - kv_blocks) * HEADS + tl.arange(0, HEADS)
+        column_D = tl.arange(0, 2 * PAIRS)
+        mask_HD = (head_H < kv_heads)[:, None] & (column_D < dim)[None, :]
+        from_HD = v + token * v_stride + head_H[:, None] * v_head_stride + column_D[None, :]
+        to_HD = values + slot * values_stride + head_H[:, None] * values_head_stride + column_D[None, :]
+        tl.store(to_HD, tl.load(from_HD, mask=mask_HD, other=0.0).to(values.dtype.element_ty), mask=mask_HD)
+
+
+def _tile(heads: int, dim: int) -> tuple[int, int, int]:
+    """Heads a program, pairs a head, and warps."""
+    pairs = triton.next_power_of_2(dim // 2)
+    count = max(min(TILE // (2 * pairs), triton.next_power_of_2(heads)), 1)
+    return count, pairs, max(min(count * pairs // 256, 4), 1)
+
+
+def _turned(x: Tensor, positions: Tensor, table: Tensor, *, neighbours: bool) -> Tensor:
+    tokens, heads, dim = x.shape
+    x = x if x.stride(-1) == 1 else x.contiguous()
+    out = torch.empty(x.shape, dtype=x.dtype, device=x.device)
+    count, pairs, warps = _tile(heads, dim)
+    if tokens:
+        dependent = depends(x.device)
+        _rotate[(tokens, triton.cdiv(heads, count))](
+            x, out, positions, table, heads, dim, x.stride(0), x.stride(1), table.stride(0),
+            NEIGHBOURS=neighbours, HEADS=count, PAIRS=pairs, DEPENDENT=dependent, launch_pdl=dependent,
+            num_warps=warps,
+        )  # fmt: skip
+    return out
+
+
+@ops.rotate_halves.implementation("triton", why_not)
+def rotate_halves(x: Tensor, positions: Tensor, table: Tensor) -> Tensor:
+    return _turned(x, positions, table, neighbours=False)
+
+
+@ops.rotate_pairs.implementation("triton", why_not)
+def rotate_pairs(x: Tensor, positions: Tensor, table: Tensor) -> Tensor:
+    return _turned(x, positions, table, neighbours=True)
+
+
+@ops.norm_rotate_store.implementation("triton", why_not)
+def norm_rotate_store(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    q_weight: Tensor | None,
+    k_weight: Tensor | None,
+    eps: float,
+    positions: Tensor,
+    table: Tensor,
+    slots: Tensor,
+    keys: Tensor,
+    values: Tensor,
+) -> Tensor:
+    tokens, heads, dim = q.shape
+    kv_heads = k.shape[1]
+    assert q.stride(2) == k.stride(2) == v.stride(2) == keys.stride(2) == values.stride(2) == 1, "a head lies in a run"
+    out = torch.empty(q.shape, dtype=q.dtype, device=q.device)
+    normed = q_weight is not None and k_weight is not None
+    count, pairs, warps = _tile(max(heads, kv_heads), dim)
+    if tokens:
+        dependent = depends(q.device)
+        _norm_rotate_store[(tokens, triton.cdiv(heads, count) + 2 * triton.cdiv(kv_heads, count))](
+            q, k, v, q_weight, k_weight, eps, positions, table, slots, out, keys, values, heads, kv_heads, dim,
+            q.stride(0), q.stride(1), k.stride(0), k.stride(1), v.stride(0), v.stride(1), table.stride(0),
+            keys.stride(0), keys.stride(1), values.stride(0), values.stride(1),
+            NORMED=normed, HEADS=count, PAIRS=pairs, DEPENDENT=dependent, launch_pdl=dependent, num_warps=warps,
+        )  # fmt: skip
+    return out
