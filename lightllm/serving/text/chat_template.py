@@ -147,6 +147,7 @@ def _with_end_mark(messages: list[Message]) -> list[Message]:
 
 def _cut_at_end_mark(text: str) -> str:
     before, mark, after = text.rpartition(_END_MARK.rstrip())
+    before = before.replace(_END_MARK, "")  # of a template that shows the message more than once
     if not mark:
         raise RequestError(
             "continue_final_message: the chat template does not show the final message's text as it is",
