@@ -10,7 +10,7 @@ from lightllm.compute.layers.layer import Site
 from lightllm.compute.parallel.mesh import Group
 from lightllm.compute.quant.method import LinearMethod
 from lightllm.compute.weights.share import Share, divided, whole
-from lightllm.compute.weights.weight import Declared, Matrix, Part, Row, Weight
+from lightllm.compute.weights.weight import Declared, Matrix, Part, Run, Weight
 
 
 @dataclass(frozen=True)
@@ -43,24 +43,24 @@ class Projection(nn.Module):
         self.group = Group()
         self.bias: Tensor | None = None
 
-    def rows(self, output: Output) -> Share:
+    def local_outputs(self, output: Output) -> Share:
         """Which of these outputs this rank computes."""
         return whole(output.size)
 
-    def columns(self) -> Share:
+    def local_inputs(self) -> Share:
         """Which of the inputs this rank has."""
         return whole(self.in_features)
 
     def place(self, site: Site) -> Mapping[str, Declared]:
         self.group = site.mesh.tensor
         modules = [site.beside(output.name) for output in self.outputs]
-        rows = [Row(module, self.rows(output)) for module, output in zip(modules, self.outputs, strict=True)]
-        self.matrix = Matrix(tuple(rows), self.columns())
+        runs = [Run(module, self.local_outputs(output)) for module, output in zip(modules, self.outputs, strict=True)]
+        self.matrix = Matrix(tuple(runs), self.local_inputs())
         self.method = one_method(modules, site)
         declared = dict(self.method.declare(self.matrix))
         if self.has_bias:
             declared["bias"] = Weight(
-                tuple(Part(f"{row.module}.bias", (row.share.size,), (row.share.window,)) for row in rows)
+                tuple(Part(f"{run.module}.bias", (run.share.size,), (run.share.window,)) for run in runs)
             )
         return declared
 
@@ -83,7 +83,7 @@ class Linear(Projection):
 class ColumnLinear(Projection):
     """Each rank computes a share of the outputs. Several outputs are computed as one product."""
 
-    def rows(self, output: Output) -> Share:
+    def local_outputs(self, output: Output) -> Share:
         return divided(output.size, self.group, unit=output.unit, copies=output.copies, what=output.units)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -93,7 +93,7 @@ class ColumnLinear(Projection):
 class RowLinear(Projection):
     """Each rank holds a share of the inputs, in units of `unit`; the ranks' results are summed."""
 
-    def columns(self) -> Share:
+    def local_inputs(self) -> Share:
         names = ", ".join(output.name for output in self.outputs)
         return divided(
             self.in_features, self.group, unit=self.unit, what=f"{'inputs' if self.unit == 1 else 'heads'} of {names}"
@@ -121,7 +121,7 @@ class QKVLinear(ColumnLinear):
 
     def place(self, site: Site) -> Mapping[str, Declared]:
         declared = super().place(site)
-        self.local_heads, self.local_kv_heads, _ = (row.share.count // self.dim for row in self.matrix.rows)
+        self.local_heads, self.local_kv_heads, _ = (run.share.count // self.dim for run in self.matrix.outputs)
         return declared
 
     def heads(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -13,7 +13,7 @@ from lightllm.compute.layers.mlp import GatedMLP
 from lightllm.compute.parallel.mesh import Group
 from lightllm.compute.quant.method import LinearMethod
 from lightllm.compute.weights.share import divided, whole
-from lightllm.compute.weights.weight import Declared, Matrix, Part, Row, Stack, Weight, vector
+from lightllm.compute.weights.weight import Declared, Matrix, Part, Run, Stack, Weight, vector
 
 
 class Experts(nn.Module):
@@ -38,9 +38,9 @@ class Experts(nn.Module):
         wide, narrow = [], []
         for expert in range(mine.start, mine.stop):
             path = f"{site.path}.{expert}"
-            gate_up = Row(f"{path}.gate_proj", width), Row(f"{path}.up_proj", width)
+            gate_up = Run(f"{path}.gate_proj", width), Run(f"{path}.up_proj", width)
             wide.append(self.method.declare(Matrix(gate_up, whole(self.hidden))))
-            narrow.append(self.method.declare(Matrix((Row(f"{path}.down_proj", whole(self.hidden)),), width)))
+            narrow.append(self.method.declare(Matrix((Run(f"{path}.down_proj", whole(self.hidden)),), width)))
         return {f"gate_up.{k}": v for k, v in _stacked(wide).items()} | {
             f"down.{k}": v for k, v in _stacked(narrow).items()
         }

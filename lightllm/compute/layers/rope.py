@@ -1,7 +1,7 @@
 """Rotary position embedding: the table of angles, and the ways checkpoints stretch it over longer contexts.
 
 Sources: arXiv:2104.09864 (rope), arXiv:2306.15595 (linear), arXiv:2309.00071 (dynamic, yarn),
-arXiv:2407.21783 (llama3), arXiv:2405.04434 (yarn's two magnitudes).
+arXiv:2407.21783 (banded), arXiv:2405.04434 (yarn's two magnitudes).
 """
 
 import math
@@ -92,7 +92,7 @@ class Dynamic:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Llama3:
+class Banded:
     """Slow pairs divided by `factor`, fast ones kept, those between blended."""
 
     factor: float
@@ -113,7 +113,7 @@ class Llama3:
 
 @dataclass(frozen=True, kw_only=True)
 class Yarn:
-    """As Llama3, with the blend linear over pairs, and with cosines and sines made larger."""
+    """As Banded, with the blend linear over pairs, and with cosines and sines made larger."""
 
     factor: float
     original_max_position_embeddings: int
@@ -157,7 +157,7 @@ SCALINGS: Mapping[str, type[Scaling]] = {
     "default": Default,
     "linear": Linear,
     "dynamic": Dynamic,
-    "llama3": Llama3,
+    "llama3": Banded,
     "yarn": Yarn,
 }
 

@@ -57,11 +57,11 @@ def value(raw: Json, name: str, hint: Any, model: str, *, default: Any = MISSING
 def heads(raw: Json, *, model: str) -> dict[str, int]:
     """num_key_value_heads and head_dim, which older checkpoints leave to be derived."""
     query_heads = value(raw, "num_attention_heads", Positive, model)
-    return {
-        "num_key_value_heads": value(raw, "num_key_value_heads", Positive, model, default=query_heads),
-        "head_dim": value(raw, "head_dim", Positive, model, default=None)
-        or value(raw, "hidden_size", Positive, model) // query_heads,
-    }
+    kv_heads = value(raw, "num_key_value_heads", Positive, model, default=query_heads)
+    if query_heads % kv_heads:
+        raise ConfigError(f"num_attention_heads={query_heads} is no multiple of num_key_value_heads={kv_heads}")
+    equal = value(raw, "hidden_size", Positive, model) // query_heads
+    return {"num_key_value_heads": kv_heads, "head_dim": value(raw, "head_dim", Positive, model, default=equal)}
 
 
 def windows(raw: Json, *, model: str) -> tuple[int | None, ...]:

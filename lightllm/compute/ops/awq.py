@@ -82,8 +82,9 @@ def gated_experts_awq(
     first: int,
 ) -> Tensor:
     """As gated_experts. Weights, zeros and scales have a first axis of local experts; groups are the same for all."""
-    wide = (
-        dequantized(*one, gate_up_group_of, x.dtype) for one in zip(gate_up, gate_up_zeros, gate_up_scales, strict=True)
-    )
-    narrow = (dequantized(*one, down_group_of, x.dtype) for one in zip(down, down_zeros, down_scales, strict=True))
-    return mixture(x, choice, share, first, zip(wide, narrow, strict=True))
+
+    def matrices(local: int) -> tuple[Tensor, Tensor]:
+        wide = dequantized(gate_up[local], gate_up_zeros[local], gate_up_scales[local], gate_up_group_of, x.dtype)
+        return wide, dequantized(down[local], down_zeros[local], down_scales[local], down_group_of, x.dtype)
+
+    return mixture(x, choice, share, range(first, first + len(down)), matrices)

@@ -1,6 +1,6 @@
 """Mixture of experts: choosing experts, and computing with the chosen ones."""
 
-from collections.abc import Iterable
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -84,14 +84,18 @@ def gated_experts(x: Tensor, gate_up: Tensor, down: Tensor, choice: Tensor, shar
     x [tokens, hidden]; gate_up [local experts, 2 * width, hidden]; down [local experts, hidden, width];
     choice, share [tokens, top_k] (choice numbers all experts); first: number of the first local expert.
     """
-    return mixture(x, choice, share, first, zip(gate_up, down, strict=True))
+    return mixture(x, choice, share, range(first, first + len(down)), lambda local: (gate_up[local], down[local]))
 
 
-def mixture(x: Tensor, choice: Tensor, share: Tensor, first: int, matrices: Iterable[tuple[Tensor, Tensor]]) -> Tensor:
-    """gated_experts, the reference for every way of storing them: `matrices` yields each local expert's two."""
+def mixture(
+    x: Tensor, choice: Tensor, share: Tensor, held: range, matrices: Callable[[int], tuple[Tensor, Tensor]]
+) -> Tensor:
+    """gated_experts, the reference whatever the format: `matrices(i)` gives the two of expert held[i]."""
     out = torch.zeros_like(x, dtype=torch.float32)
-    for local, (wide, narrow) in enumerate(matrices):
-        token, rank = (choice == first + local).nonzero(as_tuple=True)
-        gate, up = (x[token] @ wide.T).chunk(2, -1)
-        out.index_add_(0, token, ((torch.nn.functional.silu(gate) * up) @ narrow.T) * share[token, rank, None])
+    for local, expert in enumerate(held):
+        token, rank = (choice == expert).nonzero(as_tuple=True)
+        if len(token):
+            wide, narrow = matrices(local)
+            gate, up = (x[token] @ wide.T).chunk(2, -1)
+            out.index_add_(0, token, ((torch.nn.functional.silu(gate) * up) @ narrow.T) * share[token, rank, None])
     return out.to(x.dtype)

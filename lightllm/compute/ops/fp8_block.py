@@ -73,11 +73,9 @@ def gated_experts_fp8_block(
     first: int,
 ) -> Tensor:
     """As gated_experts. Weights and scales have a first axis of local experts; the tiles are the same for all."""
-    matrices = (
-        (
-            dequantized(wide, wide_scale, gate_up_row_tile, gate_up_column_tile, x.dtype),
-            dequantized(narrow, narrow_scale, down_row_tile, down_column_tile, x.dtype),
-        )
-        for wide, wide_scale, narrow, narrow_scale in zip(gate_up, gate_up_scale, down, down_scale, strict=True)
-    )
-    return mixture(x, choice, share, first, matrices)
+
+    def matrices(local: int) -> tuple[Tensor, Tensor]:
+        wide = dequantized(gate_up[local], gate_up_scale[local], gate_up_row_tile, gate_up_column_tile, x.dtype)
+        return wide, dequantized(down[local], down_scale[local], down_row_tile, down_column_tile, x.dtype)
+
+    return mixture(x, choice, share, range(first, first + len(down)), matrices)

@@ -11,7 +11,7 @@ from lightllm.compute import ops
 from lightllm.compute.ops.awq import PACKED, dequantized
 from lightllm.compute.quant.method import Tensors
 from lightllm.compute.weights.share import Share, block_of, blocks
-from lightllm.compute.weights.weight import Computed, Declared, Matrix, Part, Row, Weight
+from lightllm.compute.weights.weight import Computed, Declared, Matrix, Part, Run, Weight
 
 
 @dataclass(frozen=True)
@@ -22,14 +22,14 @@ class Awq:
     name: str = "awq"
 
     def declare(self, matrix: Matrix) -> dict[str, Declared]:
-        inputs = matrix.columns
+        inputs = matrix.inputs
         groups = blocks(inputs, self.group)
         weights, zeros, scales = [], [], []
-        for row in matrix.rows:
-            outputs, packed = row.share, _packed(row)
-            weights.append(_part(row, "qweight", inputs, packed))
-            zeros.append(_part(row, "qzeros", groups, packed))
-            scales.append(_part(row, "scales", groups, outputs))
+        for run in matrix.outputs:
+            packed = _packed(run)
+            weights.append(_part(run, "qweight", inputs, packed))
+            zeros.append(_part(run, "qzeros", groups, packed))
+            scales.append(_part(run, "scales", groups, run.share))
         return {
             "weight": Weight(tuple(weights), axis=1, dtype=torch.int32),
             "zeros": Weight(tuple(zeros), axis=1, dtype=torch.int32),
@@ -49,16 +49,16 @@ class Awq:
         return ops.gated_experts_awq(x, *_of(gate_up), *_of(down), choice, share, first)
 
 
-def _part(row: Row, suffix: str, first: Share, last: Share) -> Part:
-    return Part(f"{row.module}.{suffix}", (first.size, last.size), (first.window, last.window))
+def _part(run: Run, suffix: str, first: Share, last: Share) -> Part:
+    return Part(f"{run.module}.{suffix}", (first.size, last.size), (first.window, last.window))
 
 
-def _packed(row: Row) -> Share:
+def _packed(run: Run) -> Share:
     """The share in numbers of eight outputs. Raises ConfigError if it begins or ends within one."""
-    share = row.share
+    share = run.share
     if share.size % PACKED or share.start % PACKED or share.stop % PACKED:
         raise ConfigError(
-            f"{row.module}: awq packs {PACKED} outputs in one number, which ranks cannot share; "
+            f"{run.module}: awq packs {PACKED} outputs in one number, which ranks cannot share; "
             f"this rank would hold outputs {share.start} to {share.stop} of {share.size}; use a smaller --tp"
         )
     return Share(share.size // PACKED, share.start // PACKED, share.stop // PACKED)

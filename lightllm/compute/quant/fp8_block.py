@@ -1,4 +1,4 @@
-"""8-bit float weights with a scale for each tile, as DeepSeek publishes them (`weight_scale_inv`).
+"""8-bit float weights with a scale for each tile (`weight_scale_inv`). Source: arXiv:2412.19437 section 3.3.
 
 A share need not fall on tile edges: the tiles it touches are read whole, and each row and column knows its own.
 """
@@ -24,20 +24,20 @@ class Fp8Block:
     name: str = "fp8_block"
 
     def declare(self, matrix: Matrix) -> dict[str, Declared]:
-        columns = matrix.columns
-        column_tiles = blocks(columns, self.tile[1])
+        inputs = matrix.inputs
+        column_tiles = blocks(inputs, self.tile[1])
         weights, scales = [], []
-        for row in matrix.rows:
-            row_tiles = blocks(row.share, self.tile[0])
-            shape, tiles = (row.share.size, columns.size), (row_tiles.size, column_tiles.size)
-            weights.append(Part(f"{row.module}.weight", shape, (row.share.window, columns.window)))
-            scales.append(Part(f"{row.module}.weight_scale_inv", tiles, (row_tiles.window, column_tiles.window)))
-        rows = [row.share for row in matrix.rows]
+        for run in matrix.outputs:
+            row_tiles = blocks(run.share, self.tile[0])
+            shape, tiles = (run.share.size, inputs.size), (row_tiles.size, column_tiles.size)
+            weights.append(Part(f"{run.module}.weight", shape, (run.share.window, inputs.window)))
+            scales.append(Part(f"{run.module}.weight_scale_inv", tiles, (row_tiles.window, column_tiles.window)))
+        outputs = [run.share for run in matrix.outputs]
         return {
             "weight": Weight(tuple(weights), dtype=torch.float8_e4m3fn),
             "scale": Weight(tuple(scales), dtype=torch.float32, dummy=1.0),
-            "row_tile": Computed(partial(block_of, rows, self.tile[0])),
-            "column_tile": Computed(partial(block_of, [columns], self.tile[1])),
+            "row_tile": Computed(partial(block_of, outputs, self.tile[0])),
+            "column_tile": Computed(partial(block_of, [inputs], self.tile[1])),
         }
 
     def multiply(self, tensors: Tensors, x: Tensor, bias: Tensor | None) -> Tensor:

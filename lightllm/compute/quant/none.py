@@ -13,10 +13,10 @@ class Unquantized:
     name = "none"
 
     def declare(self, matrix: Matrix) -> dict[str, Weight]:
-        columns = matrix.columns
+        inputs = matrix.inputs
         parts = tuple(
-            Part(f"{row.module}.weight", (row.share.size, columns.size), (row.share.window, columns.window))
-            for row in matrix.rows
+            Part(f"{run.module}.weight", (run.share.size, inputs.size), (run.share.window, inputs.window))
+            for run in matrix.outputs
         )
         return {"weight": Weight(parts)}
 

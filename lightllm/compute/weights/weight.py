@@ -63,8 +63,8 @@ Declared: TypeAlias = Weight | Stack | Computed
 
 
 @dataclass(frozen=True)
-class Row:
-    """Some outputs of a matrix, which the checkpoint keeps in a module of their own."""
+class Run:
+    """This rank's share of outputs that the checkpoint keeps in a module of their own."""
 
     module: str
     share: Share
@@ -72,14 +72,10 @@ class Row:
 
 @dataclass(frozen=True)
 class Matrix:
-    """This rank's part of y = W x: runs of outputs one after another, and a run of the inputs."""
+    """This rank's part of y = W x: runs of outputs one after another, and a share of the inputs."""
 
-    rows: tuple[Row, ...]
-    columns: Share
-
-    @property
-    def shape(self) -> tuple[int, int]:
-        return sum(row.share.count for row in self.rows), self.columns.count
+    outputs: tuple[Run, ...]
+    inputs: Share
 
 
 def vector(name: str, size: int, *, dtype: torch.dtype | None = None, dummy: float | None = None) -> Weight:

@@ -3,7 +3,7 @@
 import pytest
 
 from lightllm.base.errors import ConfigError
-from lightllm.compute.layers.rope import Llama3, RopeConfig, Yarn
+from lightllm.compute.layers.rope import Banded, RopeConfig, Yarn
 from lightllm.compute.models import registry
 from lightllm.compute.models.config_json import rope
 
@@ -34,7 +34,7 @@ def test_null_is_absent():
 
 def test_both_spellings_of_rope_say_the_same():
     scaling = {"factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 8}
-    expected = RopeConfig(5e5, Llama3(**scaling), 32)
+    expected = RopeConfig(5e5, Banded(**scaling), 32)
     for spelling in (
         {"rope_theta": 5e5, "rope_scaling": scaling | {"rope_type": "llama3"}},
         {"rope_theta": 5e5, "rope_scaling": scaling | {"type": "llama3"}},
@@ -84,6 +84,7 @@ def test_windows(changes, windows):
         ({"partial_rotary_factor": 0.5}, r"partial_rotary_factor=0.5 is not supported by llama"),
         ({"hidden_act": "gelu"}, r"hidden_act=gelu is not supported by llama; supported: silu"),
         ({"hidden_size": "64"}, r"hidden_size=64 is not supported by llama"),
+        ({"num_key_value_heads": 3}, r"num_attention_heads=4 is no multiple of num_key_value_heads=3"),
         ({"vocab_size": None}, r"vocab_size=None is not supported"),
         ({"max_position_embeddings": None}, r"max_position_embeddings=None is not supported by llama"),
         (

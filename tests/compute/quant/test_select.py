@@ -10,7 +10,7 @@ from lightllm.compute.quant.awq import Awq
 from lightllm.compute.quant.fp8_block import Fp8Block
 from lightllm.compute.quant.select import method_for
 from lightllm.compute.weights.share import divided, whole
-from lightllm.compute.weights.weight import Matrix, Row
+from lightllm.compute.weights.weight import Matrix, Run
 from tests.compute.driver import load, run
 from tests.compute.models.twins import SIZES, STEPS, make
 from tests.compute.quant.formats import CONFIGS, write
@@ -53,7 +53,7 @@ def test_matrices_of_one_product_must_be_stored_alike(plain, tmp_path):
 
 
 def test_awq_says_which_share_it_cannot_cut():
-    matrix = Matrix((Row("mlp.gate_proj", divided(96, Group(1, 8), what="outputs")),), whole(64))
+    matrix = Matrix((Run("mlp.gate_proj", divided(96, Group(1, 8), what="outputs")),), whole(64))
     with pytest.raises(ConfigError, match=r"mlp.gate_proj: awq packs 8 outputs .* 12 to 24 of 96; use a smaller --tp"):
         Awq(32).declare(matrix)
 
