@@ -12,6 +12,8 @@ def slots_needed(running: Running, limits: StepLimits) -> int:
     """Slots that the next step takes at most, if it runs all requests that run now."""
     decodes = len(running.rows.decoding())
     prefilling = running.rows.prefilling()
+    if not len(prefilling):
+        return decodes
     # First, since what is found need not be taken, and can no longer be evicted for what is.
     for row in prefilling:
         running.find_more(int(row))

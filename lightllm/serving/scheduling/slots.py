@@ -7,6 +7,7 @@ Slots = NDArray[np.int32]
 
 # Slots that are preferably filled by one request. Longer blocks make longer runs but are less often wholly free.
 _BLOCK = 64
+_ONE = np.int16(1)
 
 
 class SlotAllocator:
@@ -49,7 +50,7 @@ class SlotAllocator:
     def free(self, slots: Slots) -> None:
         assert not self._is_free[slots].any(), "a slot is freed once"
         self._is_free[slots] = True
-        np.add.at(self._room, slots // _BLOCK, 1)
+        np.add.at(self._room, _blocks_of(slots), _ONE)
         self.num_free += len(slots)
 
     def free_slots(self) -> Slots:
@@ -75,5 +76,10 @@ class SlotAllocator:
 
     def _mark_taken(self, slots: Slots) -> None:
         self._is_free[slots] = False
-        np.subtract.at(self._room, slots // _BLOCK, 1)
+        np.subtract.at(self._room, _blocks_of(slots), _ONE)
         self.num_free -= len(slots)
+
+
+def _blocks_of(slots: Slots) -> NDArray[np.int64]:
+    # numpy adds ten times faster at int64 indexes, and with the type of what is added to.
+    return slots.astype(np.int64) // _BLOCK

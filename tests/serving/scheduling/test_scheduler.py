@@ -1,0 +1,338 @@
+"""The scheduler with a device that notices every wrong slot: what a request gets never depends on what else runs."""
+
+import random
+
+import numpy as np
+import pytest
+
+from lightllm.base.request import FinishReason
+from lightllm.base.step import LAST_SAMPLED
+from tests.serving.scheduling.device import logprobs
+from tests.serving.scheduling.engine import Asked, Engine
+
+TINY = {"pool_tokens": 120, "max_length": 100, "admission": "watermark", "watermark": 1.0}
+AMPLE = {"pool_tokens": 4096, "max_length": 100}
+
+
+def load(engine: Engine, *, seed: int = 0, number: int = 24, **options) -> list[Asked]:
+    """Requests of mixed sizes, half of which begin alike."""
+    draw = random.Random(seed)
+    common = [draw.randrange(64) for _ in range(20)]
+    return [
+        engine.ask(
+            common[: draw.choice([0, 20])] + [draw.randrange(64) for _ in range(draw.randint(1, 30))],
+            draw.randint(1, 40),
+            **options,
+        )
+        for _ in range(number)
+    ]
+
+
+def finish_and_check(engine: Engine, asked: list[Asked]) -> None:
+    engine.run()
+    for request in asked:
+        engine.check_output(request)
+        engine.release(request)
+    engine.drain()
+    engine.check_empty()
+
+
+@pytest.mark.parametrize("pool", [TINY, AMPLE], ids=["tiny", "ample"])
+@pytest.mark.parametrize("chunk", [1, 16, 4096])
+@pytest.mark.parametrize("no_cache", [False, True], ids=["cache", "no-cache"])
+def test_every_request_gets_what_it_gets_alone(no_cache: bool, chunk: int, pool: dict):
+    engine = Engine(disable_dynamic_prompt_cache=no_cache, chunked_prefill_size=chunk, running_max_req_size=16, **pool)
+    asked = load(engine, stops=(7, 9))
+    finish_and_check(engine, asked)
+    assert (engine.metrics.total("preemptions") > 0) == (pool is TINY)
+
+
+def test_preempted_requests_resume_exactly_and_say_so():
+    engine = Engine(running_max_req_size=16, **TINY)
+    asked = [engine.ask([token] * 10, 80) for token in range(8)]
+    engine.run()
+    preemptions = [engine.field(request, "preemptions") for request in asked]
+    assert preemptions[0] == 0, "the oldest request always goes on"
+    assert sum(preemptions) == engine.metrics.total("preemptions") > 0
+    finish_and_check(engine, asked)
+
+
+def test_a_preempted_request_recomputes_only_what_was_evicted():
+    engine = Engine(running_max_req_size=16, **TINY)
+    asked = [engine.ask([token] * 30, 40) for token in range(3)]
+    finish_and_check(engine, asked)
+    assert engine.metrics.total("preemptions") > 0
+    recomputed = engine.device.num_tokens - sum(30 + 39 for _ in asked)
+    without_cache = Engine(running_max_req_size=16, disable_dynamic_prompt_cache=True, **TINY)
+    asked = [without_cache.ask([token] * 30, 40) for token in range(3)]
+    finish_and_check(without_cache, asked)
+    assert recomputed < without_cache.device.num_tokens - sum(30 + 39 for _ in asked)
+
+
+def test_stated_maxima_are_never_exceeded_so_nobody_is_preempted():
+    for seed in range(8):
+        draw = random.Random(seed)
+        engine = Engine(
+            pool_tokens=draw.choice([100, 200]), max_length=100, check=False,
+            batch_max_tokens=draw.choice([3, 8, 400]), chunked_prefill_size=draw.choice([1, 5, 16, None]),
+            running_max_req_size=draw.choice([2, 16]), disable_dynamic_prompt_cache=draw.random() < 0.3,
+        )  # fmt: skip
+        asked = load(engine, seed=seed, stops=draw.choice([(), (7, 9)]))
+        finish_and_check(engine, asked)
+        assert engine.metrics.total("preemptions") == 0, f"seed {seed}"
+
+
+def test_wrong_estimates_are_made_up_for_by_preemption():
+    engine = Engine(pool_tokens=120, max_length=100, router_max_new_token_len=2, running_max_req_size=16)
+    asked = load(engine, given=False)
+    finish_and_check(engine, asked)
+    assert engine.metrics.total("preemptions") > 0
+
+
+def test_a_second_request_shares_a_prompt_while_the_first_prefills():
+    engine = Engine(chunked_prefill_size=256, batch_max_tokens=300)
+    prompt = list(np.random.default_rng(0).integers(0, 64, 1000))
+    first = engine.ask(prompt, 4)
+    engine.step()
+    second = engine.ask(prompt, 4)
+    assert engine.field(first, "num_output") == 0
+    engine.run()
+    assert engine.field(second, "cached_tokens") > 0
+    assert engine.device.num_tokens <= 1000 + 1 + 2 * 3 + 2
+    finish_and_check(engine, [first, second])
+
+
+def test_samples_of_one_prompt_compute_it_once_in_the_same_step():
+    engine = Engine(batch_max_tokens=1000)
+    prompt = list(np.random.default_rng(0).integers(0, 64, 500))
+    asked = [engine.ask(prompt, 3) for _ in range(8)]
+    engine.step()
+    assert len(engine.plans[0].tokens) == 500 + 7
+    assert [engine.field(request, "cached_tokens") for request in asked] == [0] + [499] * 7
+    finish_and_check(engine, asked)
+
+
+def test_a_conversation_finds_its_own_answer_in_the_tree():
+    engine = Engine()
+    first = engine.ask(list(range(50)), 20)
+    engine.run()
+    second = engine.ask(first.prompt + engine.output(first) + [1, 2, 3], 5)
+    engine.run()
+    # All but the last token sampled, whose keys and values nobody has computed.
+    assert engine.field(second, "cached_tokens") == 50 + 19
+    finish_and_check(engine, [first, second])
+
+
+@pytest.mark.parametrize("admission", ["conservative", "watermark"])
+@pytest.mark.parametrize(
+    ("prompt", "max_tokens", "chunk"), [(1, 1, 8), (40, 1, 8), (1, 40, 8), (37, 25, 5), (37, 25, 64)]
+)
+def test_a_pool_of_exactly_the_need_finishes(prompt: int, max_tokens: int, chunk: int, admission: str):
+    need = prompt + max_tokens - 1
+    settings = {"admission": admission, "watermark": 0.5, "chunked_prefill_size": chunk}
+    engine = Engine(pool_tokens=need, max_length=100, **settings)
+    for _ in range(3):  # the second time the pool is full of what the first left in the tree
+        asked = engine.ask([5] * prompt, max_tokens)
+        engine.run()
+        engine.check_output(asked)
+    engine = Engine(pool_tokens=need - 1 or 1, max_length=100, **settings)
+    if need > 1:
+        asked = engine.ask([5] * prompt, max_tokens)
+        assert engine.finish(asked) == FinishReason.ERROR
+        engine.drain()
+        assert asked.told == [0]
+
+
+def test_a_request_that_can_never_run_does_not_block_the_queue():
+    engine = Engine(pool_tokens=50, max_length=100)
+    too_long, fits = engine.ask([1] * 40, 20), engine.ask([1] * 40, 5)
+    engine.run()
+    assert engine.finish(too_long) == FinishReason.ERROR
+    engine.check_output(fits)
+
+
+def test_the_last_token_of_a_known_length_wastes_no_row():
+    engine = Engine()
+    asked = engine.ask([1, 2, 3], 10)
+    engine.run()
+    assert engine.device.num_tokens == 3 + 9
+    finish_and_check(engine, [asked])
+
+
+def test_a_stop_token_wastes_one_row_and_is_part_of_the_output():
+    engine = Engine()
+    full = engine.ask([1, 2, 3], 30)
+    engine.run()
+    output = engine.output(full)
+    stop = output[7]
+    asked = engine.ask([1, 2, 3], 30, stops=(stop,))
+    engine.run()
+    assert engine.output(asked) == output[: output.index(stop) + 1]
+    finish_and_check(engine, [full, asked])
+
+
+def test_stop_tokens_count_from_min_tokens_on_and_workers_are_told():
+    engine = Engine(vocabulary=4)
+    asked = engine.ask([1], 60, stops=(0, 1, 2), min_tokens=20)
+    free = engine.ask([1], 60, stops=(3,))
+    engine.step()
+    begins = {int(begin["row"]): begin for begin in engine.plans[0].begins}
+    assert [int(begin["num_stops"]) for begin in begins.values()] == [3, 0]
+    assert engine.plans[0].stop_tokens.tolist() == [0, 1, 2]
+    finish_and_check(engine, [asked, free])
+    assert len(asked.expected(4)) > 20
+
+
+@pytest.mark.parametrize("num_logprobs", [0, 3, 20])
+def test_logprobs_lie_beside_their_tokens(num_logprobs: int):
+    engine = Engine()
+    asked = [engine.ask([1, 2], 200, num_logprobs=num_logprobs), engine.ask([1, 3], 200)]
+    asked.append(engine.ask([4], 90, num_logprobs=1))
+    engine.run()
+    for request, count in zip(asked, (num_logprobs, None, 1), strict=True):
+        rows = engine.table.output(request.index, 0, request.max_tokens)
+        for row in rows if count is not None else []:
+            logprob, top, top_logprobs = logprobs(int(row[0]), count)
+            assert row[1:2].view(np.float32) == logprob
+            assert row[2 : 2 + count].tolist() == top.tolist()
+            assert row[2 + count :].view(np.float32).tolist() == top_logprobs.tolist()
+    finish_and_check(engine, asked)
+
+
+def test_running_out_of_output_pages_ends_the_request_that_needs_one():
+    engine = Engine(max_length=2048, output_pages=2)
+    asked = [engine.ask([token], 1500) for token in range(3)]
+    engine.run()
+    assert [engine.finish(request) for request in asked] == [FinishReason.ERROR] * 3
+    assert [engine.field(request, "num_output") for request in asked] == [1024, 1024, 0]
+    assert engine.output(asked[0]) == asked[0].expected(engine.vocabulary)[:1024]
+    for request in asked:
+        engine.release(request)
+    engine.check_empty()
+    finish_and_check(engine, [engine.ask([3], 1000)])
+
+
+@pytest.mark.parametrize("at", range(12))
+@pytest.mark.parametrize("how", ["release", "stop", "forget"])
+def test_a_request_may_be_ended_at_any_point(how: str, at: int):
+    engine = Engine(chunked_prefill_size=8, running_max_req_size=3)
+    others = [engine.ask([token] * 20, 12, client=1) for token in (1, 2)]
+    asked, waiting = engine.ask([1] * 25, 6), engine.ask([1] * 25, 6, client=1)
+    for _ in range(at):
+        engine.step()
+    if how == "release":
+        engine.release(asked)
+    elif how == "stop":
+        engine.scheduler.stop(asked.index, asked.generation)
+        assert engine.finish(asked) in (FinishReason.STOP, FinishReason.LENGTH)
+        assert engine.output(asked) == asked.expected(engine.vocabulary)[: len(engine.output(asked))]
+        engine.release(asked)
+    else:
+        engine.scheduler.forget_client(0)
+        engine.reclaim(asked)
+    again = engine.ask([1] * 25, 6)
+    assert again.index == asked.index, "results for the old request may still be in flight"
+    finish_and_check(engine, [*others, waiting, again])
+
+
+def test_a_client_that_leaves_frees_its_slots_before_the_next_plan():
+    engine = Engine()
+    asked = engine.ask([1] * 100, 50)
+    for _ in range(5):
+        engine.step()
+    assert engine.scheduler._pool.num_used > 100
+    engine.release(asked)
+    assert engine.scheduler._pool.num_used == 0
+    assert engine.table.records[asked.index]["output_generation"] == 0
+
+
+def test_what_is_known_of_old_generations_is_ignored():
+    engine = Engine()
+    asked = engine.ask([1, 2], 5)
+    engine.scheduler.release(asked.index, asked.generation - 1)
+    engine.scheduler.stop(asked.index, asked.generation + 1)
+    engine.scheduler.submit(asked.index + 1, 17)
+    engine.scheduler.release(asked.index + 1, 17)
+    finish_and_check(engine, [asked])
+    engine.scheduler.stop(asked.index, asked.generation)
+    assert engine.scheduler.drain() is None
+
+
+def test_a_record_submitted_again_before_its_release_is_heard_of_begins_anew():
+    engine = Engine()
+    first = engine.ask([1, 2], 50)
+    engine.step()
+    engine.reclaim(first)
+    second = engine.ask([3], 5)
+    assert second.index == first.index
+    engine.scheduler.release(first.index, first.generation)
+    finish_and_check(engine, [second])
+
+
+def test_an_aborted_request_in_the_queue_takes_nobody_with_it():
+    engine = Engine(running_max_req_size=1)
+    asked = [engine.ask([token], 4) for token in range(6)]
+    engine.step()
+    for request in (asked[1], asked[4]):
+        engine.release(request)
+    finish_and_check(engine, [asked[i] for i in (0, 2, 3, 5)])
+
+
+def test_a_preempted_request_may_leave_the_queue():
+    engine = Engine(running_max_req_size=16, **TINY)
+    asked = [engine.ask([token] * 10, 80) for token in range(4)]
+    while not engine.metrics.total("preemptions"):
+        engine.step()
+    engine.release(asked.pop())
+    finish_and_check(engine, asked)
+
+
+def test_requests_start_in_order_of_arrival_and_the_preempted_come_first():
+    engine = Engine(running_max_req_size=16, **TINY)
+    asked = [engine.ask([token] * 10, 30 + token) for token in range(10)]
+    order = []
+    while engine.step():
+        engine.now += 1.0
+        order += [request for request in asked if engine.field(request, "started") and request not in order]
+    assert order == asked
+    finish_and_check(engine, asked)
+
+
+def test_the_token_budget_of_a_step_holds_however_many_prefill():
+    engine = Engine(batch_max_tokens=32, chunked_prefill_size=16)
+    asked = [engine.ask(list(range(i, i + 40)), 20) for i in range(8)]
+    finish_and_check(engine, asked)
+    sizes = [len(plan.tokens) for plan in engine.plans]
+    assert max(sizes) == 32
+    chunks = [(plan, count) for plan in engine.plans for count in plan.counts.tolist()]
+    assert max(count for _, count in chunks) == 16
+    assert any((plan.counts == 1).any() and (plan.counts > 1).any() for plan in engine.plans), "decodes do not wait"
+
+
+def test_decodes_run_in_every_step_while_others_prefill():
+    engine = Engine(batch_max_tokens=16)
+    first = engine.ask([1], 60)
+    for _ in range(3):
+        engine.step()
+    second = engine.ask(list(range(60)) * 2, 2)
+    finish_and_check(engine, [first, second])
+    assert all(LAST_SAMPLED in plan.tokens for plan in engine.plans[1:50])
+
+
+def test_metrics_show_what_is_there():
+    engine = Engine(pool_tokens=500, running_max_req_size=2)
+    asked = [engine.ask([token] * 10, 20) for token in range(3)]
+    engine.step()
+    total = engine.metrics.total
+    assert total("kv_slots_total") == 500
+    assert (total("queue_size"), total("batch_current_size")) == (1, 2)
+    assert total("kv_slots_used") == engine.scheduler._pool.num_used >= 20
+    # Each needs 29 slots, and the first to end keeps its own for one more step of the other.
+    assert total("kv_slots_predicted_peak") == 29 + 29 + 1
+    engine.run()
+    assert (total("queue_size"), total("batch_current_size"), total("kv_slots_predicted_peak")) == (0, 0, 0)
+    assert total("generated_tokens") == 60
+    assert total("prompt_tokens") == 30
+    assert total("kv_slots_used") == 0
+    assert total("kv_slots_cached") == 3 * 29
+    finish_and_check(engine, asked)
