@@ -124,7 +124,7 @@ def test_stop_ends_all_children_at_once(start):
 
 
 def test_drain_lets_clients_finish(start):
-    run = start(httpserver_workers=2)
+    run = start(httpserver_workers=2, graceful_timeout_s=float("inf"))
     assert run.serves()
     run.supervisor.drain()
     assert eventually(lambda: run.status.state is State.DRAINING)

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Protocol
 
 Action = Callable[[], None]
+_LONGEST_WAIT_S = 3600.0  # an alarm may be further off than the system can wait
 
 
 class Source(Protocol):
@@ -48,7 +49,7 @@ class Loop:
         self._selector.close()
 
     def _seconds_to_alarm(self) -> float | None:
-        return None if self._alarm is None else max(0.0, self._alarm[0] - time.monotonic())
+        return None if self._alarm is None else min(max(0.0, self._alarm[0] - time.monotonic()), _LONGEST_WAIT_S)
 
     def _ring(self) -> None:
         if self._alarm is not None and time.monotonic() >= self._alarm[0]:
