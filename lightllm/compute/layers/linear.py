@@ -25,10 +25,6 @@ class Output:
     unit: int = 1
     copies: bool = False
 
-    @property
-    def units(self) -> str:
-        return f"{'outputs' if self.unit == 1 else 'heads'} of {self.name}"
-
 
 class Projection(nn.Module):
     """What all linear layers share: global sizes now, this rank's tensors after `place`."""
@@ -84,7 +80,7 @@ class ColumnLinear(Projection):
     """Each rank computes a share of the outputs. Several outputs are computed as one product."""
 
     def local_outputs(self, output: Output) -> Share:
-        return divided(output.size, self.group, unit=output.unit, copies=output.copies, what=output.units)
+        return divided(output.size, self.group, unit=output.unit, copies=output.copies, what=output.name)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.product(x)
@@ -95,9 +91,7 @@ class RowLinear(Projection):
 
     def local_inputs(self) -> Share:
         names = ", ".join(output.name for output in self.outputs)
-        return divided(
-            self.in_features, self.group, unit=self.unit, what=f"{'inputs' if self.unit == 1 else 'heads'} of {names}"
-        )
+        return divided(self.in_features, self.group, unit=self.unit, what=f"the inputs of {names}")
 
     def forward(self, x: Tensor) -> Tensor:
         """x [tokens, local inputs] -> [tokens, outputs], the same on every rank."""

@@ -31,8 +31,8 @@ class Experts(nn.Module):
     def place(self, site: Site) -> Mapping[str, Declared]:
         by_expert = site.mesh.expert.ranks > 1
         self.group = site.mesh.expert if by_expert else site.mesh.tensor
-        mine = divided(self.experts, site.mesh.expert, what="experts")
-        width = whole(self.width) if by_expert else divided(self.width, self.group, what="inner numbers of an expert")
+        mine = divided(self.experts, site.mesh.expert, what="the list of experts")
+        width = whole(self.width) if by_expert else divided(self.width, self.group, what="an expert's width")
         self.first = mine.start
         self.method = one_method([f"{site.path}.{mine.start}.{name}_proj" for name in ("gate", "up", "down")], site)
         wide, narrow = [], []

@@ -87,7 +87,8 @@ def rope(raw: Json, *, model: str) -> RopeConfig:
         supported = ", ".join(name for name in SCALINGS if name != "default")
         raise ConfigError(f"rope_scaling type {kind} is not supported by {model}; supported: {supported}")
     everything = {**raw, **stated}
-    value(everything, "partial_rotary_factor", Literal[1], model, default=1)
+    if (partial := value(everything, "partial_rotary_factor", float, model, default=1.0)) != 1.0:
+        raise ConfigError(f"partial_rotary_factor={partial} is not supported by {model}; supported: 1.0")
     known = {field.name for field in fields(SCALINGS[kind])}  # pyright: ignore[reportArgumentType]
     if unknown := sorted(set(stated) - known - _BESIDE_SCALING):
         raise ConfigError(f"rope_scaling field {unknown[0]} is not supported by {model} with type {kind}")

@@ -9,11 +9,13 @@ from lightllm.compute.ops.fp8_block import gated_experts_fp8_block, linear_fp8_b
 from lightllm.compute.ops.linear import linear
 from lightllm.compute.ops.norm import add_rms_norm, rms_norm
 from lightllm.compute.ops.rope import norm_rotate_store, norm_rotate_store_latent, rotate_halves, rotate_pairs
+from lightllm.compute.ops.sampling import draw, logprobs
 
 __all__ = [
     "add_rms_norm",
     "attend",
     "attend_latent",
+    "draw",
     "embedding",
     "gated_experts",
     "gated_experts_awq",
@@ -21,6 +23,7 @@ __all__ = [
     "linear",
     "linear_awq",
     "linear_fp8_block",
+    "logprobs",
     "norm_rotate_store",
     "norm_rotate_store_latent",
     "rms_norm",

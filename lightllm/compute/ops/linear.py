@@ -9,7 +9,12 @@ from lightllm.compute.ops.op import TOLERANCE, Facts, op
 
 def _cases(facts: Facts):
     make = {"dtype": facts.dtype, "device": facts.device}
-    for tokens, outputs, inputs, biased in [(1, 48, 64, False), (3, 100, 130, True), (17, 64, 256, False), (0, 8, 8, True)]:
+    for tokens, outputs, inputs, biased in [
+        (1, 48, 64, False),
+        (3, 100, 130, True),
+        (17, 64, 256, False),
+        (0, 8, 8, True),
+    ]:
         weight = torch.randn(outputs, inputs, **make) * inputs**-0.5
         yield torch.randn(tokens, inputs, **make), weight, torch.randn(outputs, **make) if biased else None
 

@@ -42,7 +42,8 @@ def divided(size: int, group: Group, *, unit: int = 1, copies: bool = False, wha
     units = size // unit
     if units % group.ranks and not (copies and group.ranks % units == 0):
         possible = ", ".join(str(ranks) for ranks in range(1, MOST_RANKS + 1) if units % ranks == 0)
-        raise ConfigError(f"--tp={group.ranks} does not divide {units} {what}; use {possible}")
+        kind = "numbers" if unit == 1 else "heads"
+        raise ConfigError(f"--tp={group.ranks} does not divide the {units} {kind} of {what}; use {possible}")
     start = group.rank * units // group.ranks * unit
     return Share(size, start, start + max(size // group.ranks, unit))
 

@@ -48,8 +48,8 @@ def test_positions_can_be_extended_beyond_what_the_checkpoint_states():
 @pytest.mark.parametrize(
     ("ranks", "message"),
     [
-        (3, r"--tp=3 does not divide 4 heads of q_proj; use 1, 2, 4"),
-        (8, r"--tp=8 does not divide 4 heads of q_proj; use 1, 2, 4"),
+        (3, r"--tp=3 does not divide the 4 heads of q_proj; use 1, 2, 4"),
+        (8, r"--tp=8 does not divide the 4 heads of q_proj; use 1, 2, 4"),
     ],
 )
 def test_a_share_that_does_not_come_out_even_is_refused(ranks, message):

@@ -32,6 +32,10 @@ def test_null_is_absent():
     assert config(head_dim=None, rope_scaling=None, mlp_bias=None) == config()
 
 
+def test_what_is_as_usual_may_be_stated():
+    assert config(partial_rotary_factor=1.0, hidden_act="silu", rope_theta=10_000) == config()
+
+
 def test_both_spellings_of_rope_say_the_same():
     scaling = {"factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 8}
     expected = RopeConfig(5e5, Banded(**scaling), 32)
@@ -81,7 +85,7 @@ def test_windows(changes, windows):
         ({"rope_scaling": {"type": "linear", "factor": 2, "alpha": 3}}, r"rope_scaling field alpha .* llama"),
         ({"rope_scaling": {"type": "linear"}}, r"lacks factor"),
         ({"rope_scaling": {"type": "linear", "factor": "two"}}, r"factor=two .* rope_scaling type linear"),
-        ({"partial_rotary_factor": 0.5}, r"partial_rotary_factor=0.5 is not supported by llama"),
+        ({"partial_rotary_factor": 0.5}, r"partial_rotary_factor=0.5 is not supported by llama; supported: 1.0"),
         ({"hidden_act": "gelu"}, r"hidden_act=gelu is not supported by llama; supported: silu"),
         ({"hidden_size": "64"}, r"hidden_size=64 is not supported by llama"),
         ({"num_key_value_heads": 3}, r"num_attention_heads=4 is no multiple of num_key_value_heads=3"),
