@@ -6,9 +6,7 @@ can be used again at once, since the workers touch the pool in the order of the 
 """
 
 import time
-from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import numpy as np
 
@@ -19,28 +17,17 @@ from lightllm.base.metrics import Metrics
 from lightllm.base.request import FinishReason
 from lightllm.base.request_table import RequestTable
 from lightllm.base.step import StepPlan, StepResult
-from lightllm.serving.scheduling import admission, preemption
+from lightllm.serving.scheduling import admission
+from lightllm.serving.scheduling.flights import Flights
 from lightllm.serving.scheduling.output import OutputWriter
 from lightllm.serving.scheduling.plan import PlanDraft, StepLimits
 from lightllm.serving.scheduling.pool import Pool
+from lightllm.serving.scheduling.preemption import Preemption
 from lightllm.serving.scheduling.running import Running
 from lightllm.serving.scheduling.waiting import Request, Waiting, read_prompt, read_request
 
 _log = log.get(__name__)
 _NEVER = 0  # no client's record has this generation
-
-
-@dataclass(frozen=True, slots=True)
-class _Flight:
-    """A step whose result is outstanding."""
-
-    step: int
-    rows: np.ndarray
-    epochs: np.ndarray
-    samples: np.ndarray
-
-    def awaits(self, row: int, epoch: int) -> bool:
-        return bool((self.samples & (self.rows == row) & (self.epochs == epoch)).any())
 
 
 class Scheduler:
@@ -64,8 +51,8 @@ class Scheduler:
         self._waiting, self._output = Waiting(), OutputWriter(table)
         self._running = Running(self._output, self._pool, self._limits, max_length=max_length)
         self._requests: dict[int, Request] = {}  # by index: all that are not released
-        self._preempted: list[Request] = []  # out of memory, but with a sampled token outstanding
-        self._flights: deque[_Flight] = deque()
+        self._flights = Flights(self._running.rows)
+        self._preemption = Preemption(self._running, self._waiting, self._flights, self._limits)
         self._progressed: list[bytes] = []
         self._released: list[tuple[int, int]] = []
         self._num_submitted = self._num_steps = 0
@@ -118,31 +105,32 @@ class Scheduler:
 
     def plan(self) -> StepPlan | None:
         """The next step, or None if there is nothing to run before a result is digested or a request submitted."""
-        has_preempted = self._make_room()
+        preempted = self._preemption.make_room()
+        for request in preempted:
+            self._note_preemption(request)
         draft = PlanDraft(self._limits)
         self._running.run_decodes(draft)
-        all_run = all([self._running.run_chunk(int(row), draft) for row in self._running.rows.prefilling()])
-        if all_run and not has_preempted:
+        all_run = all(self._running.run_chunk(int(row), draft) for row in self._running.rows.prefilling())
+        if all_run and not preempted:
             self._admit(draft)
         self._show_state()
         if not len(draft.decodes) and not draft.chunks:
             return None
         self._num_steps += 1
         plan = draft.finish(self._num_steps, self._running.rows)
-        self._flights.append(_Flight(plan.step, plan.rows, self._running.rows.epoch[plan.rows], plan.samples))
+        self._flights.add(plan)
         self._metrics.add("steps")
         self._metrics.add("tokens_computed", len(plan.tokens))
         return plan
 
     def digest(self, result: StepResult) -> None:
         """Takes in what the oldest outstanding plan has sampled."""
-        flight, rows = self._flights.popleft(), self._running.rows
-        assert flight.step == result.step, "results come in the order of the plans"
-        positions = np.flatnonzero(flight.samples & (rows.epoch[flight.rows] == flight.epochs))
-        seated, tokens = flight.rows[positions], result.tokens[positions]
+        positions, seated = self._flights.land(result)
+        rows = self._running.rows
         indexes = rows.index[seated]
         # Before min_tokens no token stops a request.
-        is_stopped = (self._output.num_tokens(indexes) >= rows.min_tokens[seated]) & rows.are_stops(seated, tokens)
+        may_stop = self._output.num_tokens(indexes) >= rows.min_tokens[seated]
+        is_stopped = may_stop & rows.are_stops(seated, result.tokens[positions])
         is_written = self._output.append(indexes, positions, result)
         is_longest = self._output.num_tokens(indexes) >= rows.max_tokens[seated]
         if len(seated):
@@ -151,7 +139,7 @@ class Scheduler:
         for at in np.flatnonzero(is_stopped | is_longest | ~is_written):
             reason = FinishReason.STOP if is_stopped[at] else FinishReason.LENGTH
             self._end_row(int(seated[at]), reason if is_written[at] else FinishReason.ERROR)
-        self._queue_preempted()
+        self._preemption.queue_again()
 
     def drain(self) -> Progress | None:
         """What the detokenizer has to be told since the last call, if anything: what progressed or ended, and after
@@ -163,38 +151,9 @@ class Scheduler:
         self._progressed, self._released = [], []
         return message
 
-    def _make_room(self) -> bool:
-        """Preempts until all that still runs has slots for the next step. Returns whether it had to."""
-        has_preempted = False
-        while (row := preemption.victim(self._running, self._limits)) is not None:
-            self._preempt(row)
-            has_preempted = True
-        return has_preempted
-
-    def _preempt(self, row: int) -> None:
-        request = self._running.rows.requests[row]
-        assert request is not None, "only a row with a request gives way"
-        self._running.give_back_slots(request)
-        self._running.rows.takes_part[row] = False
+    def _note_preemption(self, request: Request) -> None:
         self._records[request.index]["preemptions"] += 1
         self._metrics.add("preemptions")
-        self._preempted.append(request)
-        self._queue_preempted()
-
-    def _queue_preempted(self) -> None:
-        """Queues the preempted requests whose last sampled token has come."""
-        for request in [request for request in self._preempted if not self._is_awaited(request)]:
-            self._preempted.remove(request)
-            if not request.has_ended:
-                request.tokens = self._running.known_tokens(request)
-                self._running.rows.leave(request)
-                self._waiting.add(request)
-
-    def _is_awaited(self, request: Request) -> bool:
-        if request.has_ended:
-            return False
-        epoch = int(self._running.rows.epoch[request.row])
-        return any(flight.awaits(request.row, epoch) for flight in self._flights)
 
     def _admit(self, draft: PlanDraft) -> None:
         """Lets waiting requests in, oldest first, while the policy allows and the step has room."""
