@@ -10,6 +10,8 @@ from typing import Protocol
 
 from tokenizers import Tokenizer, decoders
 
+from lightllm.serving.text.token_bytes import BYTE_OF_CHARACTER
+
 
 class Decoder(Protocol):
     """Decodes the output of one request."""
@@ -127,19 +129,9 @@ class _TokenBytes(dict[int, bytes]):
 
 def _bytes_of(text: str) -> bytes:
     try:
-        return bytes(_BYTE_OF_CHARACTER[character] for character in text)
+        return bytes(BYTE_OF_CHARACTER[character] for character in text)
     except KeyError:  # an added token, which stands for itself
         return text.encode()
-
-
-def _byte_of_character() -> dict[str, int]:
-    """The alphabet in which byte-level BPE writes bytes. Source: the GPT-2 encoder's bytes_to_unicode."""
-    printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
-    others = [byte for byte in range(256) if byte not in printable]
-    return {chr(byte): byte for byte in printable} | {chr(256 + i): byte for i, byte in enumerate(others)}
-
-
-_BYTE_OF_CHARACTER = _byte_of_character()
 
 
 def _byte_fallback_tokens(tokenizer: Tokenizer) -> frozenset[int]:

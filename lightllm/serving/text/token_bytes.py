@@ -27,7 +27,7 @@ class TokenBytes(dict[int, bytes]):
 
     def _of_piece(self, piece: str) -> bytes:
         if self._is_byte_level:
-            return bytes(_BYTE_OF_CHARACTER[character] for character in piece if character in _BYTE_OF_CHARACTER)
+            return bytes(BYTE_OF_CHARACTER[character] for character in piece if character in BYTE_OF_CHARACTER)
         if self._has_byte_fallback and (byte := _BYTE_TOKEN.fullmatch(piece)):
             return bytes.fromhex(byte[1])
         return (piece.replace(self._space, " ") if self._space else piece).encode()
@@ -45,4 +45,4 @@ def _byte_of_character() -> dict[str, int]:
     return {chr(byte): byte for byte in printable} | {chr(256 + i): byte for i, byte in enumerate(others)}
 
 
-_BYTE_OF_CHARACTER = _byte_of_character()
+BYTE_OF_CHARACTER = _byte_of_character()
