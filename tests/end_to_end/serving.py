@@ -68,6 +68,8 @@ class Server:
             self.process.send_signal(how)
         code = self.process.wait(timeout_s)
         self._reader.join(timeout_s)
+        assert self.process.stdout is not None
+        self.process.stdout.close()
         return code
 
     def __enter__(self) -> "Server":
