@@ -269,6 +269,33 @@ def test_a_record_submitted_again_before_its_release_is_heard_of_begins_anew():
     finish_and_check(engine, [second])
 
 
+def test_a_record_taken_back_before_it_is_read_never_runs():
+    engine = Engine()
+    asked, other = engine.ask([1, 2, 3], 5), engine.ask([4], 5)
+    # What its client does first of all when it releases; the message comes later.
+    engine.table.records["generation"][asked.index] += 1
+    engine.table.records["prompt_page"][asked.index] = -1
+    engine.run()
+    assert engine.finish(asked) == FinishReason.ABORT
+    assert engine.device.num_tokens == 1 + 4
+    engine.scheduler.release(asked.index, asked.generation)
+    finish_and_check(engine, [other])
+
+
+def test_what_a_client_writes_after_its_release_changes_nothing():
+    engine = Engine()
+    asked, other = engine.ask([1, 2, 3], 50), engine.ask([4], 50)
+    for _ in range(3):
+        engine.step()
+    record = engine.table.records[asked.index]
+    record["generation"] += 1
+    record["num_logprobs"], record["prompt_length"], record["max_tokens"] = 20, 1000, 1
+    for _ in range(60):
+        engine.step()
+    assert engine.field(asked, "num_output") == 50
+    engine.check_output(other)
+
+
 def test_an_aborted_request_in_the_queue_takes_nobody_with_it():
     engine = Engine(running_max_req_size=1)
     asked = [engine.ask([token], 4) for token in range(6)]
