@@ -7,7 +7,7 @@ import pytest
 
 from lightllm.base.request import FinishReason
 from lightllm.base.step import LAST_SAMPLED
-from tests.serving.scheduling.device import logprobs
+from tests.serving.scheduling.device import alone, logprobs
 from tests.serving.scheduling.engine import Asked, Engine
 
 TINY = {"pool_tokens": 120, "max_length": 100, "admission": "watermark", "watermark": 1.0}
@@ -159,16 +159,17 @@ def test_the_last_token_of_a_known_length_wastes_no_row():
     finish_and_check(engine, [asked])
 
 
-def test_a_stop_token_wastes_one_row_and_is_part_of_the_output():
+def test_a_stop_token_is_part_of_the_output_and_wastes_one_row_that_leaves_no_trace():
     engine = Engine()
-    full = engine.ask([1, 2, 3], 30)
-    engine.run()
-    output = engine.output(full)
+    output = alone([1, 2, 3], max_tokens=30, vocabulary=engine.vocabulary)
     stop = output[7]
+    length = output.index(stop) + 1
     asked = engine.ask([1, 2, 3], 30, stops=(stop,))
     engine.run()
-    assert engine.output(asked) == output[: output.index(stop) + 1]
-    finish_and_check(engine, [full, asked])
+    assert engine.output(asked) == output[:length]
+    assert engine.device.num_tokens == 3 + length
+    assert engine.metrics.total("kv_slots_cached") == 3 + length - 1
+    finish_and_check(engine, [asked])
 
 
 def test_stop_tokens_count_from_min_tokens_on_and_workers_are_told():
