@@ -204,6 +204,8 @@ class _Run:
             except RequestError as error:
                 if error.status == 429 and self._open:
                     return  # there is room when some of the open ones have ended
+                if error.status == 503:
+                    raise EngineDeadError(str(error)) from None
                 raise
             self._waiting.popleft()
             self._open.update(dict.fromkeys(requests, job))

@@ -62,8 +62,13 @@ def run(process: str, main: Callable[[Child], None]) -> None:
         sys.exit(1)
     except Exception as error:
         log.get(__name__).exception("unexpected error")
-        control.send(Failed(f"{type(error).__name__}: {error}"))
+        control.send(Failed(_one_line(error)))
         sys.exit(1)
+
+
+def _one_line(error: Exception) -> str:
+    """The beginning of an error of a library, which may go on for pages."""
+    return f"{type(error).__name__}: {error}".strip().splitlines()[0][:500]
 
 
 def _end_with_supervisor(descriptor: int) -> None:

@@ -49,7 +49,7 @@ def test_a_single_stop_string_is_a_list_of_one():
 
 
 def test_what_cannot_be_a_setting_is_refused():
-    with pytest.raises(TypeError, match="temprature"):
-        SamplingParams(temprature=1)  # type: ignore[call-arg]
+    with pytest.raises(TypeError, match="heat"):
+        SamplingParams(heat=1)  # type: ignore[call-arg]
     with pytest.raises(msgspec.ValidationError, match="stop"):
         msgspec.convert({"stop": [5]}, SamplingParams)

@@ -3,7 +3,7 @@
 import contextlib
 import socket
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from lightllm.base.config import ServerConfig
 from lightllm.base.errors import ConfigError
@@ -18,6 +18,7 @@ from lightllm.serving.scheduling.plan import plan_bytes, result_bytes
 _BACKLOG = 2048
 # The table has room for every record at this length, which bounds its size; single requests may be longer.
 _TYPICAL_LENGTH = 32768
+_MOST_PAGES = 1 << 22  # for output and for text; 16 GiB each, if all were touched
 
 
 def table_shape(config: ServerConfig, *, clients: int) -> TableShape:
@@ -25,8 +26,13 @@ def table_shape(config: ServerConfig, *, clients: int) -> TableShape:
     records, longest = config.running_max_req_size + config.max_queued_requests, config.max_req_total_len
     assert longest is not None, "the config was resolved"
     # Few records must still hold some longest requests.
-    typical = max(_TYPICAL_LENGTH, 8 * longest // (clients * records))
-    return TableShape.of(clients=clients, records=records, max_length=min(longest, typical))
+    typical = max(_TYPICAL_LENGTH, 8 * longest // records)
+    shape = TableShape.of(clients=clients, records=records, max_length=min(longest, typical))
+    return replace(
+        shape,
+        output_pages=min(shape.output_pages, _MOST_PAGES),
+        text_pages=min(shape.text_pages, _MOST_PAGES),
+    )
 
 
 def listen(host: str, port: int) -> socket.socket:
