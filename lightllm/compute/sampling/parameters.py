@@ -39,7 +39,6 @@ class Parameters:
         self.min_tokens = np.zeros(rows, np.int64)
         self.stops = np.full((rows, 1), -1, np.int64)  # [rows, most stop tokens of a row], -1: none
         self.is_random = np.zeros(rows, bool)
-        self.is_filtered = np.zeros(rows, bool)
         self.is_penalized = np.zeros(rows, bool)
 
     def begin(self, begins: np.ndarray, stop_tokens: np.ndarray) -> None:
@@ -52,7 +51,6 @@ class Parameters:
         self.min_tokens[rows] = begins["min_tokens"]
         self._set_stops(rows, begins["num_stops"], stop_tokens)
         self.is_random[rows] = begins["temperature"] > 0
-        self.is_filtered[rows] = (top_k < self._vocab) | (begins["top_p"] < 1) | (begins["min_p"] > 0)
         penalties = (begins["repetition_penalty"] - 1, begins["presence_penalty"], begins["frequency_penalty"])
         self.is_penalized[rows] = np.any(penalties, axis=0)
 

@@ -1,10 +1,8 @@
 import numpy as np
-import pytest
 import torch
 
 from lightllm.base.step import ROW
 from lightllm.compute.sampling.sampler import Sampler
-from tests.compute.sampling.test_random import chi_square
 
 VOCABULARY = 120
 ROWS = 300
@@ -75,36 +73,6 @@ def test_lots_of_any_size_draw_the_same(monkeypatch):
     expected = draw(made, logits, rows, [30] * len(rows))
     monkeypatch.setattr("lightllm.compute.sampling.sampler.LOT_NUMBERS", 2 * VOCABULARY)
     assert torch.equal(draw(made, logits, rows, [30] * len(rows)), expected)
-
-
-@pytest.mark.parametrize("parameters", MIXED[1:])
-def test_draws_follow_the_filtered_distribution(parameters):
-    torch.manual_seed(0)
-    logits = torch.randn(VOCABULARY) * 2
-    made, counts = sampler([parameters]), np.zeros(VOCABULARY)
-    for start in range(0, 20_000, 1000):
-        drawn = draw(made, logits.expand(1000, -1), [0] * 1000, range(start, start + 1000))
-        counts += np.bincount(drawn.numpy(), minlength=VOCABULARY)
-    expected = (logits.double() / parameters.get("temperature", 1)).softmax(-1).numpy()
-    order = np.argsort(-expected)
-    expected[order[parameters.get("top_k", VOCABULARY) :]] = 0
-    expected /= expected.sum()
-    sums = np.cumsum(expected[order])
-    expected[order[1 + np.searchsorted(sums, parameters.get("top_p", 2)) :]] = 0
-    expected[expected < parameters.get("min_p", 0) * expected.max()] = 0
-    expected *= 20_000 / expected.sum()
-    assert not counts[expected == 0].any()
-    often = expected >= 5
-    observed, wanted = (np.append(x[often], x[~often].sum()) for x in (counts, expected))
-    assert abs(chi_square(observed[wanted > 0], wanted[wanted > 0])) < 4
-
-
-def test_tiny_temperature_is_nearly_greedy():
-    torch.manual_seed(0)
-    logits = torch.randn(3, VOCABULARY)
-    for temperature in (1e-6, 1e-40):
-        got = draw(sampler([{"temperature": temperature, "seed": s} for s in range(3)]), logits, range(3), [5] * 3)
-        assert torch.equal(got, logits.argmax(-1))
 
 
 def test_stop_tokens_wait_for_min_tokens():
