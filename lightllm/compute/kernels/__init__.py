@@ -5,9 +5,10 @@ import importlib
 from lightllm.compute.ops.op import ALL, Choice, Facts
 
 _EVERYWHERE = ["lightllm.compute.kernels.torch_native"]
+_CPU = ("attention", "experts", "rope", "sampling")
 _TRITON = ("activation", "attention", "embedding", "matvec", "norm", "rope", "sampling")
 MODULES = {
-    "cpu": [f"lightllm.compute.kernels.cpu.{name}" for name in ("attention", "experts", "rope", "sampling")] + _EVERYWHERE,
+    "cpu": [f"lightllm.compute.kernels.cpu.{name}" for name in _CPU] + _EVERYWHERE,
     "cuda": [f"lightllm.compute.kernels.triton.{name}" for name in _TRITON] + _EVERYWHERE,
 }
 
