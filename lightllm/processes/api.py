@@ -104,20 +104,29 @@ class Api:
             asyncio.get_running_loop().remove_reader(self._channels["detokenizer"].fileno())
 
     def _obey(self) -> None:
-        while True:
-            message, descriptors = self._control.receive_with_descriptors()
-            match message:
-                case None:
-                    return
-                case EngineLost(reason):
-                    asyncio.get_running_loop().remove_reader(self._channels["detokenizer"].fileno())
-                    self._client.engine_lost(reason)
-                case Connect(name):
-                    self._connect(name, Channel.of_descriptor(descriptors[0]))
-                case Drain(seconds):
-                    self._tasks.create_task(self._drain(seconds))
-                case _:
-                    raise AssertionError(f"the supervisor sends no {type(message).__name__} to an api process")
+        try:
+            while self._obeyed():
+                pass
+        except Closed:  # the supervisor wants an end, or is gone
+            asyncio.get_running_loop().remove_reader(self._control.fileno())
+            self._server.should_exit = True
+
+    def _obeyed(self) -> bool:
+        """Does one thing the supervisor asks for. False if there is none."""
+        message, descriptors = self._control.receive_with_descriptors()
+        match message:
+            case None:
+                return False
+            case EngineLost(reason):
+                asyncio.get_running_loop().remove_reader(self._channels["detokenizer"].fileno())
+                self._client.engine_lost(reason)
+            case Connect(name):
+                self._connect(name, Channel.of_descriptor(descriptors[0]))
+            case Drain(seconds):
+                self._tasks.create_task(self._drain(seconds))
+            case _:
+                raise AssertionError(f"the supervisor sends no {type(message).__name__} to an api process")
+        return True
 
     def _connect(self, name: str, channel: Channel) -> None:
         loop = asyncio.get_running_loop()
