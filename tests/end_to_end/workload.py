@@ -53,6 +53,8 @@ def _request(i: int) -> Request:
         options |= {"logprobs": True, "top_logprobs": 3}
     elif feature == 5:
         options |= {"frequency_penalty": 0.4, "extra_body": {"repetition_penalty": 1.1}}
+    elif feature == 7:
+        options |= {"max_tokens": 120 + i, "extra_body": {"ignore_eos": True}}
     return Request([{"role": "user", "content": question}], options, abort_after=2 + i % 5 if feature == 6 else None)
 
 
