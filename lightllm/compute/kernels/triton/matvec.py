@@ -109,7 +109,7 @@ def shape_for(tokens: int, outputs: int, inputs: int, programs: int) -> Shape | 
 @ops.linear.implementation("triton", why_not)
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     shape = None
-    if x.dtype != torch.float32 and weight.stride(1) == 1 and 0 < len(x):
+    if x.dtype != torch.float32 and weight.stride(1) == 1 and len(x) > 0:
         shape = shape_for(len(x), *weight.shape, card(x.device).multiprocessors)
     return F.linear(x, weight, bias) if shape is None else multiply(x, weight, bias, shape)
 

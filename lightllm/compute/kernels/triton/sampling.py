@@ -135,26 +135,23 @@ def _mass_from(source, count, least, top, temperature, BLOCK: tl.constexpr, IS_L
 def _largest_with(
     source, count, least_number, least_mass, top, temperature, BLOCK: tl.constexpr, IS_LOGITS: tl.constexpr
 ):
-    """The largest value such that those not below it are that many and weigh that much; -inf if all do not."""
-    number, mass, low, _ = _mass_from(source, count, float("-inf"), top, temperature, BLOCK, IS_LOGITS)
-    # `low` is a value that is low enough, `high` is too high; no value is above 0.
-    high = 1.0
-    searching = (number >= least_number) & (mass >= least_mass)
-    low = tl.where(searching, low, float("-inf"))
-    if searching & (low == float("-inf")):
-        # Some are -inf. They weigh nothing and come last, so the search begins at the least of the others.
-        number, mass, finite, _ = _mass_from(source, count, -3.0e38, top, temperature, BLOCK, IS_LOGITS)
-        searching = (number >= least_number) & (mass >= least_mass)
-        low = tl.where(searching, finite, low)
+    """The largest value such that those not below it are that many and weigh that much, and what these weigh.
+
+    -inf if all finite values are not enough.
+    """
+    # The answer is not below `low`, a value that is low enough, and below `high`; no value is above 0.
+    low, low_mass, high, middle = float("-inf"), 0.0, 1.0, -3.0e38
+    searching = True
     while searching:
-        middle = low + (high - low) * 0.5
         number, mass, above, below = _mass_from(source, count, middle, top, temperature, BLOCK, IS_LOGITS)
         is_enough = (number >= least_number) & (mass >= least_mass)
         # No value is left between the two if the largest below the middle is `low`, or no number lies between them.
-        searching = (middle > low) & (middle < high) & (is_enough | (below > low))
-        low = tl.where(is_enough, above, low)
+        is_left = is_enough | (below > low)
+        low, low_mass = tl.where(is_enough, above, low), tl.where(is_enough, mass, low_mass)
         high = tl.where(is_enough, high, middle)
-    return low
+        middle = low + (high - low) * 0.5
+        searching = (middle > low) & (middle < high) & is_left
+    return low, low_mass
 
 
 @triton.jit
@@ -164,15 +161,15 @@ def _draw_passing(
 ):  # fmt: skip
     """The token with the largest noisy value among those that pass. mass: the sum of exp(x) over the vocabulary."""
     least = tl.log(min_p)
-    kth = float("-inf")
-    if top_k < vocab:
-        kth = _largest_with(source, count, top_k, 0.0, top, temperature, BLOCK, IS_LOGITS)
-        least = tl.maximum(least, kth)
-    if top_p < 1.0:
-        if top_k < vocab:
-            _, mass, _, _ = _mass_from(source, count, kth, top, temperature, BLOCK, IS_LOGITS)
-        by_mass = _largest_with(source, count, 0, top_p * mass, top, temperature, BLOCK, IS_LOGITS)
-        least = tl.maximum(least, by_mass)
+    # A loop, so that the search is compiled once: by number first, then by the mass of those that this leaves.
+    for by_mass in range(2):
+        if tl.where(by_mass == 1, top_p < 1.0, top_k < vocab):
+            found, found_mass = _largest_with(
+                source, count, tl.where(by_mass == 1, 0, top_k), tl.where(by_mass == 1, top_p * mass, 0.0),
+                top, temperature, BLOCK, IS_LOGITS,
+            )  # fmt: skip
+            least = tl.maximum(least, found)
+            mass = tl.where(by_mass == 1, mass, found_mass)
     best, chosen = float("-inf"), 0
     for start in range(0, count, BLOCK):
         value_V = _values(source, start, count, top, temperature, BLOCK, IS_LOGITS)

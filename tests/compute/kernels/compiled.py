@@ -1,0 +1,119 @@
+"""What the compiler makes of the kernels for an H200. Run by test_without_gpu.py, in a process of its own.
+
+As a program, `python -m tests.compute.kernels.compiled` prints the first table of docs/kernels.md.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+
+from tests.compute.kernels import hopper  # isort: skip  (changes Triton, so before any kernel)
+from lightllm.compute.kernels.triton import (
+    activation,
+    attention_decode,
+    attention_hopper,
+    attention_prefill,
+    embedding,
+    matvec,
+    norm,
+    rope,
+    sampling,
+)
+
+TOKENS = 64
+WHERE = torch.zeros(TOKENS, dtype=torch.int64)
+LENGTHS = torch.zeros(TOKENS, dtype=torch.int32)
+TABLE = torch.zeros(TOKENS, 1024, dtype=torch.int32)
+
+
+def half(*shape: int) -> torch.Tensor:
+    return torch.zeros(shape, dtype=torch.bfloat16)
+
+
+def heads(count: int, kv_heads: int, dim: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Queries and a pool."""
+    return half(TOKENS, count, dim), *half(2, 1000, kv_heads, dim)
+
+
+def store(*, normed: bool) -> None:
+    q, k, v = half(TOKENS, 48, 128).split([32, 8, 8], dim=1)
+    weight = half(128) if normed else None
+    pool = half(2, 1000, 8, 128)
+    rope.norm_rotate_store(q, k, v, weight, weight, 1e-6, WHERE, torch.zeros(100, 128), WHERE, *pool)
+
+
+def decode(count: int, kv_heads: int, dim: int, window: int | None = None) -> None:
+    q, keys, values = heads(count, kv_heads, dim)
+    attention_decode.attend_decodes(q, keys, values, TABLE, WHERE, LENGTHS, 1.0, window, q)
+
+
+def prefill(count: int, kv_heads: int, dim: int, window: int | None = None) -> None:
+    q, keys, values = heads(count, kv_heads, dim)
+    attention_prefill.attend_chunks(q, keys, values, TABLE, WHERE, LENGTHS, LENGTHS, 1.0, window, [TOKENS], q)
+
+
+def runs(count: int, kv_heads: int, dim: int) -> None:
+    q, keys, values = heads(count, kv_heads, dim)
+    attention_hopper.attend_runs(q, keys, values, TABLE, WHERE, LENGTHS, LENGTHS, 1.0, [TOKENS], [TOKENS], q)
+
+
+def multiply(tokens: int) -> None:
+    weight = half(28672, 4096)
+    shape = matvec.shape_for(tokens, *weight.shape, hopper.H200.multiprocessors)
+    matvec.multiply(half(tokens, 4096), weight, None, shape)
+
+
+def draw() -> None:
+    numbers = torch.ones(TOKENS)
+    sampling.draw(half(TOKENS, 128256), numbers, WHERE, numbers, numbers, WHERE, WHERE)
+
+
+# What is launched, by the name it has in the table. Sizes are Llama-3.1-8B's unless the name says otherwise.
+LAUNCHES: dict[str, Callable[[], Any]] = {
+    "add and norm": lambda: norm.add_rms_norm(half(TOKENS, 4096), half(TOKENS, 4096), half(4096), 1e-6),
+    "silu and mul": lambda: activation.silu_and_mul(half(TOKENS, 28672)),
+    "embedding": lambda: embedding.embedding(WHERE, half(1000, 4096), 0),
+    "rotate and store": lambda: store(normed=False),
+    "norm, rotate and store": lambda: store(normed=True),
+    "decode, 32/8 heads of 128": lambda: decode(32, 8, 128),
+    "decode, 64/8 heads of 128": lambda: decode(64, 8, 128),
+    "decode, 32/8 heads of 64": lambda: decode(32, 8, 64),
+    "decode, 16/2 heads of 256, window": lambda: decode(16, 2, 256, 512),
+    "prefill, 32/8 heads of 64": lambda: prefill(32, 8, 64),
+    "prefill, 32/32 heads of 80": lambda: prefill(32, 32, 80),
+    "prefill, 32/8 heads of 128": lambda: prefill(32, 8, 128),
+    "prefill, 32/8 heads of 128, window": lambda: prefill(32, 8, 128, 4096),
+    "prefill, 16/2 heads of 192": lambda: prefill(16, 2, 192),
+    "prefill, 16/2 heads of 256": lambda: prefill(16, 2, 256),
+    "long prefill, 32/8 heads of 64": lambda: runs(32, 8, 64),
+    "long prefill, 32/8 heads of 128": lambda: runs(32, 8, 128),
+    "long prefill, 16/2 heads of 256": lambda: runs(16, 2, 256),
+    "linear, 1 token": lambda: multiply(1),
+    "linear, 64 tokens": lambda: multiply(64),
+    "draw": draw,
+    "logprobs": lambda: sampling.logprobs(half(TOKENS, 128256), WHERE, 5),
+}
+STACK = {  # bytes a thread: scalars that are set aside around the loops
+    "prefill, 16/2 heads of 256": 32,
+    "long prefill, 32/8 heads of 128": 16,
+    "draw": 64,
+}
+
+
+@pytest.mark.parametrize("name", LAUNCHES)
+def test_compiles_for_hopper_without_spilling(name):
+    compiled = hopper.compiled_by(LAUNCHES[name])
+    assert max(kernel.stack_bytes for kernel in compiled) <= STACK.get(name, 0)
+    if "prefill" in name:
+        assert compiled[-1].wgmma, "the matrix unit's own instructions are used"
+    if name.startswith("long prefill"):
+        assert compiled[-1].bulk_copies, "tiles are fetched by the copy engine"
+    if name.startswith(("decode", "linear")):
+        assert compiled[-1].async_copies, "copies run ahead of what uses them"
+
+
+if __name__ == "__main__":
+    rows = {name: hopper.compiled_by(launch) for name, launch in LAUNCHES.items()}
+    print(hopper.table([(name, kernel) for name, kernels in rows.items() for kernel in kernels]))

@@ -1,0 +1,89 @@
+"""Triton's interpreter computes what the references do. Run by test_without_gpu.py, in a process of its own."""
+
+import functools
+import importlib
+
+import pytest
+import torch
+
+from tests.compute.kernels import interpreter  # isort: skip  (changes Triton, so before any kernel)
+from lightllm.compute import kernels, ops
+from lightllm.compute.kernels.triton import attention_decode, attention_prefill, launch, matvec
+from lightllm.compute.ops.op import ALL, Facts
+from tests.compute.kernels.more_cases import CASES, attention
+from tests.compute.ops.test_parity import clone, tensors
+
+assert interpreter.Builder.create_dot is interpreter._dot, "the interpreter is the repaired one"
+CPU = torch.device("cpu")
+for module in kernels.MODULES["cuda"]:
+    importlib.import_module(module)
+PAIRS = [
+    pytest.param(op, implementation, id=op.name)
+    for op in ALL.values()
+    for implementation in op.implementations
+    if implementation.name == "triton"
+]
+
+
+def assert_matches(op, function, arguments, dtype):
+    expected_arguments, got_arguments = clone(arguments), clone(arguments)
+    expected, got = op.reference(*expected_arguments), function(*got_arguments)
+    tolerance = {"atol": op.tolerance[dtype], "rtol": op.tolerance[dtype]}
+    torch.testing.assert_close(got, expected, **tolerance)
+    torch.testing.assert_close(tensors(got_arguments), tensors(expected_arguments), **tolerance)
+
+
+@pytest.mark.parametrize("dtype", launch.DTYPES, ids=str)
+@pytest.mark.parametrize(("op", "implementation"), PAIRS)
+def test_matches_reference(op, implementation, dtype, monkeypatch):
+    torch.manual_seed(0)
+    # Time goes by the number of tiles here, so float32 gets the tiles that 16 bits have.
+    shape = attention_prefill.shape_for(128, torch.bfloat16)
+    monkeypatch.setattr(attention_prefill, "shape_for", lambda dim, dtype: shape)
+    facts = Facts(CPU, dtype)
+    cases = list(op.cases(facts))
+    if dtype != torch.float32:
+        cases = [arguments for arguments in cases if len(arguments[0]) < 100]
+    if dtype == torch.bfloat16:
+        cases += CASES[op.name](facts)
+    for arguments in cases:
+        assert_matches(op, implementation.function, arguments, dtype)
+
+
+@pytest.mark.parametrize("tile", [16, 64])
+def test_decodes_shared_among_many_programs_are_joined(tile, monkeypatch):
+    """More programs than sequences, fewer, and as many: every sequence's parts are joined, and counters end at zero."""
+    torch.manual_seed(0)
+    facts = Facts(CPU, torch.float32)
+    for lengths in ([500], [1, 300, 2, 80], [17] * 9):
+        arguments = attention(facts, [1] * len(lengths), lengths, heads=6, kv_heads=2, dim=16)
+        for programs in (1, 6, 40):
+            shape = attention_decode.Shape(tile=tile, warps=4, stages=2, programs=programs, least_tiles=1)
+            monkeypatch.setattr(attention_decode, "shape_for", lambda dim, dtype, shape=shape: shape)
+            assert_matches(ops.attend, ops.attend.implementations[0].function, arguments, torch.float32)
+            assert not launch.arrivals(CPU).any()
+
+
+@pytest.mark.parametrize("splits", [1, 2, 5])
+def test_products_split_over_inputs_are_joined(splits):
+    torch.manual_seed(0)
+    for tokens, outputs, inputs in [(1, 40, 300), (20, 64, 256)]:
+        x, weight, bias = torch.randn(tokens, inputs), torch.randn(outputs, inputs), torch.randn(outputs)
+        arguments = [tensor.bfloat16() for tensor in (x, weight * inputs**-0.5, bias)]
+        multiply = functools.partial(matvec.multiply, shape=matvec.Shape(outputs=32, inputs=64, splits=splits))
+        assert_matches(ops.linear, multiply, arguments, torch.bfloat16)
+    assert not launch.arrivals(CPU).any()
+
+
+def test_more_candidates_than_fit_are_searched_in_place(monkeypatch):
+    """Tokens that all pass, or nearly, are too many to be set aside."""
+    torch.manual_seed(0)
+    arguments = next(iter(ops.draw.cases(Facts(CPU, torch.float32))))
+    rows, vocab = 4, 5000
+    logits = torch.randn(rows, vocab) * 0.1
+    wanted = [torch.full((rows,), value) for value in (1.0, vocab, 0.9, 0.0)]
+    streams = [torch.arange(rows), torch.arange(rows)]
+    assert len(wanted) + len(streams) + 1 == len(arguments)
+    module = importlib.import_module("lightllm.compute.kernels.triton.sampling")
+    monkeypatch.setattr(module, "MOST_CANDIDATES", 64)
+    assert_matches(ops.draw, module.draw, [logits, *wanted, *streams], torch.float32)
