@@ -101,7 +101,7 @@ class Runner:
         most = self._num_rows * longest
         tokens = memory.pool_tokens(config, room=room, per_token=self._token_bytes, most=most, cap=cap)
         tokens = int(self._group.gather_last(torch.tensor([tokens], device=self._device)).min())
-        is_capped = config.max_total_token_num is None and tokens == int(cap // self._token_bytes)
+        is_capped = config.max_total_token_num is None and tokens == cap // self._token_bytes
         note = f", limited to {memory.gib(cap)} on a CPU" if is_capped else ""
         self.memory.append((f"KV pool, {tokens} tokens{note}", tokens * self._token_bytes))
         return tokens

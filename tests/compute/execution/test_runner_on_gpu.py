@@ -1,0 +1,86 @@
+import numpy as np
+import pytest
+import torch
+
+from lightllm.base.config import EngineConfig
+from lightllm.compute.execution.largest_step import largest_steps
+from lightllm.compute.execution.runner import Runner
+from tests.compute.execution.checkpoint import SIZES, config, make
+from tests.compute.execution.plans import Run, plan
+from tests.compute.execution.test_runner import GREEDY, expected, generate, prompt, scattered
+
+pytestmark = pytest.mark.gpu
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    directory = tmp_path_factory.mktemp("qwen3")
+    return directory, make(directory)
+
+
+def sampled(runner):
+    """Answers with everything that sampling can do, and a result with log-probabilities."""
+    everything = {"temperature": 1.2, "top_k": 40, "top_p": 0.95, "repetition_penalty": 1.2, "presence_penalty": 0.3}
+    answers = []
+    for seed in range(5):
+        parameters = {**everything, "min_tokens": 5, "seed": seed}
+        answers.append(generate(runner, prompt(15, seed), scattered(60), 20, parameters, stop_tokens=[3, 4]))
+    begins = {"temperature": 1.0, "num_logprobs": 4, "prompt_length": 15}
+    return answers, runner.step(plan(Run(0, 0, prompt(15), range(15), begins=begins)))
+
+
+@pytest.fixture(scope="module")
+def runner(checkpoint):
+    return Runner(config(checkpoint[0], device="cuda", data_type="float32", batch_max_tokens=512))
+
+
+def test_greedy_generation_equals_transformers(checkpoint, runner):
+    tokens = prompt(23)
+    got = generate(runner, tokens, scattered(60), 20, GREEDY, chunks=(5, 1, 9))
+    assert got == expected(checkpoint[1], tokens, 20)
+
+
+@pytest.mark.filterwarnings("ignore:Synchronization debug mode")
+def test_a_decode_step_waits_for_the_device_only_for_its_tokens(runner, monkeypatch):
+    runner.step(plan(Run(0, 0, prompt(15), range(15), begins={**GREEDY, "prompt_length": 15})))
+    waits, synchronize = [], torch.cuda.Stream.synchronize
+
+    def wait(stream):
+        torch.cuda.set_sync_debug_mode("default")
+        waits.append(stream)
+        synchronize(stream)
+        torch.cuda.set_sync_debug_mode("error")
+
+    monkeypatch.setattr(torch.cuda.Stream, "synchronize", wait)
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        runner.step(plan(Run(0, 15, [-1], [15])))
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    assert len(waits) == 1
+
+
+def test_the_largest_step_fits_beside_the_pool(checkpoint):
+    """Half precision, measured: what the pool leaves is what the largest step takes."""
+    measured = Runner(
+        EngineConfig(model_dir=str(checkpoint[0]), running_max_req_size=2000, mem_fraction=0.5, device="cuda")
+    )
+    names = [name.partition(",")[0] for name, _ in measured.memory]
+    assert names == ["weights", "largest step", "slot table", "KV pool"]
+    total = torch.cuda.get_device_properties(0).total_memory
+    assert sum(size for _, size in measured.memory) <= 0.5 * total
+    torch.cuda.empty_cache()
+    for step in largest_steps(tokens=8192, rows=2000, longest=SIZES["max_position_embeddings"]):
+        measured.step(step)
+    free, _ = torch.cuda.mem_get_info()
+    assert total - free <= 0.5 * total + (64 << 20)
+
+
+def test_everything_that_sampling_does_equals_a_cpu(checkpoint, runner):
+    """Comes last: what computes each op is chosen for the process, so after a runner on a CPU none on a GPU runs."""
+    answers, result = sampled(runner)
+    wanted_answers, wanted = sampled(Runner(config(checkpoint[0])))
+    assert answers == wanted_answers
+    assert result.tokens.tolist() == wanted.tokens.tolist()
+    np.testing.assert_allclose(result.top_logprobs, wanted.top_logprobs, atol=1e-4)
+    np.testing.assert_allclose(result.logprobs, wanted.logprobs, atol=1e-4)
