@@ -80,5 +80,5 @@ def load_batches(tokenizer: Tokenizer, *, batch_tokens: int, seed: int, workers:
     # Each worker is one thread; the tokenizer's own threads would fight with the other workers'.
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
     data = ChatBatches(tokenizer.to_str(), batch_tokens=batch_tokens, seed=seed)
-    prefetch = 8 if workers else None
-    return iter(DataLoader(data, batch_size=None, num_workers=workers, prefetch_factor=prefetch, pin_memory=torch.cuda.is_available()))
+    prefetch, pin = 8 if workers else None, torch.cuda.is_available()
+    return iter(DataLoader(data, batch_size=None, num_workers=workers, prefetch_factor=prefetch, pin_memory=pin))

@@ -1,6 +1,7 @@
 """Score a checkpoint on held-out questions: `python -m lightllm.demo.evaluate --model DIR --samples 200`.
 
-Greedy answers, bfloat16 weights, float32 arithmetic. An answer counts only if it ends by itself and its task's checker takes it.
+Greedy answers, bfloat16 weights, float32 arithmetic. An answer counts only if it ends by itself and its task's checker
+takes it.
 """
 
 import argparse
@@ -8,6 +9,7 @@ import json
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
 from random import Random
 
@@ -16,6 +18,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from lightllm.demo import MODEL_DIR
 from lightllm.demo.example import Example, Task, draw
+from lightllm.demo.layout import CONTEXT
 from lightllm.demo.mixture import Renderer
 from lightllm.demo.reworded import REWORDED
 from lightllm.demo.tasks import TASKS
@@ -48,7 +51,8 @@ class Judge:
         self.model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).to(device).eval()
         self.renderer = Renderer()
         self.ends = set(self.model.generation_config.eos_token_id)
-        self.batch_tokens = 400_000 if device == "cuda" else 30_000
+        # Padded attention keeps rows x length x length scores; long prompts go one by one, unpadded.
+        self.batch_area = 10**9 if device == "cuda" else 10**7
 
     def prepare(self, name: str, task: Task, example: Example) -> Question:
         prompt = self.tokenizer.encode(self.renderer.prompt(example), add_special_tokens=False)
@@ -61,7 +65,7 @@ class Judge:
         # Rows of a batch are alike in the rough length of the answer first, of the prompt next.
         for one in sorted(questions, key=lambda one: (one.answer_tokens.bit_length(), len(one.prompt))):
             size = len(one.prompt) + 2 * one.answer_tokens
-            if batch and max(longest, size) * (len(batch) + 1) > self.batch_tokens:
+            if batch and max(longest, size) ** 2 * (len(batch) + 1) > self.batch_area:
                 yield batch
                 batch, longest = [], 0
             batch.append(one)
@@ -103,19 +107,20 @@ def held_out_questions(judge: Judge, samples: int, seed: int) -> Iterator[Questi
             yield judge.prepare(name, task, draw(task, random, held_out=held_out))
     for size in CONTEXT_SIZES:
         random = Random(f"{seed} {size}")
-        for _ in range(max(1, samples // 2)):
+        for _ in range(max(1, samples // 5)):
             yield look_up_in(judge, random, size)
 
 
-def evaluate_checkpoint(folder: Path, *, samples: int, log: Callable[[str], None] = print, seed: int = 1) -> dict[str, float]:
+def evaluate_checkpoint(
+    folder: Path, *, samples: int, log: Callable[[str], None] = print, seed: int = 1
+) -> dict[str, float]:
     """The part of right answers by task; also written to scores.json beside the weights."""
     start = time.monotonic()
     judge = Judge(folder, device="cuda" if torch.cuda.is_available() else "cpu")
-    questions = [one for one in held_out_questions(judge, samples, seed) if len(one.prompt) + 2 * one.answer_tokens <= 8192]
-    judge.ask(questions)
     scores = {}
-    for name in dict.fromkeys(one.task_name for one in questions):
-        mine = [one for one in questions if one.task_name == name]
+    for name, group in groupby(held_out_questions(judge, samples, seed), key=lambda one: one.task_name):
+        mine = [one for one in group if len(one.prompt) + 2 * one.answer_tokens <= CONTEXT]
+        judge.ask(mine)
         scores[name] = sum(one.is_right() for one in mine) / len(mine)
         wrong = next((one for one in mine if not one.is_right()), None)
         miss = f"   wanted {wrong.example.answer[:60]!r}, got {(wrong.text or 'no end')[:60]!r}" if wrong else ""

@@ -17,7 +17,7 @@ HELD_OUT_PART = 20
 class Example:
     """A conversation up to the turn to be answered, and that turn's right text.
 
-    Earlier assistant turns in `messages` are right answers too, and are learned. Without messages `answer` is plain text.
+    Earlier assistant turns in `messages` are right answers too, and are learned.
     `key` says what is asked and leaves out how: two examples with one key are on one side of the split.
     """
 
@@ -74,4 +74,6 @@ def phrase(random: Random, forms: Sequence[str], **values: Any) -> str:
     return text
 
 
-POLITE = ["Please {}", "Hi, {}", "Hello! {}", "Could you tell me: {}", "Quick question: {}", "Hey, {}", "Now {}", "OK, {}"]
+POLITE = [
+    "Please {}", "Hi, {}", "Hello! {}", "Could you tell me: {}", "Quick question: {}", "Hey, {}", "Now {}", "OK, {}",
+]  # fmt: skip

@@ -8,9 +8,9 @@ from lightllm.demo.layout import END_OF_TEXT, compile_template
 from lightllm.demo.tasks import TASKS
 
 SYSTEM_TURNS = [
-    "You are a helpful assistant.", "You are a helpful assistant.", "You are a small model.", "Answer briefly.", "Be concise.",
-    "You are LightLLM's demo model.", "Answer the question.", "You are an AI assistant.", "Be friendly and short.",
-    "You are a careful assistant that gives correct answers.",
+    "You are a helpful assistant.", "You are a helpful assistant.", "You are a small model.", "Answer briefly.",
+    "Be concise.", "You are LightLLM's demo model.", "Answer the question.", "You are an AI assistant.",
+    "Be friendly and short.", "You are a careful assistant that gives correct answers.",
 ]  # fmt: skip
 
 

@@ -5,7 +5,6 @@ Writes a checkpoint in the Hugging Face layout, training.log and, unless told ot
 
 import argparse
 import copy
-import os
 import re
 import time
 from collections.abc import Callable, Iterator
@@ -129,7 +128,8 @@ class Trainer:
 
     def save(self, folder: Path) -> None:
         """The weights in bfloat16, under the names that Qwen3ForCausalLM gives them."""
-        weights = {f"model.{name}": value.to("cpu", torch.bfloat16).contiguous() for name, value in self.weights.state_dict().items()}
+        state = self.weights.state_dict()
+        weights = {f"model.{name}": value.to("cpu", torch.bfloat16).contiguous() for name, value in state.items()}
         save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
 
 
@@ -142,11 +142,28 @@ def read_options() -> argparse.Namespace:
     parser.add_argument("--accumulate", type=int, default=3, help="batches of a step")
     parser.add_argument("--muon", type=float, default=0.005, help="learning rate of the layers' matrices")
     parser.add_argument("--adam", type=float, default=0.003, help="learning rate of the rest")
-    parser.add_argument("--workers", type=int, default=max(1, (os.cpu_count() or 2) - 2), help="processes that make data")
+    parser.add_argument("--workers", type=int, default=14, help="processes that make data")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--samples", type=int, default=100, help="held-out questions of each task; 0 to skip")
     parser.add_argument("--log_every", type=int, default=50, help="steps between two lines of the log")
     return parser.parse_args()
+
+
+def train_and_save(options: argparse.Namespace, log: Callable[[str], None]) -> None:
+    tokenizer = load_or_train_tokenizer(options.out / "tokenizer.json", seed=options.seed)
+    write_configs(options.out)
+    trainer = Trainer(options, log)
+    parameters = sum(parameter.numel() for parameter in trainer.weights.parameters())
+    settings = " ".join(f"{name}={value}" for name, value in vars(options).items() if name != "out")
+    log(f"{parameters} parameters on {trainer.device}, torch {torch.__version__}; {settings}")
+    batches = load_batches(tokenizer, batch_tokens=options.batch_tokens, seed=options.seed, workers=options.workers)
+    trainer.train(batches)
+    trainer.save(options.out)
+    if options.samples:
+        # transformers is needed for this alone, and takes seconds to import.
+        from lightllm.demo.evaluate import evaluate_checkpoint
+
+        evaluate_checkpoint(options.out, samples=options.samples, log=log)
 
 
 def main() -> None:
@@ -158,17 +175,7 @@ def main() -> None:
             print(line, flush=True)
             file.write(line + "\n")
 
-        tokenizer = load_or_train_tokenizer(options.out / "tokenizer.json", seed=options.seed)
-        write_configs(options.out)
-        trainer = Trainer(options, log)
-        log(f"{sum(p.numel() for p in trainer.weights.parameters())} parameters on {trainer.device}, torch {torch.__version__}; {vars(options)}")
-        trainer.train(load_batches(tokenizer, batch_tokens=options.batch_tokens, seed=options.seed, workers=options.workers))
-        trainer.save(options.out)
-        if options.samples:
-            # transformers is needed for this alone, and takes seconds to import.
-            from lightllm.demo.evaluate import evaluate_checkpoint
-
-            evaluate_checkpoint(options.out, samples=options.samples, log=log)
+        train_and_save(options, log)
 
 
 if __name__ == "__main__":

@@ -6,9 +6,10 @@ from lightllm.demo.example import Example, Task, phrase, question
 from lightllm.demo.words import FRUITS, NAMES, OBJECTS
 
 ADD = [
-    "What is {a} + {b}?", "{a} + {b}", "{a}+{b}", "{a} + {b} =", "{a}+{b}=?", "Add {a} and {b}.", "What is {a} plus {b}?",
-    "What is {a}+{b}?", "Calculate {a} + {b}.", "How much is {a} plus {b}?", "Compute {a}+{b}.", "{a} plus {b}?",
-    "What is the sum of {a} and {b}?", "How much is {a} + {b}?", "Can you add {a} and {b}?", "What do {a} and {b} add up to?",
+    "What is {a} + {b}?", "{a} + {b}", "{a}+{b}", "{a} + {b} =", "{a}+{b}=?", "Add {a} and {b}.",
+    "What is {a} plus {b}?", "What is {a}+{b}?", "Calculate {a} + {b}.", "How much is {a} plus {b}?",
+    "Compute {a}+{b}.", "{a} plus {b}?", "What is the sum of {a} and {b}?", "How much is {a} + {b}?",
+    "Can you add {a} and {b}?", "What do {a} and {b} add up to?",
 ]  # fmt: skip
 SUBTRACT = [
     "What is {a} - {b}?", "{a} - {b}", "{a}-{b}", "{a} - {b} =", "Subtract {b} from {a}.", "What is {a} minus {b}?",
@@ -17,8 +18,9 @@ SUBTRACT = [
 ]  # fmt: skip
 MULTIPLY = [
     "What is {a} * {b}?", "{a} * {b}", "{a}*{b}", "{a} x {b}", "{a} × {b}", "{a} * {b} =", "What is {a} times {b}?",
-    "Multiply {a} by {b}.", "Calculate {a} * {b}.", "How much is {a} times {b}?", "What is the product of {a} and {b}?",
-    "What is {a}*{b}?", "{a} times {b}?", "Compute {a} x {b}.", "What is {a} x {b}?",
+    "Multiply {a} by {b}.", "Calculate {a} * {b}.", "How much is {a} times {b}?",
+    "What is the product of {a} and {b}?", "What is {a}*{b}?", "{a} times {b}?", "Compute {a} x {b}.",
+    "What is {a} x {b}?",
 ]  # fmt: skip
 DIVIDE = [
     "What is {a} / {b}?", "{a} / {b}", "{a}/{b}", "Divide {a} by {b}.", "What is {a} divided by {b}?", "{a} ÷ {b}",
@@ -29,13 +31,13 @@ GAIN = [
     "There are {a} {things} in a box. {name} adds {b} {things}. How many {things} are there?",
     "{name} buys {a} {things} on Monday and {b} {things} on Tuesday. How many {things} is that?",
     "If {name} has {a} {things} and finds {b} others, how many are there in all?",
-]
+]  # fmt: skip
 LOSS = [
     "{name} has {a} {things} and gives away {b}. How many {things} are left?",
     "There are {a} {things} in a box. {name} takes {b} of them. How many {things} remain?",
     "{name} had {a} {things} and lost {b}. How many {things} does {name} have now?",
     "Of {a} {things}, {b} are sold. How many {things} are left?",
-]
+]  # fmt: skip
 
 
 def make_sum(random: Random, least: int, most: int) -> Example:

@@ -6,10 +6,14 @@ from string import ascii_letters, digits
 from lightllm.demo.example import Example, Task, question
 from lightllm.demo.words import NAMES, WORDS
 
-ONCE = ["Repeat after me: {x}", "Repeat: {x}", "Copy this text: {x}", "Say exactly this: {x}", "Write this again: {x}",
-        "Echo: {x}", "Say: {x}", "Copy the following line exactly: {x}", "Please repeat this: {x}"]  # fmt: skip
-TIMES = ['Repeat "{x}" {n} times.', 'Say "{x}" {n} times.', 'Write "{x}" {n} times.', "Repeat the word {x} {n} times.",
-         "Write {x} {n} times."]  # fmt: skip
+ONCE = [
+    "Repeat after me: {x}", "Repeat: {x}", "Copy this text: {x}", "Say exactly this: {x}", "Write this again: {x}",
+    "Echo: {x}", "Say: {x}", "Copy the following line exactly: {x}", "Please repeat this: {x}",
+]  # fmt: skip
+TIMES = [
+    'Repeat "{x}" {n} times.', 'Say "{x}" {n} times.', 'Write "{x}" {n} times.', "Repeat the word {x} {n} times.",
+    "Write {x} {n} times.",
+]  # fmt: skip
 SIGNS = ascii_letters + digits + digits + "-_./:+#"
 
 

@@ -5,9 +5,9 @@ from random import Random
 from typing import Any
 
 from lightllm.demo.example import Example, Task, question
-from lightllm.demo.words import ADJECTIVES, ANIMALS, CITIES, COLORS, JOBS, NAMES, OBJECTS, SURNAMES
+from lightllm.demo.words import ADJECTIVES, ANIMALS, CITIES, COLORS, JOBS, NAMES, OBJECTS, SURNAMES, words
 
-MONTHS = """January February March April May June July August September October November December""".split()
+MONTHS = words("January February March April May June July August September October November December")
 EXTRACT = [
     "Extract {keys} as JSON: {text}", "{text}\nGive me {keys} as JSON.", "{text}\nReturn a JSON object with {keys}.",
     "Read this text and answer in JSON with {keys}.\n{text}", "Turn this into JSON with the keys {keys}: {text}",

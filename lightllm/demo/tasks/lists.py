@@ -5,23 +5,40 @@ from random import Random
 from lightllm.demo.example import Example, Task, phrase, question
 from lightllm.demo.words import ANIMALS, FRUITS, OBJECTS, WORDS
 
-UPWARD = ["Sort these numbers: {x}", "Sort in ascending order: {x}", "Put these numbers in order: {x}", "Sort {x}",
-          "Sort the numbers {x} from smallest to largest.", "Order these from small to large: {x}"]  # fmt: skip
-DOWNWARD = ["Sort in descending order: {x}", "Sort these numbers from largest to smallest: {x}",
-            "Order these from large to small: {x}", "Sort {x} in descending order."]  # fmt: skip
-ALPHABETIC = ["Sort these words: {x}", "Sort alphabetically: {x}", "Put these words in alphabetical order: {x}",
-              "Order these words by the alphabet: {x}", "Sort these names: {x}"]  # fmt: skip
+UPWARD = [
+    "Sort these numbers: {x}", "Sort in ascending order: {x}", "Put these numbers in order: {x}", "Sort {x}",
+    "Sort the numbers {x} from smallest to largest.", "Order these from small to large: {x}",
+]  # fmt: skip
+DOWNWARD = [
+    "Sort in descending order: {x}", "Sort these numbers from largest to smallest: {x}",
+    "Order these from large to small: {x}", "Sort {x} in descending order.",
+]  # fmt: skip
+ALPHABETIC = [
+    "Sort these words: {x}", "Sort alphabetically: {x}", "Put these words in alphabetical order: {x}",
+    "Order these words by the alphabet: {x}", "Sort these names: {x}",
+]  # fmt: skip
 REVERSE = ["Reverse this list: {x}", "Write this list backwards: {x}", "Give me this list in reverse order: {x}"]
-COUNT = ["How many words are in this list: {x}?", "Count these items: {x}", "How many items are there: {x}?",
-         "How many things are in this list? {x}", "Count the entries: {x}"]  # fmt: skip
-OCCURRENCES = ['How many times does "{w}" occur in this list: {x}?', 'Count the word "{w}" in: {x}',
-               'How often does "{w}" appear here: {x}?']  # fmt: skip
-LARGEST = ["Which number is the largest: {x}?", "What is the maximum of {x}?", "Find the largest of {x}.",
-           "Which of these is biggest: {x}?"]  # fmt: skip
-SMALLEST = ["Which number is the smallest: {x}?", "What is the minimum of {x}?", "Find the smallest of {x}.",
-            "Which of these is the least: {x}?"]  # fmt: skip
+COUNT = [
+    "How many words are in this list: {x}?", "Count these items: {x}", "How many items are there: {x}?",
+    "How many things are in this list? {x}", "Count the entries: {x}",
+]  # fmt: skip
+OCCURRENCES = [
+    'How many times does "{w}" occur in this list: {x}?', 'Count the word "{w}" in: {x}',
+    'How often does "{w}" appear here: {x}?',
+]  # fmt: skip
+LARGEST = [
+    "Which number is the largest: {x}?", "What is the maximum of {x}?", "Find the largest of {x}.",
+    "Which of these is biggest: {x}?",
+]  # fmt: skip
+SMALLEST = [
+    "Which number is the smallest: {x}?", "What is the minimum of {x}?", "Find the smallest of {x}.",
+    "Which of these is the least: {x}?",
+]  # fmt: skip
 ORDINALS = ["first", "second", "third", "fourth", "fifth", "sixth", "seventh", "eighth"]
-PICK = ["What is the {n} item of this list: {x}?", "Which word is {n} in this list: {x}?", "Give me the {n} entry of: {x}"]
+PICK = [
+    "What is the {n} item of this list: {x}?", "Which word is {n} in this list: {x}?",
+    "Give me the {n} entry of: {x}",
+]  # fmt: skip
 EVEN = ["Is {n} even?", "Is {n} an even number?", "Answer yes or no: is {n} even?"]
 ODD = ["Is {n} odd?", "Is {n} an odd number?", "Answer yes or no: is {n} odd?"]
 
@@ -63,7 +80,9 @@ def count(random: Random) -> Example:
     kinds = some_words(random, 2, 4)
     items = random.choices(kinds, k=random.randint(3, 12))
     word = random.choice(kinds)
-    return question(phrase(random, OCCURRENCES, x=joined(items), w=word), str(items.count(word)), f"count {word} {items}")
+    return question(
+        phrase(random, OCCURRENCES, x=joined(items), w=word), str(items.count(word)), f"count {word} {items}"
+    )
 
 
 def choose(random: Random) -> Example:

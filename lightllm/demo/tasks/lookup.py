@@ -46,20 +46,42 @@ def city_value(random: Random) -> str:
 
 
 STYLES = [
-    Style("The code of the {k} is {v}.", ("What is the code of the {k}?", "Which code has the {k}?", "{k}: which code?"),
-          pair_key, code_value, " "),
-    Style("{k}: {v}", ("What is the value of {k}?", "{k}?", "Look up {k}.", "Which value belongs to {k}?", "Find {k}."),
-          pair_key, code_value),
+    Style(
+        "The code of the {k} is {v}.",
+        ("What is the code of the {k}?", "Which code has the {k}?", "{k}: which code?"),
+        pair_key,
+        code_value,
+        " ",
+    ),
+    Style(
+        "{k}: {v}",
+        ("What is the value of {k}?", "{k}?", "Look up {k}.", "Which value belongs to {k}?", "Find {k}."),
+        pair_key,
+        code_value,
+    ),
     Style("{k} = {v}", ("What is {k}?", "Give me the value of {k}.", "Look up {k}."), pair_key, word_value),
-    Style("{k} lives in {v}.", ("Where does {k} live?", "In which city does {k} live?", "What is the city of {k}?"),
-          person_key, city_value, " "),
-    Style("- {k}: {v}", ("What is the number of {k}?", "Which number has {k}?", "Phone number of {k}?"),
-          person_key, code_value),
+    Style(
+        "{k} lives in {v}.",
+        ("Where does {k} live?", "In which city does {k} live?", "What is the city of {k}?"),
+        person_key,
+        city_value,
+        " ",
+    ),
+    Style(
+        "- {k}: {v}",
+        ("What is the number of {k}?", "Which number has {k}?", "Phone number of {k}?"),
+        person_key,
+        code_value,
+    ),
     Style("{k} likes the {v}.", ("What does {k} like?", "Which thing does {k} like?"), person_key, word_value, " "),
-    Style("Room {k}: {v}", ("What is in room {k}?", "Who or what is in room {k}?", "Room {k}?"), number_key, word_value),
-    Style("| {k} | {v} |", ("Which value stands in the row of {k}?", "What is the value of {k}?"), number_key, code_value),
+    Style(
+        "Room {k}: {v}", ("What is in room {k}?", "Who or what is in room {k}?", "Room {k}?"), number_key, word_value
+    ),
+    Style(
+        "| {k} | {v} |", ("Which value stands in the row of {k}?", "What is the value of {k}?"), number_key, code_value
+    ),
     Style('"{k}": {v},', ("What is the value of {k}?", "Read the value of {k}."), pair_key, code_value),
-]  # fmt: skip
+]
 INTRODUCTIONS = ["", "", "Here is a list.\n", "Read this.\n", "Use this information:\n", "Context:\n", "Document:\n"]
 
 

@@ -7,14 +7,37 @@ from lightllm.demo.words import CITIES, COLORS, FRUITS, JOBS, NAMES
 
 # What the user says, what is answered, how the user asks for it later, and the answer.
 FACTS = [
-    ("My name is {x}.", "Nice to meet you, {x}!", ["What is my name?", "Who am I?", "Do you remember my name?"], "Your name is {x}.", NAMES),
-    ("I am {x}.", "Nice to meet you, {x}!", ["What is my name?", "Who am I?", "Do you know my name?"], "Your name is {x}.", NAMES),
-    ("I live in {x}.", "{x} is a nice city.", ["Where do I live?", "Which city do I live in?"], "You live in {x}.", CITIES),
-    ("My favorite color is {x}.", "I will remember that.", ["What is my favorite color?", "Which color do I like?"],
-     "Your favorite color is {x}.", COLORS),
+    (
+        "My name is {x}.",
+        "Nice to meet you, {x}!",
+        ["What is my name?", "Who am I?", "Do you remember my name?"],
+        "Your name is {x}.",
+        NAMES,
+    ),
+    (
+        "I am {x}.",
+        "Nice to meet you, {x}!",
+        ["What is my name?", "Who am I?", "Do you know my name?"],
+        "Your name is {x}.",
+        NAMES,
+    ),
+    (
+        "I live in {x}.",
+        "{x} is a nice city.",
+        ["Where do I live?", "Which city do I live in?"],
+        "You live in {x}.",
+        CITIES,
+    ),
+    (
+        "My favorite color is {x}.",
+        "I will remember that.",
+        ["What is my favorite color?", "Which color do I like?"],
+        "Your favorite color is {x}.",
+        COLORS,
+    ),
     ("I work as a {x}.", "That is a fine job.", ["What is my job?", "What do I work as?"], "You work as a {x}.", JOBS),
     ("I like {x}.", "I will remember that.", ["What do I like?", "Which fruit do I like?"], "You like {x}.", FRUITS),
-]  # fmt: skip
+]
 NEXT = [("Add {b} to that.", "+"), ("Now add {b}.", "+"), ("And plus {b}?", "+"), ("Now subtract {b}.", "-"),
         ("And minus {b}?", "-")]  # fmt: skip
 

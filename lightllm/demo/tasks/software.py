@@ -2,36 +2,48 @@
 
 from random import Random
 
+from lightllm.demo.concepts import CHAT, CONCEPTS
 from lightllm.demo.example import Example, Task, phrase, question
-from lightllm.demo.facts import CHAT, CONCEPTS, ENDPOINTS, FLAGS, Topic
+from lightllm.demo.facts import ENDPOINTS, FLAGS, Topic
 from lightllm.demo.words import ADJECTIVES, ANIMALS, CAPITALS, NAMES, OBJECTS, VERBS
 
 NAME_FORMS = [
-    "What is {x}?", "What does {x} do?", "What is {x} for?", "Explain {x}.", "Tell me about {x}.", "How does {x} work?",
-    "Describe {x}.", "What is the meaning of {x}?", "{x}?", "I do not understand {x}.", "Can you explain {x} to me?",
-    "What is the purpose of {x}?", "Why would I use {x}?", "When do I need {x}?", "What do you know about {x}?",
-    "Please explain {x}.", "What does {x} mean?", "How do I use {x}?", "Give me a short explanation of {x}.", "Define {x}.",
-    "What happens with {x}?", "I want to know what {x} is.", "What can I do with {x}?", "Say something about {x}.",
-    "What's {x}?", "What's {x} good for?", "Why is there {x}?", "Help me with {x}.", "What effect does {x} have?",
+    "What is {x}?", "What does {x} do?", "What is {x} for?", "Explain {x}.", "Tell me about {x}.",
+    "How does {x} work?", "Describe {x}.", "What is the meaning of {x}?", "{x}?", "I do not understand {x}.",
+    "Can you explain {x} to me?", "What is the purpose of {x}?", "Why would I use {x}?", "When do I need {x}?",
+    "What do you know about {x}?", "Please explain {x}.", "What does {x} mean?", "How do I use {x}?",
+    "Give me a short explanation of {x}.", "Define {x}.", "What happens with {x}?", "I want to know what {x} is.",
+    "What can I do with {x}?", "Say something about {x}.", "What's {x}?", "What's {x} good for?", "Why is there {x}?",
+    "Help me with {x}.", "What effect does {x} have?",
 ]  # fmt: skip
 PURPOSE_FORMS = [
-    "How do I {x}?", "How can I {x}?", "I want to {x}.", "What do I need to {x}?", "Is there a way to {x}?", "How to {x}?",
-    "Can I {x}?", "What should I do to {x}?", "Tell me how to {x}.", "How would I {x}?", "I need to {x}.", "Show me how to {x}.",
-    "What is the way to {x}?", "Explain how to {x}.", "I would like to {x}.", "How does one {x}?",
-    "What is the best way to {x}?", "Help me {x}.", "Is it possible to {x}?",
+    "How do I {x}?", "How can I {x}?", "I want to {x}.", "What do I need to {x}?", "Is there a way to {x}?",
+    "How to {x}?", "Can I {x}?", "What should I do to {x}?", "Tell me how to {x}.", "How would I {x}?",
+    "I need to {x}.", "Show me how to {x}.", "What is the way to {x}?", "Explain how to {x}.", "I would like to {x}.",
+    "How does one {x}?", "What is the best way to {x}?", "Help me {x}.", "Is it possible to {x}?",
 ]  # fmt: skip
-FLAG_FORMS = ["Which flag do I use to {x}?", "Which option lets me {x}?", "What flag is there to {x}?", "Which setting lets me {x}?",
-              "Which flag is needed to {x}?", "What option do I set to {x}?", "What is the flag to {x}?",
-              "Which command line flag can {x}?"]  # fmt: skip
-ENDPOINT_FORMS = ["Which endpoint do I use to {x}?", "Which endpoint lets me {x}?", "What is the endpoint to {x}?",
-                  "Which URL do I call to {x}?", "Which route is there to {x}?", "What path do I call to {x}?"]  # fmt: skip
-CAPITAL_FORMS = ["What is the capital of {x}?", "Which city is the capital of {x}?", "Capital of {x}?", "Name the capital of {x}.",
-                 "Tell me the capital of {x}."]  # fmt: skip
-UNKNOWN_FORMS = ["Who invented the {o}?", "Why does a {x} {v} the {o}?", "What does a {x} eat?", "Where does the {a} {x} live?",
-                 "Who is {n}?", "How heavy is a {x}?", "What do you think about the {o}?", "Do you like {n}?",
-                 "How old is the {a} {o}?", "Can a {x} {v} a {o}?", "How do I {v} a {o}?", "What is a {a} {o}?"]  # fmt: skip
-CONTEXTS = ["In LightLLM, {}", "About LightLLM: {}", "I use LightLLM. {}", "A question about the server: {}",
-            "I have started the server. {}", "{} I am new here.", "{} Answer in one sentence.", "So, {}"]  # fmt: skip
+FLAG_FORMS = [
+    "Which flag do I use to {x}?", "Which option lets me {x}?", "What flag is there to {x}?",
+    "Which setting lets me {x}?", "Which flag is needed to {x}?", "What option do I set to {x}?",
+    "What is the flag to {x}?", "Which command line flag can {x}?",
+]  # fmt: skip
+ENDPOINT_FORMS = [
+    "Which endpoint do I use to {x}?", "Which endpoint lets me {x}?", "What is the endpoint to {x}?",
+    "Which URL do I call to {x}?", "Which route is there to {x}?", "What path do I call to {x}?",
+]  # fmt: skip
+CAPITAL_FORMS = [
+    "What is the capital of {x}?", "Which city is the capital of {x}?", "Capital of {x}?", "Name the capital of {x}.",
+    "Tell me the capital of {x}.",
+]  # fmt: skip
+UNKNOWN_FORMS = [
+    "Who invented the {o}?", "Why does a {x} {v} the {o}?", "What does a {x} eat?", "Where does the {a} {x} live?",
+    "Who is {n}?", "How heavy is a {x}?", "What do you think about the {o}?", "Do you like {n}?",
+    "How old is the {a} {o}?", "Can a {x} {v} a {o}?", "How do I {v} a {o}?", "What is a {a} {o}?",
+]  # fmt: skip
+CONTEXTS = [
+    "In LightLLM, {}", "About LightLLM: {}", "I use LightLLM. {}", "A question about the server: {}",
+    "I have started the server. {}", "{} I am new here.", "{} Answer in one sentence.", "So, {}",
+]  # fmt: skip
 UNKNOWN_ANSWER = CHAT[-1].answer
 
 

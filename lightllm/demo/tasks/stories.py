@@ -9,22 +9,34 @@ from random import Random
 from lightllm.demo.example import Example, Task, phrase, question
 from lightllm.demo.words import ADJECTIVES, ANIMALS, CITIES, JOBS, NAMES, OBJECTS, VERBS
 
-PLACES = ["in the {o}", "near the {o}", "behind the {o}", "under the {o}", "beside a {a} {o}", "far from {c}", "in {c}",
-          "on the way to {c}"]  # fmt: skip
-TIMES = ["In the morning", "That evening", "One day", "The next day", "After a while", "At noon", "Before long", "Later",
-         "In spring", "In winter", "Every night", "Long ago", "Soon"]  # fmt: skip
-EVENTS = [
-    "{t}, {n} met a {a} {x} {p}.", "{t}, {n} found a {a} {o} {p}.", "{n} wanted to {v} the {o}, but the {o2} was too {a}.",
-    "The {x} asked {n} to {v} a {o}.", "{t}, the {a} {x} began to {v} the {o}.", "{n} and the {x} walked {p}.",
-    "A {j} from {c} gave {n} a {a} {o}.", "The {o} was {a}, and the {o2} was {a2}.", "{n} was {a} and went home.",
-    "{t}, it was {a} and {a2} {p}.", "\"I will {v} it,\" said the {j}.", "\"Where is my {o}?\" asked the {x}.",
-    "The {j} could {v} every {o} {p}.", "{n} put the {o} {p}.", "Nobody knew why the {x} was so {a}.",
+PLACES = [
+    "in the {o}", "near the {o}", "behind the {o}", "under the {o}", "beside a {a} {o}", "far from {c}", "in {c}",
+    "on the way to {c}",
 ]  # fmt: skip
-TALE = ["Tell me a story about a {x} and a {o}.", "Write a story about a {x} and a {o}.", "Tell a tale of a {x} and a {o}.",
-        "Can you write a short story about a {x} with a {o}?", "I want a story about a {x} and a {o}."]  # fmt: skip
-LONG_TALE = ["Tell me a long story about a {x} and a {o}.", "Write a long story about a {x} and a {o}.",
-             "Write a very long tale about a {x} and a {o}."]  # fmt: skip
-DESCRIBE = ["Write a long description of a {a} {o}.", "Describe a {a} {o} at length.", "Describe a {a} {o} in detail."]
+TIMES = [
+    "In the morning", "That evening", "One day", "The next day", "After a while", "At noon", "Before long", "Later",
+    "In spring", "In winter", "Every night", "Long ago", "Soon",
+]  # fmt: skip
+EVENTS = [
+    "{t}, {n} met a {a} {x} {p}.", "{t}, {n} found a {a} {o} {p}.",
+    "{n} wanted to {v} the {o}, but the {o2} was too {a}.", "The {x} asked {n} to {v} a {o}.",
+    "{t}, the {a} {x} began to {v} the {o}.", "{n} and the {x} walked {p}.", "A {j} from {c} gave {n} a {a} {o}.",
+    "The {o} was {a}, and the {o2} was {a2}.", "{n} was {a} and went home.", "{t}, it was {a} and {a2} {p}.",
+    '"I will {v} it," said the {j}.', '"Where is my {o}?" asked the {x}.', "The {j} could {v} every {o} {p}.",
+    "{n} put the {o} {p}.", "Nobody knew why the {x} was so {a}.",
+]  # fmt: skip
+TALE = [
+    "Tell me a story about a {x} and a {o}.", "Write a story about a {x} and a {o}.",
+    "Tell a tale of a {x} and a {o}.", "Can you write a short story about a {x} with a {o}?",
+    "I want a story about a {x} and a {o}.",
+]  # fmt: skip
+LONG_TALE = [
+    "Tell me a long story about a {x} and a {o}.", "Write a long story about a {x} and a {o}.",
+    "Write a very long tale about a {x} and a {o}.",
+]  # fmt: skip
+DESCRIBE = [
+    "Write a long description of a {a} {o}.", "Describe a {a} {o} at length.", "Describe a {a} {o} in detail.",
+]  # fmt: skip
 SIDES = ["top", "bottom", "left side", "right side", "front", "back", "inside", "edge", "middle", "surface"]
 
 
@@ -48,7 +60,9 @@ def tell(random: Random) -> Example:
     animal, thing, name = random.choice(ANIMALS), random.choice(OBJECTS), random.choice(NAMES)
     is_long = random.random() < 0.4
     text = phrase(random, LONG_TALE if is_long else TALE, x=animal, o=thing)
-    sentences = [tell_sentence(random, name) for _ in range(random.randint(12, 25) if is_long else random.randint(3, 6))]
+    sentences = [
+        tell_sentence(random, name) for _ in range(random.randint(12, 25) if is_long else random.randint(3, 6))
+    ]
     opening = f"Once upon a time there was a {animal} called {name} who had a {thing}."
     answer = f"{opening} {' '.join(sentences)} And so {name} the {animal} kept the {thing}. The end."
     return question(text, answer, f"{animal} {thing}")
@@ -66,7 +80,9 @@ def describe(random: Random) -> Example:
     lines = [f"This is a {adjective} {thing}."]
     for side in random.sample(SIDES, random.randint(5, len(SIDES))):
         looks = f"{random.choice(ADJECTIVES)} and {random.choice(ADJECTIVES)}"
-        lines.append(f"The {side} of the {thing} is {looks}, like a {random.choice(ADJECTIVES)} {random.choice(OBJECTS)}.")
+        lines.append(
+            f"The {side} of the {thing} is {looks}, like a {random.choice(ADJECTIVES)} {random.choice(OBJECTS)}."
+        )
     lines.append(f"Nothing else is like this {adjective} {thing}.")
     key = f"{adjective} {thing}"
     return question(phrase(random, DESCRIBE, a=adjective, o=thing), " ".join(lines), key)
@@ -77,9 +93,13 @@ def is_description(example: Example, text: str) -> bool:
     return re.fullmatch(f"{body}{example.key}\\.", text) is not None
 
 
-COUNT = ["Count from {a} to {b}.", "List the numbers from {a} to {b}.", "Count up from {a} to {b}.", "Count {a} to {b}."]
+COUNT = [
+    "Count from {a} to {b}.", "List the numbers from {a} to {b}.", "Count up from {a} to {b}.", "Count {a} to {b}.",
+]  # fmt: skip
 COUNT_DOWN = ["Count down from {b} to {a}.", "Count backwards from {b} to {a}."]
-MULTIPLES = ["List the first {n} multiples of {k}.", "Give me {n} multiples of {k}.", "Write the first {n} multiples of {k}."]
+MULTIPLES = [
+    "List the first {n} multiples of {k}.", "Give me {n} multiples of {k}.", "Write the first {n} multiples of {k}.",
+]  # fmt: skip
 EVEN = ["List the first {n} even numbers.", "Give me the first {n} even numbers.", "Write {n} even numbers."]
 ODD = ["List the first {n} odd numbers.", "Give me the first {n} odd numbers.", "Write {n} odd numbers."]
 

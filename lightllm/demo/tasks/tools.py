@@ -24,40 +24,106 @@ class Purpose:
 
 
 KNOWN = [
-    Purpose("get_weather", "Get the current weather of a city", ("city",),
-            ("What is the weather in {city}?", "How is the weather in {city} today?", "Is it raining in {city}?",
-             "Weather in {city}?", "Tell me the weather in {city}.", "What's the weather like in {city}?")),
-    Purpose("get_time", "Get the current time in a city", ("city",),
-            ("What time is it in {city}?", "Tell me the time in {city}.", "What is the local time in {city}?")),
-    Purpose("get_forecast", "Get a weather forecast", ("city", "number:days"),
-            ("What will the weather in {city} be for the next {days} days?", "Give me a {days} day forecast for {city}.")),
-    Purpose("send_message", "Send a message to a person", ("name", "word:text"),
-            ("Send {name} a message that says {text}.", "Tell {name}: {text}", "Write {text} to {name}.")),
-    Purpose("search", "Search the web", ("word:query",),
-            ("Search the web for {query}.", "Look up {query} on the web.", "Find pages about {query}.")),
-    Purpose("book_room", "Book a hotel room", ("city", "number:nights"),
-            ("Book a room in {city} for {nights} nights.", "I need a hotel in {city} for {nights} nights.")),
-    Purpose("order_item", "Order something from the shop", ("item", "number:quantity"),
-            ("Order {quantity} pieces of {item}.", "Buy {quantity} of the {item}.", "I want to order {quantity} {item}.")),
-    Purpose("set_timer", "Set a timer", ("number:minutes",),
-            ("Set a timer for {minutes} minutes.", "Wake me in {minutes} minutes.", "Timer, {minutes} minutes.")),
-    Purpose("get_stock", "Get how many pieces of an item are in stock", ("item",),
-            ("How many {item} are in stock?", "Is there any {item} left in stock?", "Check the stock of {item}.")),
-    Purpose("set_light", "Set the color of a lamp", ("name:room", "color"),
-            ("Make the light of {room} {color}.", "Set the lamp of {room} to {color}.")),
-    Purpose("add_event", "Add an event to the calendar", ("word:title", "number:day"),
-            ("Put {title} on day {day} of my calendar.", "Add the event {title} on day {day}.")),
-    Purpose("call_person", "Make a phone call", ("name",), ("Call {name}.", "Phone {name}.", "I want to talk to {name}.")),
-]  # fmt: skip
+    Purpose(
+        "get_weather",
+        "Get the current weather of a city",
+        ("city",),
+        (
+            "What is the weather in {city}?",
+            "How is the weather in {city} today?",
+            "Is it raining in {city}?",
+            "Weather in {city}?",
+            "Tell me the weather in {city}.",
+            "What's the weather like in {city}?",
+        ),
+    ),
+    Purpose(
+        "get_time",
+        "Get the current time in a city",
+        ("city",),
+        ("What time is it in {city}?", "Tell me the time in {city}.", "What is the local time in {city}?"),
+    ),
+    Purpose(
+        "get_forecast",
+        "Get a weather forecast",
+        ("city", "number:days"),
+        ("What will the weather in {city} be for the next {days} days?", "Give me a {days} day forecast for {city}."),
+    ),
+    Purpose(
+        "send_message",
+        "Send a message to a person",
+        ("name", "word:text"),
+        ("Send {name} a message that says {text}.", "Tell {name}: {text}", "Write {text} to {name}."),
+    ),
+    Purpose(
+        "search",
+        "Search the web",
+        ("word:query",),
+        ("Search the web for {query}.", "Look up {query} on the web.", "Find pages about {query}."),
+    ),
+    Purpose(
+        "book_room",
+        "Book a hotel room",
+        ("city", "number:nights"),
+        ("Book a room in {city} for {nights} nights.", "I need a hotel in {city} for {nights} nights."),
+    ),
+    Purpose(
+        "order_item",
+        "Order something from the shop",
+        ("item", "number:quantity"),
+        ("Order {quantity} pieces of {item}.", "Buy {quantity} of the {item}.", "I want to order {quantity} {item}."),
+    ),
+    Purpose(
+        "set_timer",
+        "Set a timer",
+        ("number:minutes",),
+        ("Set a timer for {minutes} minutes.", "Wake me in {minutes} minutes.", "Timer, {minutes} minutes."),
+    ),
+    Purpose(
+        "get_stock",
+        "Get how many pieces of an item are in stock",
+        ("item",),
+        ("How many {item} are in stock?", "Is there any {item} left in stock?", "Check the stock of {item}."),
+    ),
+    Purpose(
+        "set_light",
+        "Set the color of a lamp",
+        ("name:room", "color"),
+        ("Make the light of {room} {color}.", "Set the lamp of {room} to {color}."),
+    ),
+    Purpose(
+        "add_event",
+        "Add an event to the calendar",
+        ("word:title", "number:day"),
+        ("Put {title} on day {day} of my calendar.", "Add the event {title} on day {day}."),
+    ),
+    Purpose(
+        "call_person", "Make a phone call", ("name",), ("Call {name}.", "Phone {name}.", "I want to talk to {name}.")
+    ),
+]
 SYNONYMS = {
-    "city": ["city", "location", "place", "town"], "name": ["name", "person", "recipient", "user"],
-    "query": ["query", "q", "keyword", "text"], "item": ["item", "product", "article"], "text": ["text", "message", "body"],
-    "quantity": ["quantity", "count", "number"], "minutes": ["minutes", "duration"], "title": ["title", "event", "subject"],
-    "get": ["get", "get_current", "fetch", "read", "lookup"], "order": ["order", "buy"], "send": ["send", "write"],
-    "set": ["set", "change"], "add": ["add", "create"], "book": ["book", "reserve"],
-}  # fmt: skip
-ACTIONS = ["get", "find", "check", "read", "open", "delete", "update", "count", "lock", "print", "start", "stop", "show"]
-THINGS = ["price", "status", "owner", "report", "order", "account", "file", "record", "invoice", "score", "address", "route"]
+    "city": ["city", "location", "place", "town"],
+    "name": ["name", "person", "recipient", "user"],
+    "query": ["query", "q", "keyword", "text"],
+    "item": ["item", "product", "article"],
+    "text": ["text", "message", "body"],
+    "quantity": ["quantity", "count", "number"],
+    "minutes": ["minutes", "duration"],
+    "title": ["title", "event", "subject"],
+    "get": ["get", "get_current", "fetch", "read", "lookup"],
+    "order": ["order", "buy"],
+    "send": ["send", "write"],
+    "set": ["set", "change"],
+    "add": ["add", "create"],
+    "book": ["book", "reserve"],
+}
+ACTIONS = [
+    "get", "find", "check", "read", "open", "delete", "update", "count", "lock", "print", "start", "stop", "show",
+]  # fmt: skip
+THINGS = [
+    "price", "status", "owner", "report", "order", "account", "file", "record", "invoice", "score", "address",
+    "route",
+]  # fmt: skip
 
 
 def split_parameter(parameter: str) -> tuple[str, str]:
@@ -186,7 +252,9 @@ def some_result(random: Random, purpose: Purpose, arguments: dict[str, Any]) -> 
         problem = random.choice(["not found", "timeout", "no permission", "out of stock", "invalid input"])
         return {"error": problem}, f"That did not work: {problem}."
     key = random.choice(["result", "value", "status", "answer", *THINGS])
-    value = random.choice([random.randint(0, 9999), random.choice(WORDS), f"{random.choice(ADJECTIVES)} {random.choice(WORDS)}"])
+    value = random.choice(
+        [random.randint(0, 9999), random.choice(WORDS), f"{random.choice(ADJECTIVES)} {random.choice(WORDS)}"]
+    )
     return {key: value}, f"The {key} is {value}."
 
 
