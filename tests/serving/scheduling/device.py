@@ -51,7 +51,7 @@ class Device:
         self.slot_table = np.full((rows, max_length), _EMPTY, dtype=np.int64)
         self.last_sampled = np.full(rows, _EMPTY, dtype=np.int64)
         self.num_logprobs = np.full(rows, -1, dtype=np.int64)
-        self.num_steps = self.num_tokens = 0
+        self.num_steps = self.num_tokens = self.num_samples = 0
 
     def run(self, plan: StepPlan) -> StepResult:
         self._check_shape(plan)
@@ -66,6 +66,7 @@ class Device:
                 sampled[i] = self.last_sampled[row] = sample(context, self.vocabulary)
         self.num_steps += 1
         self.num_tokens += len(tokens)
+        self.num_samples += int(plan.samples.sum())
         return self._result(plan, sampled)
 
     def _check_shape(self, plan: StepPlan) -> None:

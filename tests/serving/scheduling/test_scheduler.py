@@ -54,6 +54,7 @@ def test_preempted_requests_resume_exactly_and_say_so():
     preemptions = [engine.field(request, "preemptions") for request in asked]
     assert preemptions[0] == 0, "the oldest request always goes on"
     assert sum(preemptions) == engine.metrics.total("preemptions") > 0
+    assert engine.device.num_samples == 8 * 80, "what was in flight at a preemption still counts"
     finish_and_check(engine, asked)
 
 
