@@ -51,8 +51,10 @@ class Engine:
         shape = TableShape.of(clients=clients, records=records, max_length=max_length)
         if output_pages is not None:
             shape = dataclasses.replace(shape, output_pages=output_pages)
-        self.table = RequestTable(RequestTable.create(shape), shape)
-        self.metrics = Metrics(Metrics.create(1), 0)
+        requests, metrics = RequestTable.create(shape), Metrics.create(1)
+        self.table, self.metrics = RequestTable(requests, shape), Metrics(metrics, 0)
+        for memory in (requests, metrics):
+            memory.close()
         self.pool_tokens, self.max_length, self.check, self.vocabulary = pool_tokens, max_length, check, vocabulary
         self.now = 1.0
         self.scheduler = Scheduler(

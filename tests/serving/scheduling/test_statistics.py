@@ -7,7 +7,9 @@ from lightllm.serving.scheduling.statistics import Statistics
 
 
 def test_a_line_shows_what_happened_since_the_last_one(caplog: pytest.LogCaptureFixture):
-    metrics, now = Metrics(Metrics.create(1), 0), [100.0]
+    memory, now = Metrics.create(1), [100.0]
+    metrics = Metrics(memory, 0)
+    memory.close()
     statistics = Statistics(metrics, 10.0, clock=lambda: now[0])
     metrics.set("kv_slots_total", 1000)
     metrics.set("kv_slots_used", 250)
