@@ -8,8 +8,10 @@ from typing import Annotated, Any, TypeVar
 
 import msgspec
 from fastapi import Request
+from starlette.requests import ClientDisconnect
 
 from lightllm.base.errors import RequestError
+from lightllm.serving.api.generation import ClientLeftError
 
 Body = TypeVar("Body", bound=msgspec.Struct)
 Int = Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)]
@@ -86,16 +88,19 @@ NEUTRAL: dict[str, tuple[object, ...]] = {
 
 
 async def read(request: Request, limit: int) -> bytes:
-    """The body of a request, up to `limit` bytes. Raises RequestError 413."""
+    """The body of a request, up to `limit` bytes. Raises RequestError 413, ClientLeftError."""
     declared = request.headers.get("content-length", "")
     if declared.isdigit() and int(declared[:20]) > limit:
         raise _too_large(limit)
     chunks, size = [], 0
-    async for chunk in request.stream():
-        size += len(chunk)
-        if size > limit:
-            raise _too_large(limit)
-        chunks.append(chunk)
+    try:
+        async for chunk in request.stream():
+            size += len(chunk)
+            if size > limit:
+                raise _too_large(limit)
+            chunks.append(chunk)
+    except ClientDisconnect:
+        raise ClientLeftError from None
     return b"".join(chunks)
 
 

@@ -3,12 +3,14 @@
 from typing import Protocol
 
 from fastapi import Response
-from starlette.types import Receive, Scope, Send
+from starlette.types import Message, Receive, Scope, Send
 
+from lightllm.base import log
 from lightllm.serving.api import errors
 from lightllm.serving.api.generation import ClientLeftError, Generation, failure
 from lightllm.serving.records import Update
 
+_log = log.get(__name__)
 _START = {
     "type": "http.response.start",
     "status": 200,
@@ -43,15 +45,22 @@ class EventStream(Response):
                 await self._send_all(send)
             except ClientLeftError:
                 return
+            except Exception:
+                _log.exception("a stream failed")
+                await send(_last(500, "the server failed at this request; its log says why"))
 
     async def _send_all(self, send: Send) -> None:
         async for updates in self._generation.updates(with_tokens=self._form.needs_tokens):
             for _, update in updates:
                 if reason := failure(update):
-                    body = b"data: " + errors.envelope(503, reason) + b"\n\n"
-                    await send({"type": "http.response.body", "body": body})
+                    await send(_last(503, reason))
                     return
             events = b"".join([self._form.event(choice, update) for choice, update in updates])
             if events:
                 await send({"type": "http.response.body", "body": events, "more_body": True})
         await send({"type": "http.response.body", "body": self._form.end()})
+
+
+def _last(status: int, message: str) -> Message:
+    """An error as the last event."""
+    return {"type": "http.response.body", "body": b"data: " + errors.envelope(status, message) + b"\n\n"}

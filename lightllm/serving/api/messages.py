@@ -48,6 +48,8 @@ def _prepared(message: Message, place: str) -> Message:
         return {**message, "content": text, "tool_calls": _prepared_calls(calls, place)}
     # Clients send back their own objects, whose empty fields templates would take for tool calls.
     kept = {name: value for name, value in message.items() if value is not None and name != "tool_calls"}
+    if "reasoning" in kept:  # the name that other servers give it; templates know only this one
+        kept.setdefault("reasoning_content", kept["reasoning"])
     return {**kept, "content": text or ""}
 
 

@@ -57,9 +57,9 @@ class ChatBody(GenerationBody, kw_only=True, forbid_unknown_fields=True, frozen=
     echo: Any = None
 
 
-class AnswerMessage(msgspec.Struct, frozen=True):
-    content: str
+class AnswerMessage(msgspec.Struct, kw_only=True, frozen=True):
     role: Literal["assistant"] = "assistant"
+    content: str
     refusal: str | None = None
 
 
@@ -73,13 +73,13 @@ class ChatChoice(msgspec.Struct, frozen=True):
     stop_reason: str | int | None
 
 
-class ChatCompletion(msgspec.Struct, frozen=True):
+class ChatCompletion(msgspec.Struct, kw_only=True, frozen=True):
     id: str
+    object: Literal["chat.completion"] = "chat.completion"
     created: int
     model: str
     choices: list[ChatChoice]
     usage: Usage
-    object: Literal["chat.completion"] = "chat.completion"
 
 
 _decoder = msgspec.json.Decoder(ChatBody)
@@ -158,13 +158,19 @@ def _completion(service: Service, body: ChatBody, generation: Generation, answer
         choices.append(
             ChatChoice(
                 choice,
-                AnswerMessage(answer.text),
+                AnswerMessage(content=answer.text),
                 logprobs.for_chat(service, answer.tokens) if body.logprobs else None,
                 FINISH[answer.finish_reason],
                 answer.stop_reason(request),
             )
         )
-    return ChatCompletion(openai.answer_id("chatcmpl"), int(time.time()), service.model_name, choices, count.usage())
+    return ChatCompletion(
+        id=openai.answer_id("chatcmpl"),
+        created=int(time.time()),
+        model=service.model_name,
+        choices=choices,
+        usage=count.usage(),
+    )
 
 
 class ChatStream:

@@ -43,13 +43,13 @@ class CompletionChoice(msgspec.Struct, frozen=True):
     stop_reason: str | int | None
 
 
-class Completion(msgspec.Struct, frozen=True):
+class Completion(msgspec.Struct, kw_only=True, frozen=True):
     id: str
+    object: Literal["text_completion"] = "text_completion"
     created: int
     model: str
     choices: list[CompletionChoice]
     usage: Usage
-    object: Literal["text_completion"] = "text_completion"
 
 
 _decoder = msgspec.json.Decoder(CompletionBody)
@@ -65,7 +65,7 @@ def router(service: Service) -> APIRouter:
         service.check_model(body.model)
         params = _params(service, body)
         prompts = _prompts(body)
-        tokens = [await _encode(service, body, prompt) for prompt in prompts]
+        tokens = await _encoded(service, body, prompts)
         generation = Generation(service.client, until_end=not body.stream)
         for prompt in tokens:
             generation.submit(prompt, params)
@@ -101,10 +101,17 @@ def _prompts(body: CompletionBody) -> list[str | list[int]]:
     return [prompt] if kinds == {int} else prompt  # type: ignore[list-item, return-value]  # kinds says so
 
 
-async def _encode(service: Service, body: CompletionBody, prompt: str | list[int]) -> list[int]:
-    if isinstance(prompt, list):
-        return prompt
-    return await service.encode(prompt, add_special_tokens=body.add_special_tokens is not False)
+async def _encoded(service: Service, body: CompletionBody, prompts: list[str | list[int]]) -> list[list[int]]:
+    """Token ids of each prompt."""
+    adds, characters = body.add_special_tokens is not False, sum(map(len, prompts))
+
+    def encode() -> list[list[int]]:
+        return [
+            prompt if isinstance(prompt, list) else service.need_tokenizer().encode(prompt, add_special_tokens=adds)
+            for prompt in prompts
+        ]
+
+    return await service.aside(encode, characters)
 
 
 def _echo(service: Service, prompt: str | list[int]) -> str:
@@ -125,7 +132,13 @@ def _completion(
                 choice, echo + answer.text, logprobs, FINISH[answer.finish_reason], answer.stop_reason(request)
             )
         )
-    return Completion(openai.answer_id("cmpl"), int(time.time()), service.model_name, choices, count.usage())
+    return Completion(
+        id=openai.answer_id("cmpl"),
+        created=int(time.time()),
+        model=service.model_name,
+        choices=choices,
+        usage=count.usage(),
+    )
 
 
 def _logprobs_of(service: Service, body: CompletionBody, echo: str) -> CompletionForm:

@@ -13,19 +13,19 @@ from lightllm.serving.api.openai import json
 from lightllm.serving.api.service import Service
 
 
-class Model(msgspec.Struct, frozen=True):
+class Model(msgspec.Struct, kw_only=True, frozen=True):
     """`max_model_len`: longest prompt plus output."""
 
     id: str
-    created: int
-    max_model_len: int
     object: Literal["model"] = "model"
+    created: int
     owned_by: str = "lightllm"
+    max_model_len: int
 
 
-class ModelList(msgspec.Struct, frozen=True):
-    data: list[Model]
+class ModelList(msgspec.Struct, kw_only=True, frozen=True):
     object: Literal["list"] = "list"
+    data: list[Model]
 
 
 class ModelName(msgspec.Struct, frozen=True):
@@ -54,7 +54,7 @@ def router(service: Service) -> APIRouter:
     @routes.get("/v1/models", **described(None, ModelList))
     async def list_models() -> Response:
         """The model that is served."""
-        return _json(ModelList([_model(service)]))
+        return _json(ModelList(data=[_model(service)]))
 
     @routes.get("/v1/models/{name:path}", **described(None, Model))
     async def find_model(name: str) -> Response:
@@ -112,7 +112,7 @@ def _add(routes: APIRouter, endpoint: Any, answer: type[msgspec.Struct], *paths:
 
 
 def _model(service: Service) -> Model:
-    return Model(service.model_name, service.created, service.status.max_request_tokens)
+    return Model(id=service.model_name, created=service.created, max_model_len=service.status.max_request_tokens)
 
 
 def _json(answer: msgspec.Struct) -> Response:

@@ -10,7 +10,7 @@ from typing import Protocol
 
 from tokenizers import Tokenizer, decoders
 
-from lightllm.serving.text.token_bytes import BYTE_OF_CHARACTER
+from lightllm.serving.text.token_bytes import byte_level_bytes
 
 
 class Decoder(Protocol):
@@ -123,15 +123,8 @@ class _TokenBytes(dict[int, bytes]):
         text = self._tokenizer.id_to_token(token) if token >= 0 and token not in self._skipped else None
         if text is None:
             return b""
-        self[token] = _bytes_of(text)
+        self[token] = byte_level_bytes(text)
         return self[token]
-
-
-def _bytes_of(text: str) -> bytes:
-    try:
-        return bytes(BYTE_OF_CHARACTER[character] for character in text)
-    except KeyError:  # an added token, which stands for itself
-        return text.encode()
 
 
 def _byte_fallback_tokens(tokenizer: Tokenizer) -> frozenset[int]:

@@ -14,23 +14,32 @@ class TokenBytes(dict[int, bytes]):
     def __init__(self, tokenizer: Tokenizer):
         super().__init__()
         self._tokenizer = tokenizer
-        self._added = {token: about.content for token, about in tokenizer.get_added_tokens_decoder().items()}
         steps = _decoder_steps(tokenizer)
         self._is_byte_level = "ByteLevel" in steps
         self._has_byte_fallback = "ByteFallback" in steps
         self._space = "\u2581" if {"Metaspace", "Replace"} & steps else None
 
     def __missing__(self, token: int) -> bytes:
-        added = self._added.get(token)
-        self[token] = self._of_piece(self._tokenizer.id_to_token(token) or "") if added is None else added.encode()
+        piece = self._tokenizer.id_to_token(token) if token >= 0 else None
+        if piece is None:
+            return b""
+        self[token] = self._of_piece(piece)
         return self[token]
 
     def _of_piece(self, piece: str) -> bytes:
         if self._is_byte_level:
-            return bytes(BYTE_OF_CHARACTER[character] for character in piece if character in BYTE_OF_CHARACTER)
+            return byte_level_bytes(piece)
         if self._has_byte_fallback and (byte := _BYTE_TOKEN.fullmatch(piece)):
             return bytes.fromhex(byte[1])
         return (piece.replace(self._space, " ") if self._space else piece).encode()
+
+
+def byte_level_bytes(piece: str) -> bytes:
+    """The bytes that a piece of a byte-level vocabulary stands for."""
+    try:
+        return bytes(_BYTE_OF_CHARACTER[character] for character in piece)
+    except KeyError:  # an added token, which stands for itself
+        return piece.encode()
 
 
 def _decoder_steps(tokenizer: Tokenizer) -> set[str]:
@@ -45,4 +54,4 @@ def _byte_of_character() -> dict[str, int]:
     return {chr(byte): byte for byte in printable} | {chr(256 + i): byte for i, byte in enumerate(others)}
 
 
-BYTE_OF_CHARACTER = _byte_of_character()
+_BYTE_OF_CHARACTER = _byte_of_character()

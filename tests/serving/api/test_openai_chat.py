@@ -150,6 +150,17 @@ def test_a_round_of_tool_calls_is_rendered(client, live):
     assert "<|start|>tools" not in prompt_of(client, live, messages=messages, tools=tools, tool_choice="none")
 
 
+@pytest.mark.parametrize("name", ["reasoning", "reasoning_content"])
+def test_reasoning_of_earlier_answers_reaches_the_template_by_either_name(start, tmp_path, name):
+    folder = checkpoint_for_tests.write(
+        tmp_path, template="{{ messages[0].reasoning_content }}{{ messages[0].content }}"
+    )
+    live = start(model_dir=folder)
+    with client_of(live) as client:
+        messages = [{"role": "assistant", "content": "So.", name: "Hmm. "}]
+        assert prompt_of(client, live, messages=messages) == "Hmm. So."
+
+
 def test_an_answer_can_be_sent_back_as_it_came(client, live):
     answer = chat(client, max_tokens=3).choices[0].message
     prompt = prompt_of(client, live, messages=[*HELLO, answer, *HELLO])

@@ -9,6 +9,8 @@ import time
 import httpx
 import pytest
 
+from lightllm.serving.api.event_stream import EventStream
+from lightllm.serving.records import Update
 from tests.serving.script_for_tests import endless
 
 ENDLESS = {"prompt": "go", "ignore_eos": True, "max_tokens": 4000}
@@ -179,3 +181,49 @@ def test_a_long_prompt_is_tokenized_beside_other_streams(start):
             return worst
 
     assert asyncio.run(lags()) < 0.2
+
+
+def test_a_client_that_leaves_while_it_sends_is_no_error(start, caplog):
+    live = start()
+    with open_stream(live.url, {"prompt": "a"}) as done:
+        assert b"200 OK" in done.recv(1 << 16)
+    host, port = live.url.removeprefix("http://").split(":")
+    with socket.create_connection((host, int(port))) as connection:
+        connection.sendall(b"POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n{")
+    assert httpx.get(live.url + "/health", verify=False).status_code == 200
+    assert not caplog.records
+
+
+async def test_a_stream_that_fails_says_so_before_it_ends(caplog):
+    """A mistake of ours, too, is an event and not a cut connection."""
+
+    class Form:
+        needs_tokens = False
+
+        def event(self, choice, update) -> bytes:
+            raise ZeroDivisionError
+
+        def end(self) -> bytes:
+            return b""
+
+    class OneUpdate:
+        released = False
+
+        @contextlib.asynccontextmanager
+        async def watched(self, receive):
+            yield
+            self.released = True
+
+        async def updates(self, *, with_tokens):
+            yield [(0, Update("text"))]
+
+    sent, generation = [], OneUpdate()
+
+    async def send(message) -> None:
+        sent.append(message)
+
+    await EventStream(generation, Form())({"type": "http"}, None, send)
+    assert json.loads(sent[-1]["body"].removeprefix(b"data: "))["error"]["type"] == "internal_server_error"
+    assert not sent[-1].get("more_body")
+    assert generation.released
+    assert "ZeroDivisionError" in caplog.text
