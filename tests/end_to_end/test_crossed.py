@@ -58,7 +58,7 @@ def test_requests_at_once_give_what_each_gives_alone(alone, flags):
         async with client_of(server) as client:
             return await asyncio.gather(*(workload.run(client, request) for request in workload.requests()))
 
-    with Server(*flags) as server:
+    with Server(*flags, "--log_stats_interval", "1") as server:
         answers = asyncio.run(at_once(server))
         kept = [answer for answer, request in zip(answers, workload.requests(), strict=True) if not request.is_aborted]
         for got, expected in zip(kept, alone, strict=True):
@@ -68,6 +68,6 @@ def test_requests_at_once_give_what_each_gives_alone(alone, flags):
             for one, other in zip(got, expected, strict=True):
                 assert all(math.isclose(a, b, abs_tol=1e-3) for a, b in zip(one.logprobs, other.logprobs, strict=True))
         if "watermark" in flags:
-            assert server.metric("preemptions") > 0
+            assert server.metric("preemptions") > 0, server.output
         assert eventually(lambda: server.metric("batch_current_size") == 0)
         assert server.metric("kv_slots_used") == 0
