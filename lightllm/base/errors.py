@@ -22,4 +22,4 @@ class EngineDeadError(LightLLMError, RuntimeError):
 
 
 class Closed(Exception):
-    """The process at the other end of a channel is gone. Not meant for people: whoever catches it says what that means."""
+    """The process at the other end of a channel is gone. Not for people: whoever catches it says what that means."""

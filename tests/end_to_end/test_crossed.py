@@ -11,16 +11,7 @@ from tests.end_to_end.serving import Server, eventually
 
 AMPLE = ["--max_total_token_num", "60000"]
 # So small that the watermark policy, which does not look ahead, runs out and must preempt.
-SMALL = [
-    "--max_total_token_num",
-    "1500",
-    "--max_req_total_len",
-    "1000",
-    "--admission",
-    "watermark",
-    "--watermark",
-    "1.0",
-]
+SMALL = ["--max_total_token_num", "600", "--max_req_total_len", "600", "--admission", "watermark", "--watermark", "1.0"]
 CACHE_OFF = ["--disable_dynamic_prompt_cache"]
 CHUNK = {size: ["--chunked_prefill_size", str(size)] for size in (16, 4096)}
 RANKS = {ranks: ["--tp", str(ranks)] for ranks in (1, 2)}
