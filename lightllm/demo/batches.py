@@ -53,7 +53,7 @@ class ChatBatches(IterableDataset):
         worker = get_worker_info()
         random = Random(f"{self.seed} {worker.id if worker else 0}")
         tokenizer = Tokenizer.from_str(self.tokenizer)
-        opening, turn_end = tokenizer.encode(ASSISTANT_OPENING).ids, tokenizer.token_to_id(TURN_END)
+        opening, [turn_end] = tokenizer.encode(ASSISTANT_OPENING).ids, tokenizer.encode(TURN_END).ids
         texts = sample_texts(random)
         while True:
             encodings = tokenizer.encode_batch(list(islice(texts, POOL_TEXTS)))

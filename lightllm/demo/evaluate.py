@@ -14,7 +14,7 @@ from pathlib import Path
 from random import Random
 
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoTokenizer, Qwen3ForCausalLM
 
 from lightllm.demo import MODEL_DIR
 from lightllm.demo.example import Example, Task, draw
@@ -48,7 +48,8 @@ class Judge:
 
     def __init__(self, folder: Path, *, device: str):
         self.tokenizer = AutoTokenizer.from_pretrained(folder)
-        self.model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).to(device).eval()
+        self.model = Qwen3ForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+        self.model.to(device)  # pyright: ignore[reportArgumentType]
         self.renderer = Renderer()
         self.ends = set(self.model.generation_config.eos_token_id)
         # Padded attention keeps rows x length x length scores; long prompts go one by one, unpadded.
@@ -79,7 +80,7 @@ class Judge:
             width = max(len(one.prompt) for one in batch)
             tokens = torch.tensor([[0] * (width - len(one.prompt)) + one.prompt for one in batch])
             mask = torch.tensor([[0] * (width - len(one.prompt)) + [1] * len(one.prompt) for one in batch])
-            out = self.model.generate(
+            out = self.model.generate(  # pyright: ignore[reportAttributeAccessIssue]
                 tokens.to(self.model.device),
                 attention_mask=mask.to(self.model.device),
                 max_new_tokens=2 * max(one.answer_tokens for one in batch) + SPARE_TOKENS,

@@ -2,6 +2,7 @@
 
 from collections import defaultdict
 from collections.abc import Iterable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -25,25 +26,32 @@ def orthogonalize(matrices: Tensor) -> Tensor:
     return x
 
 
-class Muon(torch.optim.Optimizer):
+def wide(matrix: Tensor) -> Tensor:
+    """The matrix, or a view of its transpose where it is taller than wide."""
+    return matrix if matrix.shape[0] <= matrix.shape[1] else matrix.mT
+
+
+class Muon:
     """All matrices of one shape are worked on at once; a tall one counts as its transpose."""
 
     def __init__(self, matrices: Iterable[nn.Parameter], *, lr: float, weight_decay: float):
         shapes: defaultdict[tuple[int, ...], list[nn.Parameter]] = defaultdict(list)
         for matrix in matrices:
             shapes[tuple(sorted(matrix.shape))].append(matrix)
-        super().__init__([{"params": group} for group in shapes.values()], {"lr": lr, "weight_decay": weight_decay})
+        self.weight_decay = weight_decay
+        # As torch's optimizers have them, so that one schedule sets every learning rate.
+        self.param_groups: list[dict[str, Any]] = [{"params": group, "lr": lr} for group in shapes.values()]
+        self.momenta: list[Tensor | None] = [None] * len(shapes)
 
     @torch.no_grad()
     def step(self) -> None:
-        for group in self.param_groups:
-            matrices = group["params"]
-            wide = [matrix if matrix.shape[0] <= matrix.shape[1] else matrix.mT for matrix in matrices]
-            gradients = torch.stack([m.grad if w is m else m.grad.mT for m, w in zip(matrices, wide, strict=True)])
-            state = self.state[matrices[0]]
-            momentum = state.setdefault("momentum", torch.zeros_like(gradients))
-            momentum.lerp_(gradients, 1 - MOMENTUM)
+        for i, group in enumerate(self.param_groups):
+            matrices: list[nn.Parameter] = group["params"]
+            gradients = torch.stack([wide(matrix.grad) for matrix in matrices if matrix.grad is not None])
+            before = self.momenta[i]
+            momentum = torch.lerp(torch.zeros_like(gradients) if before is None else before, gradients, 1 - MOMENTUM)
+            self.momenta[i] = momentum
             updates = orthogonalize(gradients.lerp(momentum, MOMENTUM))
             size = STEP_SIZE * updates.shape[-1] ** 0.5
-            torch._foreach_mul_(wide, 1 - group["lr"] * group["weight_decay"])
-            torch._foreach_add_(wide, list(updates.to(wide[0].dtype).unbind()), alpha=-group["lr"] * size)
+            for matrix, update in zip(matrices, updates.to(gradients.dtype), strict=True):
+                wide(matrix).mul_(1 - group["lr"] * self.weight_decay).add_(update, alpha=-group["lr"] * size)

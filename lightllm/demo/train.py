@@ -43,7 +43,7 @@ def load_or_train_tokenizer(file: Path, *, seed: int) -> Tokenizer:
     return Tokenizer.from_file(str(file))
 
 
-def make_optimizers(model: Decoder, *, muon: float, adam: float) -> list[torch.optim.Optimizer]:
+def make_optimizers(model: Decoder, *, muon: float, adam: float) -> list[Muon | torch.optim.Optimizer]:
     """Muon for the matrices of the layers, AdamW for the embedding and the norms."""
     matrices = [parameter for parameter in model.layers.parameters() if parameter.dim() == 2]
     vectors = [parameter for parameter in model.parameters() if parameter.dim() == 1]
@@ -99,16 +99,18 @@ class Trainer:
     @torch.no_grad()
     def update(self, factor: float) -> None:
         """One step of the float32 weights, then the copy anew."""
-        weights, copies = list(self.weights.parameters()), list(self.model.parameters())
-        for weight, one in zip(weights, copies, strict=True):
-            weight.grad, one.grad = one.grad.to(weight.dtype), None
-        nn.utils.clip_grad_norm_(weights, CLIP_NORM)
+        pairs = list(zip(self.weights.parameters(), self.model.parameters(), strict=True))
+        for weight, running in pairs:
+            assert running.grad is not None, "every weight takes part in every step"
+            weight.grad, running.grad = running.grad.to(weight.dtype), None
+        nn.utils.clip_grad_norm_(self.weights.parameters(), CLIP_NORM)
         groups = [group for optimizer in self.optimizers for group in optimizer.param_groups]
         for group, rate in zip(groups, self.base_rates, strict=True):
             group["lr"] = rate * factor
         for optimizer in self.optimizers:
             optimizer.step()
-        torch._foreach_copy_(copies, weights)
+        for weight, running in pairs:
+            running.copy_(weight)
 
     def train(self, batches: Iterator[Batch]) -> None:
         progress = Progress(steps=self.options.steps, minutes=self.options.minutes)

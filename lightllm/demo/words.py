@@ -51,21 +51,18 @@ Morgan Murphy Novak Okafor Olsen Parker Patel Perez Price Reed Rossi Santos Scot
 Taylor Turner Walker Wang Ward Weber White Wilson Wolf Wood Wright Young Zhang
 """)
 
-# Country, capital.
-CAPITALS = [
-    pair.strip().split(": ")
-    for pair in """
-    Argentina: Buenos Aires, Australia: Canberra, Austria: Vienna, Belgium: Brussels, Brazil: Brasilia, Canada: Ottawa,
-    Chile: Santiago, China: Beijing, Colombia: Bogota, Cuba: Havana, Denmark: Copenhagen, Egypt: Cairo,
-    England: London, Estonia: Tallinn, Finland: Helsinki, France: Paris, Germany: Berlin, Greece: Athens,
-    Hungary: Budapest, Iceland: Reykjavik, India: New Delhi, Indonesia: Jakarta, Iran: Tehran, Iraq: Baghdad,
-    Ireland: Dublin, Italy: Rome, Japan: Tokyo, Kenya: Nairobi, Latvia: Riga, Mexico: Mexico City, Morocco: Rabat,
-    Nepal: Kathmandu, the Netherlands: Amsterdam, New Zealand: Wellington, Nigeria: Abuja, Norway: Oslo, Peru: Lima,
-    Poland: Warsaw, Portugal: Lisbon, Romania: Bucharest, Russia: Moscow, Senegal: Dakar, Serbia: Belgrade,
-    South Korea: Seoul, Spain: Madrid, Sweden: Stockholm, Switzerland: Bern, Thailand: Bangkok, Tunisia: Tunis,
-    Turkey: Ankara, Ukraine: Kyiv, the United Kingdom: London, the United States: Washington, Vietnam: Hanoi
-    """.split(",")
-]
+COUNTRIES = """
+Argentina: Buenos Aires, Australia: Canberra, Austria: Vienna, Belgium: Brussels, Brazil: Brasilia, Canada: Ottawa,
+Chile: Santiago, China: Beijing, Colombia: Bogota, Cuba: Havana, Denmark: Copenhagen, Egypt: Cairo,
+England: London, Estonia: Tallinn, Finland: Helsinki, France: Paris, Germany: Berlin, Greece: Athens,
+Hungary: Budapest, Iceland: Reykjavik, India: New Delhi, Indonesia: Jakarta, Iran: Tehran, Iraq: Baghdad,
+Ireland: Dublin, Italy: Rome, Japan: Tokyo, Kenya: Nairobi, Latvia: Riga, Mexico: Mexico City, Morocco: Rabat,
+Nepal: Kathmandu, the Netherlands: Amsterdam, New Zealand: Wellington, Nigeria: Abuja, Norway: Oslo, Peru: Lima,
+Poland: Warsaw, Portugal: Lisbon, Romania: Bucharest, Russia: Moscow, Senegal: Dakar, Serbia: Belgrade,
+South Korea: Seoul, Spain: Madrid, Sweden: Stockholm, Switzerland: Bern, Thailand: Bangkok, Tunisia: Tunis,
+Turkey: Ankara, Ukraine: Kyiv, the United Kingdom: London, the United States: Washington, Vietnam: Hanoi
+"""
+CAPITALS = [pair.strip().split(": ") for pair in COUNTRIES.split(",")]
 
 CITIES = sorted(
     {capital for _, capital in CAPITALS}

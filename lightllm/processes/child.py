@@ -4,6 +4,7 @@ Children are started as `python -m lightllm.processes.NAME DESCRIPTOR`, the desc
 A child lives as long as that channel: the supervisor ends it by closing its end, on purpose or by dying.
 """
 
+import contextlib
 import faulthandler
 import os
 import select
@@ -12,6 +13,7 @@ import sys
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import NoReturn
 
 from lightllm.base import log
 from lightllm.base.errors import LightLLMError
@@ -58,12 +60,16 @@ def run(process: str, main: Callable[[Child], None]) -> None:
     except Closed:
         sys.exit(0)  # the process at the other end is gone; the supervisor sees that too and decides
     except LightLLMError as error:
-        control.send(Failed(str(error)))
-        sys.exit(1)
+        _report(control, str(error))
     except Exception as error:
         log.get(__name__).exception("unexpected error")
-        control.send(Failed(_one_line(error)))
-        sys.exit(1)
+        _report(control, _one_line(error))
+
+
+def _report(control: Channel, reason: str) -> NoReturn:
+    with contextlib.suppress(Closed):  # the supervisor is gone too
+        control.send(Failed(reason))
+    sys.exit(1)
 
 
 def _one_line(error: Exception) -> str:

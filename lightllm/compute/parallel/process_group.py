@@ -11,6 +11,8 @@ from torch.distributed.distributed_c10d import ProcessGroup, Store
 from lightllm.compute.parallel.mesh import Group
 
 BACKENDS = {"cpu": "gloo", "cuda": "nccl"}
+# TODO(torch>=2.13 required): the old name, which newer versions warn of, is then not needed.
+_gather_into = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
 
 
 def join(store: Store, *, rank: int, ranks: int, device: torch.device, timeout_s: float = 600) -> Group:
@@ -43,7 +45,7 @@ def subgroup(members: Sequence[int]) -> Group:
 
     def gather_last(x: Tensor) -> Tensor:
         everyone = x.new_empty(len(members) * x.shape[0], *x.shape[1:])
-        dist.all_gather_into_tensor(everyone, x.contiguous(), group=handle)
+        _gather_into(everyone, x.contiguous(), group=handle)
         return torch.cat(everyone.chunk(len(members)), dim=-1)
 
     def broadcast(x: Tensor) -> Tensor:

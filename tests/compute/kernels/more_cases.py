@@ -62,3 +62,88 @@ CASES: dict[str, Cases] = defaultdict(
     lambda: lambda facts: (),
     {"attend": _attend, "rms_norm": _norm, "silu_and_mul": _silu_and_mul, "linear": _linear},
 )
+
+
+def _large_attend(facts: Facts):
+    lengths = torch.randint(1, 3000, (256,)).tolist()
+    yield attention(facts, [1] * 256, lengths, heads=32, kv_heads=8, dim=128)
+    yield attention(facts, [1], [100_003], heads=32, kv_heads=8, dim=128)
+    yield attention(facts, [1] * 8, [30_000] * 7 + [5], heads=64, kv_heads=8, dim=128)
+    yield attention(facts, [1] * 3, [100_003, 17, 50_000], heads=8, kv_heads=2, dim=80, window=4096)
+    yield attention(facts, [1] * 40, [1000] * 40, heads=71, kv_heads=1, dim=64)
+    yield attention(facts, [100], [100_003], heads=8, kv_heads=2, dim=192)
+    for dim in (64, 80, 96, 128, 192, 256):
+        yield attention(facts, [1, 1, 700, 3], [5000, 44, 2100, 3], heads=8, kv_heads=2, dim=dim)
+        yield attention(facts, [1, 1, 700, 3], [5000, 44, 2100, 3], heads=6, kv_heads=2, dim=dim, window=1000)
+
+
+def _large_norm(facts: Facts):
+    for tokens, width in [(8192, 4096), (1, 16384), (700, 128)]:
+        x = torch.randn(tokens, width, dtype=facts.dtype, device=facts.device)
+        yield x, torch.randn(width, dtype=facts.dtype, device=facts.device), 1e-5
+
+
+def _large_sum_norm(facts: Facts):
+    for x, weight, eps in _large_norm(facts):
+        yield x, torch.randn_like(x), weight, eps
+
+
+def _large_silu_and_mul(facts: Facts):
+    yield (torch.randn(4097, 28672, dtype=facts.dtype, device=facts.device),)
+
+
+def _large_embedding(facts: Facts):
+    weight = torch.randn(32_000, 4096, dtype=facts.dtype, device=facts.device)
+    yield torch.randint(0, 128_256, (8193,), device=facts.device), weight, 40_000
+
+
+def _large_store(facts: Facts):
+    make = {"dtype": facts.dtype, "device": facts.device}
+    for tokens, normed in [(1, False), (4099, True)]:
+        q, k, v = torch.randn(tokens, 48, 128, **make).split([32, 8, 8], dim=1)
+        weights = [torch.randn(128, **make) if normed else None for _ in "qk"]
+        positions = torch.randint(0, 5000, (tokens,), device=facts.device)
+        angles = torch.rand(5000, 64, device=facts.device) * 6
+        slots = torch.randperm(9000, device=facts.device)[:tokens]
+        pool = torch.zeros(2, 9000, 8, 128, **make)
+        yield q, k, v, *weights, 1e-6, positions, torch.cat([angles.cos(), angles.sin()], -1), slots, pool[0], pool[1]
+
+
+def _large_linear(facts: Facts):
+    make = {"dtype": facts.dtype, "device": facts.device}
+    for outputs, inputs in [(6144, 4096), (4096, 14336), (1024, 3072), (128_256, 1024)]:
+        weight = torch.randn(outputs, inputs, **make) * inputs**-0.5
+        for tokens in (1, 8, 31, 64):
+            yield torch.randn(tokens, inputs, **make), weight, None
+
+
+def _large_draw(facts: Facts):
+    rows, vocab = 40, 128_256
+    logits = (torch.randn(rows, vocab, device=facts.device) * 3).to(facts.dtype)
+    cycle = torch.arange(rows, device=facts.device)
+    temperature = torch.tensor([0.6, 0.0, 1.0, 1.5], device=facts.device)[cycle % 4]
+    top_k = torch.tensor([vocab, 50, 20_000], device=facts.device)[cycle % 3]
+    top_p = torch.tensor([1.0, 0.9, 0.3, 1.0, 0.999], device=facts.device)[cycle % 5]
+    min_p = torch.tensor([0.0, 0.0, 0.0, 0.02, 0.0, 0.0, 0.3], device=facts.device)[cycle % 7]
+    yield logits, temperature, top_k, top_p, min_p, cycle * 12345, cycle + 100
+
+
+def _large_logprobs(facts: Facts):
+    logits = (torch.randn(33, 128_256, device=facts.device) * 3).to(facts.dtype)
+    yield logits, torch.randint(0, 128_256, (33,), device=facts.device), 5
+
+
+LARGE_CASES: dict[str, Cases] = defaultdict(
+    lambda: lambda facts: (),
+    {
+        "add_rms_norm": _large_sum_norm,
+        "attend": _large_attend,
+        "draw": _large_draw,
+        "embedding": _large_embedding,
+        "linear": _large_linear,
+        "logprobs": _large_logprobs,
+        "norm_rotate_store": _large_store,
+        "rms_norm": _large_norm,
+        "silu_and_mul": _large_silu_and_mul,
+    },
+)
