@@ -2,8 +2,8 @@
 """What the Triton kernels share: where they can run, how large the device is, and dependent launch.
 
 Dependent launch (programmatic dependent launch, from compute capability 9.0 on): a kernel's programs may start while
-the kernel before it still runs, so that launching and set-up cost no time. Until `wait` returns, a program may read
-nothing but weights, and write nothing.
+the kernel before it still runs, so that launching and set-up cost no time. Until `wait` returns, a program may ask
+for weights to be brought into the second cache, and must neither read nor write anything.
 """
 
 import functools

@@ -21,9 +21,9 @@ def _rms_norm(
     row_R = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
     column_W = tl.arange(0, WIDTH)
     mask_RW = (row_R < rows)[:, None] & (column_W < width)[None, :]
-    weight_W = tl.load(weight + column_W, mask=column_W < width, other=0.0)
     wait(DEPENDENT)
     release(DEPENDENT)
+    weight_W = tl.load(weight + column_W, mask=column_W < width, other=0.0)
     x_RW = tl.load(x + row_R[:, None] * x_stride + column_W[None, :], mask=mask_RW, other=0.0)
     if ADD:
         before_RW = tl.load(residual + row_R[:, None] * residual_stride + column_W[None, :], mask=mask_RW, other=0.0)

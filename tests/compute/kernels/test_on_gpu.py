@@ -1,0 +1,123 @@
+"""On a GPU, kernels compute what references do on float32 copies of the same numbers. Compared by relative norm."""
+
+import importlib
+import itertools
+
+import pytest
+import torch
+
+pytest.importorskip("triton", reason="needs triton, which comes with PyTorch for CUDA")
+from lightllm.compute import kernels, ops
+from lightllm.compute.kernels.triton import launch
+from lightllm.compute.ops.op import ALL, Facts
+from tests.compute.kernels.more_cases import CASES, LARGE_CASES, attention
+from tests.compute.ops.test_parity import clone, tensors
+
+pytestmark = pytest.mark.gpu
+for module in kernels.MODULES["cuda"]:
+    importlib.import_module(module)
+# ||got - expected|| / ||expected||. bf16 rounds by up to 2^-9; what is summed in float32 is rounded once or twice.
+LIMITS = {torch.float32: 2e-5, torch.float16: 1e-3, torch.bfloat16: 6e-3}
+PARTS = 4  # of the cases, so that processes side by side compile for as long as one another
+PAIRS = [
+    pytest.param(op, implementation, id=op.name)
+    for op in ALL.values()
+    for implementation in op.implementations
+    if implementation.name == "triton"
+]
+
+
+def device() -> torch.device:
+    return torch.device("cuda", torch.cuda.current_device())
+
+
+def widened(arguments):
+    return [x.float() if isinstance(x, torch.Tensor) and x.is_floating_point() else x for x in clone(arguments)]
+
+
+def poison() -> None:
+    """Fill what the allocator hands out next with NaN, so that what is not written is found."""
+    freed = [torch.full((1 << size,), float("nan"), device=device()) for size in range(8, 26)]
+    del freed
+
+
+def assert_close(got, expected, dtype):
+    got, expected = ([x] if isinstance(x, torch.Tensor) else list(x) for x in (got, expected))
+    for one, other in zip(tensors(got), tensors(expected), strict=True):
+        assert one.shape == other.shape
+        if not one.is_floating_point():
+            assert torch.equal(one, other)
+        elif one.numel():
+            error = torch.linalg.vector_norm(one.double() - other.double()) / torch.linalg.vector_norm(other.double())
+            assert error <= LIMITS[dtype], f"relative error {error:.1e}, limit {LIMITS[dtype]:.0e}"
+
+
+def check(op, implementation, arguments, dtype):
+    wide, mine = widened(arguments), clone(arguments)
+    expected = op.reference(*wide)
+    poison()
+    assert_close(implementation.function(*mine), expected, dtype)
+    assert_close(mine, wide, dtype)
+
+
+@pytest.mark.parametrize("part", range(PARTS))
+@pytest.mark.parametrize("dtype", launch.DTYPES, ids=str)
+@pytest.mark.parametrize(("op", "implementation"), PAIRS)
+def test_matches_reference(op, implementation, dtype, part):
+    torch.manual_seed(0)
+    facts = Facts(device(), dtype)
+    assert implementation.why_not(facts) is None
+    for arguments in itertools.islice(itertools.chain(op.cases(facts), CASES[op.name](facts)), part, None, PARTS):
+        check(op, implementation, arguments, dtype)
+
+
+@pytest.mark.parametrize("part", range(PARTS))
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize(("op", "implementation"), PAIRS)
+def test_matches_reference_at_serving_sizes(op, implementation, dtype, part):
+    torch.manual_seed(1)
+    for arguments in itertools.islice(LARGE_CASES[op.name](Facts(device(), dtype)), part, None, PARTS):
+        check(op, implementation, arguments, dtype)
+
+
+@pytest.mark.parametrize("dim", [64, 128, 256])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+def test_long_chunks_match_reference(dim, dtype):
+    """Blocks and tiles that end anywhere, several sequences, contexts from empty prefixes to 100k."""
+    torch.manual_seed(2)
+    facts = Facts(device(), dtype)
+    for queries, lengths in [([1024], [1024]), ([1500, 1029], [1500, 7777]), ([1, 1, 1100, 40], [9, 900, 2200, 40])]:
+        for heads, kv_heads in [(8, 2), (7, 1), (4, 4)]:
+            arguments = attention(facts, queries, lengths, heads=heads, kv_heads=kv_heads, dim=dim)
+            check(ops.attend, ops.attend.implementations[0], arguments, dtype)
+    arguments = attention(facts, [1100], [100_001], heads=4, kv_heads=1, dim=dim)
+    check(ops.attend, ops.attend.implementations[0], arguments, dtype)
+
+
+def test_a_captured_decode_serves_other_lengths():
+    """A graph captured at one length is replayed at others, with kernels launched dependently before and after."""
+    torch.manual_seed(3)
+    facts = Facts(device(), torch.bfloat16)
+    captured = attention(facts, [1] * 24, [4000] * 24, heads=32, kv_heads=8, dim=128)
+    q, keys, values, table, row, start, lengths, *rest = captured
+    weight = torch.randn(128, dtype=facts.dtype, device=facts.device)
+
+    def step():
+        normed = ops.rms_norm.implementations[0].function(q, weight, 1e-6)
+        out = ops.attend.implementations[0].function(normed, keys, values, table, row, start, lengths, *rest)
+        return ops.rms_norm.implementations[0].function(out, weight, 1e-6)
+
+    step()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        got = step()
+    for longest in (1, 2, 70, 4000):
+        q.normal_()
+        lengths.copy_(torch.randint(1, longest + 1, (24,)))
+        graph.replay()
+        graph.replay()
+        wide = [x.float() for x in (q, weight, keys, values)]
+        normed = ops.rms_norm.reference(wide[0], wide[1], 1e-6)
+        out = ops.attend.reference(normed, wide[2], wide[3], table, row, start, lengths, *rest)
+        assert_close(got, ops.rms_norm.reference(out, wide[1], 1e-6), torch.bfloat16)
+    assert not launch.arrivals(device()).any()
