@@ -75,7 +75,7 @@ def _show_ops(config: ServerConfig, checkpoint: dict[str, Any]) -> None:
     stated = str(checkpoint.get("dtype") or checkpoint.get("torch_dtype") or "bfloat16").removeprefix("torch.")
     dtype = DTYPES["float32" if device.type == "cpu" else stated]
     _title(f"ops on {device}, {str(dtype).removeprefix('torch.')}")
-    for choice in kernels.load(Facts(device, dtype)):
+    for choice in kernels.load_all(Facts(device, dtype)):
         _row(choice.op, choice.implementation)
         for other, reason in choice.reasons.items():
             _row("", f"not {other}: {reason}")

@@ -1,5 +1,6 @@
 """How ops are computed fast. Nothing above imports these modules: `load` registers them, once per process."""
 
+import contextlib
 import importlib
 
 from lightllm.compute.ops.op import ALL, Choice, Facts
@@ -18,3 +19,11 @@ def load(facts: Facts) -> list[Choice]:
     for module in MODULES.get(facts.device.type, []):
         importlib.import_module(module)
     return [op.choose(facts) for op in ALL.values()]
+
+
+def load_all(facts: Facts) -> list[Choice]:
+    """As `load`, registering what there is for other devices too, so that each can say why it is not chosen."""
+    for module in [module for modules in MODULES.values() for module in modules]:
+        with contextlib.suppress(ModuleNotFoundError):  # of Triton, which only GPUs need
+            importlib.import_module(module)
+    return load(facts)

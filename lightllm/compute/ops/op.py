@@ -32,7 +32,7 @@ class Implementation(Generic[P, R]):
 
 @dataclass(frozen=True)
 class Choice:
-    """Which implementation an op runs, and why not those registered before it."""
+    """Which implementation an op runs, and why some others cannot."""
 
     op: str
     implementation: str
@@ -67,15 +67,11 @@ class Op(Generic[P, R]):
 
     def choose(self, facts: Facts) -> Choice:
         """Run the first implementation that has nothing against `facts` from now on, else the reference."""
-        reasons = {}
-        for implementation in self.implementations:
-            reason = implementation.why_not(facts)
-            if reason is None:
-                self.function = implementation.function
-                return Choice(self.name, implementation.name, reasons)
-            reasons[implementation.name] = reason
-        self.function = self.reference
-        return Choice(self.name, "reference", reasons)
+        verdicts = [(one, one.why_not(facts)) for one in self.implementations]
+        reasons = {one.name: reason for one, reason in verdicts if reason is not None}
+        able = [one for one, reason in verdicts if reason is None]
+        self.function = able[0].function if able else self.reference
+        return Choice(self.name, able[0].name if able else "reference", reasons)
 
 
 ALL: dict[str, Op[..., Any]] = {}

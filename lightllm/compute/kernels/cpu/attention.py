@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lightllm.compute import ops
+from lightllm.compute.kernels.cpu.needs import why_not
 
 LOT_NUMBERS = 1 << 19  # numbers that a lot copies from one pool, unless that makes more lots than MOST_LOTS
 MOST_LOTS = 8
@@ -61,7 +62,7 @@ class Plan:
     chunks: Sequence[Chunk]
 
 
-@ops.attend.implementation("cpu")
+@ops.attend.implementation("cpu", why_not)
 def attend(
     q: Tensor,
     keys: Tensor,
@@ -105,7 +106,7 @@ def attend(
     return out.to(q.dtype)
 
 
-@ops.attend_latent.implementation("cpu")
+@ops.attend_latent.implementation("cpu", why_not)
 def attend_latent(
     q: Tensor,
     latents: Tensor,

@@ -5,9 +5,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lightllm.compute import ops
+from lightllm.compute.kernels.cpu.needs import why_not
 
 
-@ops.gated_experts.implementation("cpu")
+@ops.gated_experts.implementation("cpu", why_not)
 def gated_experts(x: Tensor, gate_up: Tensor, down: Tensor, choice: Tensor, share: Tensor, first: int) -> Tensor:
     expert, order = (choice - first).flatten().sort()
     token, share = order // choice.shape[1], share.flatten()[order]

@@ -4,16 +4,17 @@ import torch
 from torch import Tensor
 
 from lightllm.compute import ops
+from lightllm.compute.kernels.cpu.needs import why_not
 
 
-@ops.rotate_halves.implementation("cpu")
+@ops.rotate_halves.implementation("cpu", why_not)
 def rotate_halves(x: Tensor, positions: Tensor, table: Tensor) -> Tensor:
     cos, sin = table.index_select(0, positions).to(x.dtype).unsqueeze(1).chunk(2, dim=-1)
     a, b = x.chunk(2, dim=-1)
     return torch.cat([torch.addcmul(a * cos, b, sin, value=-1), torch.addcmul(b * cos, a, sin)], dim=-1)
 
 
-@ops.norm_rotate_store.implementation("cpu")
+@ops.norm_rotate_store.implementation("cpu", why_not)
 def norm_rotate_store(
     q: Tensor,
     k: Tensor,

@@ -6,13 +6,14 @@ import torch
 from torch import Tensor
 
 from lightllm.compute import ops
+from lightllm.compute.kernels.cpu.needs import why_not
 from lightllm.compute.ops.sampling import FIRST, GAMMA, SECOND, UNIT
 
 WIDTHS = (64, 1024)  # likeliest tokens looked at first; if a row needs more, all are, with the same result
 LOT_NUMBERS = 1 << 24  # bounds temporary tensors: 128 MiB of int64
 
 
-@ops.draw.implementation("cpu")
+@ops.draw.implementation("cpu", why_not)
 def draw(
     logits: Tensor, temperature: Tensor, top_k: Tensor, top_p: Tensor, min_p: Tensor, seeds: Tensor, positions: Tensor
 ) -> Tensor:
