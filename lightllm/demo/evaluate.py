@@ -90,13 +90,20 @@ class Judge:
                 one.text = None if end is None else self.tokenizer.decode(row[:end])
 
 
-def look_up_in(judge: Judge, random: Random, size: int) -> Question:
+def look_up_in(judge: Judge, random: Random, size: int, *, is_question_first: bool = False) -> Question:
     """One question about a document that makes a prompt of 80 to 100 % of `size` tokens."""
-    # An entry takes 5 to 14 tokens.
-    task = Task(lambda random: look_up(random, random.randint(size // 14, size // 5), 1, 0), 0)
+
+    def make(random: Random) -> Example:
+        # An entry takes 5 to 14 tokens.
+        num_entries = random.randint(size // 14, size // 5)
+        return look_up(random, num_entries, 1, 0, question_first=0.8 if is_question_first else 0)
+
+    task = Task(make, 0)
+    name = f"question_before_{size}_tokens" if is_question_first else f"look_up_in_{size}_tokens"
     while True:
-        question = judge.prepare(f"look_up_in_{size}_tokens", task, draw(task, random, held_out=True))
-        if 0.8 * size <= len(question.prompt) <= size:
+        question = judge.prepare(name, task, draw(task, random, held_out=True))
+        in_system_turn = question.example.messages[0]["role"] == "system"
+        if 0.8 * size <= len(question.prompt) <= size and not (is_question_first and in_system_turn):
             return question
 
 
@@ -110,6 +117,9 @@ def held_out_questions(judge: Judge, samples: int, seed: int) -> Iterator[Questi
         random = Random(f"{seed} {size}")
         for _ in range(max(1, samples // 5)):
             yield look_up_in(judge, random, size)
+    random = Random(f"{seed} first")
+    for _ in range(max(1, samples // 5)):
+        yield look_up_in(judge, random, 512, is_question_first=True)
 
 
 def evaluate_checkpoint(

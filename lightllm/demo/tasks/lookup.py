@@ -96,7 +96,10 @@ def write_document(random: Random, style: Style, num_entries: int, filler: float
     return lines, facts
 
 
-def look_up(random: Random, num_entries: int, num_questions: int, filler: float) -> Example:
+def look_up(
+    random: Random, num_entries: int, num_questions: int, filler: float, *, question_first: float = 0.1
+) -> Example:
+    """Questions about a document in a system or user turn; `question_first` is how often they stand before it."""
     style = random.choice(STYLES)
     lines, facts = write_document(random, style, num_entries, filler)
     document = random.choice(INTRODUCTIONS) + style.separator.join(lines)
@@ -105,7 +108,7 @@ def look_up(random: Random, num_entries: int, num_questions: int, filler: float)
     place = random.random()
     if place < 0.2:
         messages: list[Message] = [{"role": "system", "content": document}, {"role": "user", "content": asks[0]}]
-    elif place < 0.3:
+    elif place < 0.2 + question_first:
         messages = [{"role": "user", "content": f"{asks[0]}\n\n{document}"}]
     else:
         messages = [{"role": "user", "content": f"{document}\n\n{asks[0]}"}]
