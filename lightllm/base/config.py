@@ -55,6 +55,11 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     # The devices
     device: A[Device, about("Where the model runs; auto: the GPU if there is one")] = "auto"
     tp: A[int, at_least(1), about("Tensor parallel ranks; each is a process with a device of its own")] = 1
+    disable_cudagraph: A[bool, about("Launch every kernel of a decode step by itself")] = False
+    graph_max_batch_size: A[int, at_least(1), about("Most requests of a decode step that runs as a CUDA graph")] = 256
+    allow_reference_ops: A[
+        bool, about("Compute ops that have no kernel for a GPU by their slow reference, without CUDA graphs")
+    ] = False
 
     # Memory
     mem_fraction: A[float, above(0, below=1), about("Share of the device's memory the engine may use in all")] = 0.9

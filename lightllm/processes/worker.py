@@ -1,7 +1,9 @@
 """The process that runs the model on one device: plans come in, what they sampled goes out."""
 
 import select
-from contextlib import closing
+from collections import deque
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from datetime import timedelta
 from typing import TYPE_CHECKING, Protocol
 
@@ -16,21 +18,42 @@ if TYPE_CHECKING:
     from torch.distributed import TCPStore  # pyright: ignore[reportPrivateImportUsage]
 
 _MEETING_TIMEOUT_S = 600.0  # ranks load at their own pace
+_MOST_LAUNCHED = 2  # steps: the one that the device computes and the one after it
+_LOOK_EVERY_S = 50e-6  # whether the device has ended a step, while a plan may still come
+
+
+class Launched(Protocol):
+    """A step that the device computes."""
+
+    def is_ready(self) -> bool: ...
+
+    def result(self) -> StepResult: ...
 
 
 class Runner(Protocol):
     """What computes the steps; a test may put something around the real one."""
 
-    def step(self, plan: StepPlan) -> StepResult: ...
+    def launch(self, plan: StepPlan) -> Launched: ...
 
 
 def serve(me: child.Child, runner: Runner) -> None:
-    """Runs plans until the scheduler is gone: then raises Closed. Rank 0 answers for all ranks."""
+    """Runs plans until the scheduler is gone: then raises Closed. Rank 0 answers for all ranks.
+
+    A plan that comes while the device computes the one before is launched at once, so that the device need not wait.
+    """
     plans, results, rank = Ring(me.memory("plans")), Ring(me.memory("results")), me.start.index
+    launched: deque[Launched] = deque()
     with closing(me.channel("scheduler")) as scheduler:
         while True:
-            result = _run(runner, _next_plan(plans, scheduler, rank))
-            result.next_was_ready = plans.place_to_read(rank) is not None
+            if not launched or (len(launched) < _MOST_LAUNCHED and not launched[0].is_ready()):
+                plan = _next_plan(plans, scheduler, rank, timeout_s=_LOOK_EVERY_S if launched else None)
+                if plan is not None:
+                    with _other_ranks():
+                        launched.append(runner.launch(plan))
+                continue
+            with _other_ranks():
+                result = launched.popleft().result()
+            result.next_was_ready = bool(launched) or plans.place_to_read(rank) is not None
             if rank == 0:
                 pack(result, results.place_to_write(readers=1))
                 results.publish()
@@ -40,8 +63,8 @@ def serve(me: child.Child, runner: Runner) -> None:
                 me.metrics.add("step_seconds", result.seconds)
 
 
-def _next_plan(plans: Ring, scheduler: Channel, rank: int) -> StepPlan:
-    """Waits for the next plan in the ring. A message only says that there may be one."""
+def _next_plan(plans: Ring, scheduler: Channel, rank: int, *, timeout_s: float | None) -> StepPlan | None:
+    """Waits for the next plan in the ring, or for `timeout_s` at most. A message only says that there may be one."""
     while True:
         while (message := scheduler.receive()) is not None:
             assert isinstance(message, PlanReady), "the scheduler only says that there is a plan"
@@ -49,12 +72,15 @@ def _next_plan(plans: Ring, scheduler: Channel, rank: int) -> StepPlan:
             plan = unpack(StepPlan, place)
             plans.consume(rank)
             return plan
-        select.select([scheduler], [], [])
+        if not select.select([scheduler], [], [], timeout_s)[0]:
+            return None
 
 
-def _run(runner: Runner, plan: StepPlan) -> StepResult:
+@contextmanager
+def _other_ranks() -> Iterator[None]:
+    """Says what an error means that only tells that another rank does not answer."""
     try:
-        return runner.step(plan)
+        yield
     except RuntimeError as error:
         if "gloo" not in str(error) and type(error).__name__ != "DistBackendError":
             raise

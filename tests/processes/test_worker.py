@@ -248,26 +248,45 @@ def test_a_start_that_cannot_be_is_explained_in_one_line(directory, tmp_path):
     assert time.monotonic() - began < 30
 
 
+@dataclass
+class Nothing:
+    """A step that samples nothing and ends at a time."""
+
+    plan: StepPlan
+    end: float
+    runner: "Stretched"
+
+    def is_ready(self) -> bool:
+        return time.monotonic() >= self.end
+
+    def result(self) -> StepResult:
+        time.sleep(max(self.end - time.monotonic(), 0))
+        self.runner.log.append(("ended", self.plan.step))
+        none, tokens = np.zeros((0, 0), np.int32), np.full(len(self.plan.rows), -1, np.int32)
+        return StepResult(self.plan.step, tokens, np.zeros(0, np.float32), none, none.astype(np.float32), 0.5, False)
+
+
 class Stretched:
-    """A runner that takes its time and samples nothing."""
+    """A runner that takes its time: in `launch` as a CPU does, or afterwards as a device of its own."""
 
-    def __init__(self, seconds: float):
-        self.seconds, self.plans = seconds, []
+    def __init__(self, seconds: float, *, is_device: bool = False):
+        self.seconds, self.is_device, self.log, self.end = seconds, is_device, [], 0.0
 
-    def step(self, plan: StepPlan) -> StepResult:
-        self.plans.append(plan)
-        time.sleep(self.seconds)
-        none = np.zeros((0, 0), np.int32)
-        tokens = np.full(len(plan.rows), -1, np.int32)
-        return StepResult(plan.step, tokens, np.zeros(0, np.float32), none, none.astype(np.float32), 0.5, False)
+    def launch(self, plan: StepPlan) -> Nothing:
+        self.log.append(("launched", plan.step))
+        self.end = max(self.end, time.monotonic()) + self.seconds
+        launched = Nothing(plan, self.end, self)
+        if not self.is_device:
+            time.sleep(self.seconds)
+        return launched
 
 
-@pytest.fixture
-def stretched():
+@contextlib.contextmanager
+def stretched(*, is_device):
     """An engine whose worker is a thread that runs steps of 20 ms."""
     engine = prepare(1)
     its_control = introduce(engine, server_config(""))
-    runner, me = Stretched(0.02), child.receive_start(Channel(its_control))
+    runner, me = Stretched(0.02, is_device=is_device), child.receive_start(Channel(its_control))
 
     def serve():
         with contextlib.suppress(Closed):
@@ -275,11 +294,13 @@ def stretched():
 
     thread = threading.Thread(target=serve)
     thread.start()
-    yield engine, runner
-    engine.schedulers[0].close()
-    thread.join(10)
-    its_control.close()
-    engine.close()
+    try:
+        yield engine, runner
+    finally:
+        engine.schedulers[0].close()
+        thread.join(10)
+        its_control.close()
+        engine.close()
     assert not thread.is_alive()
 
 
@@ -287,16 +308,30 @@ def small(step):
     return plan(Run(0, step, [1], [step]), step=step)
 
 
-def test_steps_are_counted_as_overlapped_if_the_next_plan_was_there(stretched):
-    engine, runner = stretched
-    engine.start(small(0))
-    for step in range(1, 10):
-        engine.start(small(step))
-        result = engine.result()
-        assert (result.step, result.next_was_ready) == (step - 1, True)
-    assert not engine.result().next_was_ready
-    assert not engine.run(small(10)).next_was_ready
-    assert [one.step for one in runner.plans] == list(range(11))
-    assert engine.metrics.total("steps_run") == 11
-    assert engine.metrics.total("steps_overlapped") == 9
-    assert engine.metrics.total("step_seconds") == 5.5
+@pytest.mark.parametrize("is_device", [False, True], ids=["on a CPU", "on a device"])
+def test_steps_are_counted_as_overlapped_if_the_next_plan_was_there(is_device):
+    with stretched(is_device=is_device) as (engine, runner):
+        engine.start(small(0))
+        for step in range(1, 10):
+            engine.start(small(step))
+            result = engine.result()
+            assert (result.step, result.next_was_ready) == (step - 1, True)
+        assert not engine.result().next_was_ready
+        assert not engine.run(small(10)).next_was_ready
+        assert [step for what, step in runner.log if what == "launched"] == list(range(11))
+        assert engine.metrics.total("steps_run") == 11
+        assert engine.metrics.total("steps_overlapped") == 9
+        assert engine.metrics.total("step_seconds") == 5.5
+
+
+@pytest.mark.parametrize("late_s", [0, 0.005], ids=["with the one before", "while the one before runs"])
+def test_a_device_is_given_the_next_step_before_it_ends_one(late_s):
+    with stretched(is_device=True) as (engine, runner):
+        engine.start(small(0))
+        for step in range(1, 5):
+            time.sleep(late_s)
+            engine.start(small(step))
+            assert engine.result().step == step - 1
+        engine.result()
+        for step in range(1, 5):
+            assert runner.log.index(("launched", step)) < runner.log.index(("ended", step - 1))

@@ -1,7 +1,10 @@
 """From a StepPlan to the tensors of a step."""
 
+from dataclasses import dataclass
+
 import numpy as np
 import torch
+from torch import Tensor
 
 from lightllm.base.step import StepPlan
 from lightllm.compute.attention.batch import Batch
@@ -9,24 +12,45 @@ from lightllm.compute.execution.rows import Rows
 from lightllm.compute.execution.transfers import Upload
 
 
-def build(plan: StepPlan, rows: Rows, upload: Upload) -> Batch:
+@dataclass(frozen=True, slots=True)
+class Step:
+    """A batch, and of its n sequences that sample: the last token's place in the batch, the row, the length."""
+
+    batch: Batch
+    last: Tensor  # [n] int64
+    row: Tensor  # [n] int64
+    length: Tensor  # [n] int64
+
+
+def build(plan: StepPlan, rows: Rows, upload: Upload) -> Step:
     """Changes the slot table as the plan says, and lays out its sequences. Needs a plan with at least one sequence.
 
-    Afterwards each slot of this step knows its token.
+    All that the device has to know goes there in one copy. Afterwards each slot of this step knows its token.
     """
     lengths, query_start = plan.starts + plan.counts, np.append(0, np.cumsum(plan.counts))
     positions = runs(plan.starts, plan.counts)
     row_of_token = np.repeat(plan.rows, plan.counts)
     changes = _entries(plan.update_rows, plan.update_starts, plan.update_counts, rows.longest)
-    entries, new_slots, tokens, position, token_row, row, start, length = upload.together(
-        changes, plan.update_slots, plan.tokens, positions, row_of_token, plan.rows, query_start, lengths
+    samples = plan.samples
+    sampling = query_start[1:][samples] - 1, plan.rows[samples], lengths[samples]
+    on_device = upload.together(
+        changes,
+        plan.update_slots,
+        plan.tokens,
+        positions,
+        _entries(plan.rows, plan.starts, plan.counts, rows.longest),
+        row_of_token,
+        plan.rows,
+        query_start,
+        lengths,
+        *sampling,
     )
-    rows.set_slots(entries, new_slots)
-    tokens = torch.where(tokens < 0, rows.last_token.index_select(0, token_row), tokens)
-    slots = rows.slots(token_row * rows.longest + position)
-    rows.token_of_slot.index_copy_(0, slots, tokens.to(torch.int32))
+    changed, new_slots, tokens, position, entries, token_row, row, start, length, *sampling = on_device
+    rows.set_slots(changed, new_slots)
+    tokens, slots = rows.resolve(tokens, token_row), rows.slots(entries)
+    rows.set_tokens(slots, tokens)
     decodes = int(np.count_nonzero(plan.counts == 1))
-    return Batch(
+    batch = Batch(
         tokens=tokens,
         positions=position,
         slots=slots,
@@ -39,6 +63,7 @@ def build(plan: StepPlan, rows: Rows, upload: Upload) -> Batch:
         context_lengths=lengths[decodes:].tolist(),
         max_length=int(lengths.max()),
     )
+    return Step(batch, *sampling)
 
 
 def runs(starts: np.ndarray, counts: np.ndarray) -> np.ndarray:

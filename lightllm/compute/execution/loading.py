@@ -77,6 +77,7 @@ def load(config: EngineConfig, mesh: Mesh, device: torch.device, progress: Progr
         device=device,
         method_for=method_for(raw.get("quantization_config")),
         progress=progress,
+        allow_reference=config.allow_reference_ops,
     )
     # Attention in half precision is several times slower than in float32 on a CPU.
     state_dtype = torch.float32 if device.type == "cpu" else dtype

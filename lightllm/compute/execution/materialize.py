@@ -29,14 +29,15 @@ def materialize(
     device: torch.device,
     method_for: Callable[[str], LinearMethod],
     progress: Callable[[int, int], None] | None = None,
+    allow_reference: bool = True,
 ) -> int:
     """Load every declared tensor and choose what computes each op. Returns the bytes of weights on this rank.
 
     progress(bytes done, bytes in all) is called as layers come in. Raises ConfigError if the checkpoint does not fit
-    the model, naming the tensors, or if the model cannot be divided so.
+    the model, naming the tensors, or if the model cannot be divided so. allow_reference: see kernels.load.
     """
     checkpoint.check(_whole(model, dtype, method_for), model.unused)
-    kernels.load(Facts(device, dtype))
+    kernels.load(Facts(device, dtype), allow_reference=allow_reference)
     placed = [(layer, layer.place(Site(path, mesh, dtype, method_for))) for path, layer in _placeables(model)]
     total = sum(_bytes(declared, dtype) for _, tensors in placed for declared in tensors.values())
     done = 0

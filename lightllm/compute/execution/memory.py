@@ -45,6 +45,13 @@ def peak_of(step: Callable[[], object], device: torch.device) -> int:
     return torch.cuda.max_memory_reserved(device) - before
 
 
+def kept_by(make: Callable[[], object], device: torch.device) -> int:
+    """Bytes of a CUDA device that are taken by what `make` makes and keeps."""
+    before = used(device)
+    make()
+    return max(used(device) - before, 0)
+
+
 def used(device: torch.device) -> int:
     """Bytes of a CUDA device that are in use, by this process or others, once freed memory is given back."""
     torch.cuda.empty_cache()

@@ -7,31 +7,42 @@ from lightllm.compute.state.zeros import zeros
 
 
 class Rows:
-    """slot_table [rows, longest] int32: the slot of each position; last_token [rows] int64: what was sampled last;
-    token_of_slot [slots + 1] int32: the token that ran in each slot, so that a context can be read back.
+    """slot_table [rows + 1, longest] int32: the slot of each position; last_token [rows + 1] int64: what was sampled
+    last; token_of_slot [slots + 1] int32: the token that ran in each slot, so that a context can be read back.
+
+    The last row, `hold_row`, belongs to no request: padded sequences run in it, at position 0, in the hold slot.
     """
 
     def __init__(self, rows: int, longest: int, slots: int, device: torch.device):
-        self.slot_table = zeros((rows, longest), torch.int32, device)
-        self.last_token = torch.zeros(rows, dtype=torch.int64, device=device)
+        self.hold_row = rows
+        self.slot_table = zeros((rows + 1, longest), torch.int32, device)
+        self.last_token = torch.zeros(rows + 1, dtype=torch.int64, device=device)
         self.token_of_slot = zeros((slots + 1,), torch.int32, device)
 
     @staticmethod
-    def bytes(rows: int, longest: int, slots: int) -> int:
-        """What such tensors take on a device."""
-        return 4 * rows * longest + 8 * rows + 4 * (slots + 1)
+    def table_bytes(rows: int, longest: int) -> int:
+        """What a slot table takes on a device."""
+        return 4 * (rows + 1) * longest
 
     @property
     def longest(self) -> int:
         return self.slot_table.shape[1]
 
     def set_slots(self, entries: Tensor, slots: Tensor) -> None:
-        """slot_table[entry // longest, entry % longest] = slot. entries, slots [n] int64."""
+        """slot_table[entry // longest, entry % longest] = slot. entries [n] int64, slots [n]."""
         self.slot_table.view(-1).index_copy_(0, entries, slots.to(torch.int32))
 
     def slots(self, entries: Tensor) -> Tensor:
         """The slots at these entries, int64."""
         return self.slot_table.view(-1).index_select(0, entries).long()
+
+    def resolve(self, tokens: Tensor, rows: Tensor) -> Tensor:
+        """tokens [n] int64, those below 0 replaced by what their rows [n] sampled last."""
+        return torch.where(tokens < 0, self.last_token.index_select(0, rows), tokens)
+
+    def set_tokens(self, slots: Tensor, tokens: Tensor) -> None:
+        """These tokens [n] run in these slots [n]."""
+        self.token_of_slot.index_copy_(0, slots, tokens.to(torch.int32))
 
     def context(self, rows: Tensor, longest: int) -> Tensor:
         """Tokens of these rows at positions 0 ... longest - 1, [n, longest] int64; undefined past a row's length."""

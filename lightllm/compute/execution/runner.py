@@ -11,16 +11,16 @@ from torch.distributed.distributed_c10d import Store
 from lightllm.base.config import EngineConfig
 from lightllm.base.step import StepPlan, StepResult
 from lightllm.compute.execution import batch, memory
+from lightllm.compute.execution.graphs import CudaRecorder, Graphs, Sampling, sizes_up_to
 from lightllm.compute.execution.largest_step import largest_steps
+from lightllm.compute.execution.launched import Launched, Stopwatch
 from lightllm.compute.execution.loading import Progress, choose_device, load
 from lightllm.compute.execution.rows import Rows
-from lightllm.compute.execution.transfers import Upload, fetch
+from lightllm.compute.execution.transfers import Download, Upload
 from lightllm.compute.parallel.mesh import Group, Mesh
 from lightllm.compute.parallel.process_group import join
 from lightllm.compute.sampling.sampler import Logprobs, Sampler
 from lightllm.compute.state.token_pool import TokenPool
-
-_NO_LOGPROBS = np.zeros(0, np.float32), np.zeros((0, 0), np.int32), np.zeros((0, 0), np.float32)
 
 
 class Runner:
@@ -44,41 +44,67 @@ class Runner:
             self._loaded = load(config, Mesh(tensor=self._group), self._device, progress)
         self._model = self._loaded.model
         self._num_rows = min(config.running_max_req_size, config.batch_max_tokens)
-        self._upload = Upload(self._device)
+        self._upload, self._stopwatch = Upload(self._device), Stopwatch()
+        # Copies what was sampled to the host; before that, records graphs.
+        self._side_stream = torch.cuda.Stream(self._device) if self._device.type == "cuda" else None
         self._token_bytes = 4 + sum(state.bytes_per_token(self._loaded.state_dtype) for state in self._model.states())
         self.memory: list[tuple[str, int]] = [("weights", self._loaded.weight_bytes)]
         self.pool_tokens = self._fit_pool(available)
         with memory.explained(f"making a KV pool of {self.pool_tokens} tokens", "lower --mem_fraction"):
             self._make_pool(self.pool_tokens)
+            self._make_graphs()
+
+    def step(self, plan: StepPlan) -> StepResult:
+        """Computes a plan and waits for it."""
+        return self.launch(plan).result()
 
     @torch.inference_mode()
-    def step(self, plan: StepPlan) -> StepResult:
-        """Computes a plan. Log-probabilities are known on rank 0 only."""
+    def launch(self, plan: StepPlan) -> Launched:
+        """Computes a plan. On CUDA nothing waits for the device: the next one may be launched before this has ended.
+
+        Log-probabilities are known on rank 0 only.
+        """
         started = time.perf_counter()
         if self._group.rank == 0 and len(plan.begins):
             self._sampler.begin(plan.begins, plan.stop_tokens)
-        hidden = self._model(batch.build(plan, self._rows, self._upload))
         which = np.flatnonzero(plan.samples)
-        tokens, logprobs = self._sample(plan, hidden, which) if len(which) else (None, None)
-        return _result(plan, which, tokens, logprobs, started)
+        replayed = self._graphs.run(plan) if self._graphs is not None else None
+        sampling = replayed or self._compute(plan)
+        outcome, logprobs = (), None
+        if len(which):
+            tokens, logprobs = self._sample(plan, sampling, which)
+            outcome = (tokens,) if logprobs is None else (tokens, logprobs.chosen, logprobs.top_tokens, logprobs.top)
+        return Launched(
+            plan,
+            Download(outcome, self._side_stream),
+            which=which,
+            logprobs_of=None if logprobs is None else logprobs.which,
+            started=started,
+            stopwatch=self._stopwatch,
+        )
 
-    def _sample(self, plan: StepPlan, hidden: Tensor, which: np.ndarray) -> tuple[Tensor, Logprobs | None]:
+    def _compute(self, plan: StepPlan) -> Sampling:
+        """Any step."""
+        step = batch.build(plan, self._rows, self._upload)
+        return Sampling(self._model(step.batch).index_select(0, step.last), step.row, step.length)
+
+    def _sample(self, plan: StepPlan, sampling: Sampling, which: np.ndarray) -> tuple[Tensor, Logprobs | None]:
         """The next tokens of the sequences `which`, the same on all ranks; the rows remember them."""
-        last = np.cumsum(plan.counts)[which] - 1
-        at, row = self._upload.together(last, plan.rows[which])
-        logits = self._model.logits(hidden.index_select(0, at))
-        tokens, logprobs = torch.empty_like(row), None
+        logits = self._model.logits(sampling.hidden)
+        tokens, logprobs = torch.empty_like(sampling.row), None
         if self._group.rank == 0:
             lengths = (plan.starts + plan.counts)[which]
-            tokens, logprobs = self._sampler.sample(logits, plan.rows[which], lengths)
+            on_device = sampling.row, sampling.length
+            tokens, logprobs = self._sampler.sample(logits, plan.rows[which], lengths, on_device)
         tokens = self._group.broadcast(tokens)
-        self._rows.last_token.index_copy_(0, row, tokens)
+        self._rows.last_token.index_copy_(0, sampling.row, tokens)
         return tokens, logprobs
 
     # ---- memory ----
 
     def _make_pool(self, slots: int) -> None:
-        """A KV pool, and what depends on its size."""
+        """A KV pool, and what depends on its size; no graphs yet."""
+        self._graphs: Graphs | None = None
         self._pool = TokenPool(self._model.states(), slots, self._loaded.state_dtype, self._device)
         self._pool.bind(self._model)
         self._rows = Rows(self._num_rows, min(self._loaded.longest, slots), slots, self._device)
@@ -89,6 +115,17 @@ class Runner:
             upload=self._upload,
             context=self._rows.context,
         )
+
+    def _make_graphs(self) -> None:
+        """Graphs of decode steps, for the pool as it is."""
+        config, stream = self._config, self._side_stream
+        if stream is None or config.disable_cudagraph or config.allow_reference_ops:
+            return
+        sizes = sizes_up_to(min(self._num_rows, config.graph_max_batch_size))
+        with torch.inference_mode():
+            self._graphs = Graphs(
+                self._model, self._rows, self._pool.hold_slot, sizes, upload=self._upload, record=CudaRecorder(stream)
+            )
 
     def _fit_pool(self, available: int) -> int:
         """Slots of the pool, the same on all ranks. Adds to `memory` what is counted on the way."""
@@ -113,29 +150,10 @@ class Runner:
             self._make_pool(tokens)
             plans = largest_steps(tokens=tokens, rows=self._num_rows, longest=self._rows.longest)
             step_bytes = memory.peak_of(lambda: [self.step(plan) for plan in plans], self._device)
-        self._make_pool(1)  # frees the one before
-        table_bytes = 4 * self._num_rows * self._loaded.longest
-        self.memory += [("largest step", step_bytes), ("slot table", table_bytes)]
+        with memory.explained("capturing CUDA graphs", "lower --graph_max_batch_size"):
+            graph_bytes = memory.kept_by(self._make_graphs, self._device)
+        self._make_pool(1)  # frees the one before, and its graphs
+        table_bytes = Rows.table_bytes(self._num_rows, self._loaded.longest)
+        self.memory += [("largest step", step_bytes), ("CUDA graphs", graph_bytes), ("slot table", table_bytes)]
         total = torch.cuda.get_device_properties(self._device).total_memory
-        return config.mem_fraction * total - memory.used(self._device) - step_bytes - table_bytes
-
-
-def _result(
-    plan: StepPlan, which: np.ndarray, tokens: Tensor | None, logprobs: Logprobs | None, started: float
-) -> StepResult:
-    """Waits for the device. `which`: the sequences that tokens [n] belong to."""
-    sampled = np.full(len(plan.rows), -1, np.int32)
-    known = _NO_LOGPROBS
-    if tokens is not None and logprobs is not None:
-        sampled[which], *fetched = fetch(tokens, logprobs.chosen, logprobs.top_tokens, logprobs.top)
-        known = [_spread(values, which[logprobs.which], len(sampled)) for values in fetched]
-    elif tokens is not None:
-        (sampled[which],) = fetch(tokens)
-    return StepResult(plan.step, sampled, *known, seconds=time.perf_counter() - started, next_was_ready=False)
-
-
-def _spread(values: np.ndarray, which: np.ndarray, count: int) -> np.ndarray:
-    """values [n, ...] at places `which` of [count, ...], zeros elsewhere; 32-bit."""
-    out = np.zeros((count, *values.shape[1:]), np.int32 if values.dtype.kind == "i" else np.float32)
-    out[which] = values
-    return out
+        return config.mem_fraction * total - memory.used(self._device) - step_bytes - graph_bytes - table_bytes

@@ -1,4 +1,4 @@
-"""Between host and device. On a CPU nothing is copied; on CUDA nothing waits but `fetch`."""
+"""Between host and device. On a CPU nothing is copied; on CUDA only `Download.arrays` waits."""
 
 import numpy as np
 import torch
@@ -21,10 +21,34 @@ class Upload:
         """Several integer arrays [n] in one copy."""
         return self(np.concatenate(arrays)).split([len(array) for array in arrays])
 
+    def into(self, target: Tensor, array: np.ndarray) -> None:
+        """Copies an array over a tensor of its shape, after all that was launched before."""
+        source = torch.from_numpy(array)
+        target.copy_(source if self._device.type == "cpu" else source.pin_memory(), non_blocking=True)
 
-def fetch(*tensors: Tensor) -> list[np.ndarray]:
-    """Tensors as host arrays, once the device has computed them."""
-    copies = [tensor.to("cpu", non_blocking=True) for tensor in tensors]
-    if tensors[0].is_cuda:
-        torch.cuda.current_stream().synchronize()
-    return [copy.numpy() for copy in copies]
+
+class Download:
+    """Tensors on their way to the host."""
+
+    def __init__(self, tensors: tuple[Tensor, ...], stream: torch.cuda.Stream | None):
+        """stream: what copies on CUDA, so that the next step's kernels do not queue behind the copies."""
+        self._event = None
+        if stream is None:
+            self._copies = list(tensors)
+            return
+        stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(stream):
+            self._copies = [tensor.to("cpu", non_blocking=True) for tensor in tensors]
+            self._event = torch.cuda.Event()
+            self._event.record(stream)
+        for tensor in tensors:
+            tensor.record_stream(stream)  # its memory is not used again before it is copied
+
+    def is_there(self) -> bool:
+        return self._event is None or self._event.query()
+
+    def arrays(self) -> list[np.ndarray]:
+        """The tensors on the host, once the device has computed them."""
+        if self._event is not None:
+            self._event.synchronize()
+        return [copy.numpy() for copy in self._copies]

@@ -14,11 +14,14 @@ MODULES = {
 }
 
 
-def load(facts: Facts) -> list[Choice]:
-    """Register what this kind of device has and choose, for every op, what will run. Says what was chosen and why."""
+def load(facts: Facts, *, allow_reference: bool = True) -> list[Choice]:
+    """Register what this kind of device has and choose, for every op, what will run. Says what was chosen and why.
+
+    Unless references are allowed, an op that has nothing else on a GPU raises ConfigError when it is called.
+    """
     for module in MODULES.get(facts.device.type, []):
         importlib.import_module(module)
-    return [op.choose(facts) for op in ALL.values()]
+    return [op.choose(facts, allow_reference=allow_reference or facts.device.type == "cpu") for op in ALL.values()]
 
 
 def load_all(facts: Facts) -> list[Choice]:

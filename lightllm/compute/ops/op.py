@@ -7,6 +7,8 @@ from typing import Any, Generic, ParamSpec, TypeVar
 
 import torch
 
+from lightllm.base.errors import ConfigError
+
 P = ParamSpec("P")
 R = TypeVar("R")
 
@@ -65,13 +67,30 @@ class Op(Generic[P, R]):
 
         return register
 
-    def choose(self, facts: Facts) -> Choice:
-        """Run the first implementation that has nothing against `facts` from now on, else the reference."""
+    def choose(self, facts: Facts, *, allow_reference: bool = True) -> Choice:
+        """Run the first implementation that has nothing against `facts` from now on, else the reference.
+
+        Where the reference is not allowed, calls raise ConfigError: what is never called needs no implementation.
+        """
         verdicts = [(one, one.why_not(facts)) for one in self.implementations]
         reasons = {one.name: reason for one, reason in verdicts if reason is not None}
         able = [one for one, reason in verdicts if reason is None]
-        self.function = able[0].function if able else self.reference
+        if able:
+            self.function = able[0].function
+        else:
+            self.function = self.reference if allow_reference else self._refusal(facts, reasons)
         return Choice(self.name, able[0].name if able else "reference", reasons)
+
+    def _refusal(self, facts: Facts, reasons: Mapping[str, str]) -> Callable[P, R]:
+        why = "; ".join(f"{name} {reason}" for name, reason in reasons.items()) or "it has no kernel yet"
+
+        def refuse(*args: P.args, **kwargs: P.kwargs) -> R:
+            raise ConfigError(
+                f"op {self.name} can only run as its slow reference on {facts.device.type} ({why}); "
+                "set --allow_reference_ops to let it"
+            )
+
+        return refuse
 
 
 ALL: dict[str, Op[..., Any]] = {}

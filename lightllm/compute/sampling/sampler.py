@@ -39,12 +39,23 @@ class Sampler:
         """Rows that begin: see StepPlan."""
         self._parameters.begin(begins, stop_tokens)
 
-    def sample(self, logits: Tensor, rows: np.ndarray, lengths: np.ndarray) -> tuple[Tensor, Logprobs | None]:
+    def sample(
+        self,
+        logits: Tensor,
+        rows: np.ndarray,
+        lengths: np.ndarray,
+        on_device: tuple[Tensor, Tensor] | None = None,
+    ) -> tuple[Tensor, Logprobs | None]:
         """The next token of each sequence, [n] int64, and log-probabilities of the raw logits where they are wanted.
 
         logits [n, vocab]; rows [n]; lengths [n]: tokens so far, so also the position of the token to be drawn.
+        on_device: rows and lengths, int64, if they are there already.
         """
-        tokens = self._draw(self._penalize(logits, rows, lengths), rows, lengths)
+        penalized = self._penalize(logits, rows, lengths)
+        if self._parameters.is_random[rows].any():
+            tokens = self._draw(penalized, *(on_device or (self._upload(rows), self._upload(lengths))))
+        else:
+            tokens = penalized.argmax(-1)
         return tokens, self._logprobs(logits, tokens, rows)
 
     def _penalize(self, logits: Tensor, rows: np.ndarray, lengths: np.ndarray) -> Tensor:
@@ -73,11 +84,9 @@ class Sampler:
         which, column = np.nonzero(stops >= 0)
         return forbid(logits, self._upload(short[which]), self._upload(stops[which, column]))
 
-    def _draw(self, logits: Tensor, rows: np.ndarray, lengths: np.ndarray) -> Tensor:
-        if not self._parameters.is_random[rows].any():
-            return logits.argmax(-1)
-        chosen, position = self._parameters.choose(self._upload(rows)), self._upload(lengths)
-        return ops.draw(logits, chosen.temperature, chosen.top_k, chosen.top_p, chosen.min_p, chosen.seed, position)
+    def _draw(self, logits: Tensor, rows: Tensor, positions: Tensor) -> Tensor:
+        chosen = self._parameters.choose(rows)
+        return ops.draw(logits, chosen.temperature, chosen.top_k, chosen.top_p, chosen.min_p, chosen.seed, positions)
 
     def _logprobs(self, logits: Tensor, tokens: Tensor, rows: np.ndarray) -> Logprobs | None:
         wanted = self._parameters.num_logprobs[rows]

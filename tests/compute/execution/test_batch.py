@@ -23,9 +23,10 @@ def test_a_plan_becomes_tensors():
         Run(0, 0, [10, 11, 12], [40, 3, 41]),
         Run(3, 5, [LAST_SAMPLED], [9]),
         Run(2, 2, [20, 21], [30, 31, 7, 8], told=0),  # two tokens beyond a prefix of two
-        Run(1, 4, [30], [5]),
+        Run(1, 4, [30], [5], samples=False),
     )
-    batch = build(made, rows, Upload(CPU))
+    step = build(made, rows, Upload(CPU))
+    batch = step.batch
     assert batch.tokens.tolist() == [77, 30, 10, 11, 12, 20, 21]
     assert batch.positions.tolist() == [5, 4, 0, 1, 2, 2, 3]
     assert batch.slots.tolist() == [9, 5, 40, 3, 41, 7, 8]
@@ -34,6 +35,7 @@ def test_a_plan_becomes_tensors():
     assert batch.lengths.tolist() == [6, 5, 3, 4]
     assert (batch.decodes, batch.query_lengths, batch.context_lengths, batch.max_length) == (2, [3, 2], [3, 4], 6)
     assert batch.slot_table[2, :4].tolist() == [30, 31, 7, 8]
+    assert [x.tolist() for x in (step.last, step.row, step.length)] == [[0, 4, 6], [3, 0, 2], [6, 3, 4]]
     assert {x.dtype for x in (batch.tokens, batch.positions, batch.slots, batch.row)} == {torch.int64}
     assert {x.dtype for x in (batch.query_start, batch.lengths, batch.slot_table)} == {torch.int32}
 

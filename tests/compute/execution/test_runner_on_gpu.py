@@ -6,7 +6,7 @@ from lightllm.base.config import EngineConfig
 from lightllm.compute.execution.largest_step import largest_steps
 from lightllm.compute.execution.runner import Runner
 from tests.compute.execution.checkpoint import SIZES, config, make
-from tests.compute.execution.plans import Run, plan
+from tests.compute.execution.plans import Run, decodes, plan
 from tests.compute.execution.test_runner import GREEDY, expected, generate, prompt, scattered
 
 pytestmark = pytest.mark.gpu
@@ -41,23 +41,32 @@ def test_greedy_generation_equals_transformers(checkpoint, runner):
 
 
 @pytest.mark.filterwarnings("ignore:Synchronization debug mode")
-def test_a_decode_step_waits_for_the_device_only_for_its_tokens(runner, monkeypatch):
-    runner.step(plan(Run(0, 0, prompt(15), range(15), begins={**GREEDY, "prompt_length": 15})))
-    waits, synchronize = [], torch.cuda.Stream.synchronize
-
-    def wait(stream):
-        torch.cuda.set_sync_debug_mode("default")
-        waits.append(stream)
-        synchronize(stream)
-        torch.cuda.set_sync_debug_mode("error")
-
-    monkeypatch.setattr(torch.cuda.Stream, "synchronize", wait)
+@pytest.mark.parametrize("parameters", [GREEDY, {"temperature": 1.0, "top_p": 0.9}], ids=["greedy", "drawn"])
+def test_launching_waits_for_nothing(runner, parameters):
+    begins = {**parameters, "prompt_length": 15}
     torch.cuda.set_sync_debug_mode("error")
     try:
-        runner.step(plan(Run(0, 15, [-1], [15])))
+        launched = [runner.launch(plan(Run(0, 0, prompt(15), range(15), begins=begins)))]
+        launched += [runner.launch(decodes([0], [15 + i], [15 + i])) for i in range(5)]
     finally:
         torch.cuda.set_sync_debug_mode("default")
-    assert len(waits) == 1
+    tokens = [int(one.result().tokens[0]) for one in launched]
+    assert tokens == generate(runner, prompt(15), range(30), 6, parameters)
+
+
+def test_answers_are_the_same_with_and_without_graphs(checkpoint, runner):
+    plain = Runner(
+        config(checkpoint[0], device="cuda", data_type="float32", batch_max_tokens=512, disable_cudagraph=True)
+    )
+    assert plain._graphs is None
+    assert runner._graphs is not None
+    for batch in (1, 3, 8, 13, 200):
+        slots = [scattered(900)[row * 4 : row * 4 + 4] for row in range(batch)]
+        begins = {**GREEDY, "prompt_length": 2}
+        first = plan(*(Run(row, 0, prompt(2, row), slots[row][:2], begins=begins) for row in range(batch)))
+        steps = [first, *(decodes(range(batch), [2 + i] * batch, [line[2 + i] for line in slots]) for i in range(2))]
+        for step in steps:
+            assert runner.step(step).tokens.tolist() == plain.step(step).tokens.tolist()
 
 
 def test_the_largest_step_fits_beside_the_pool(checkpoint):
@@ -66,7 +75,7 @@ def test_the_largest_step_fits_beside_the_pool(checkpoint):
         EngineConfig(model_dir=str(checkpoint[0]), running_max_req_size=2000, mem_fraction=0.5, device="cuda")
     )
     names = [name.partition(",")[0] for name, _ in measured.memory]
-    assert names == ["weights", "largest step", "slot table", "KV pool"]
+    assert names == ["weights", "largest step", "CUDA graphs", "slot table", "KV pool"]
     total = torch.cuda.get_device_properties(0).total_memory
     assert sum(size for _, size in measured.memory) <= 0.5 * total
     torch.cuda.empty_cache()

@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from lightllm.base.errors import ConfigError
 from lightllm.compute.ops.op import ALL, Facts, Op
 
 FACTS = Facts(torch.device("cpu"), torch.float32)
@@ -34,6 +35,16 @@ def test_the_reference_is_chosen_if_all_object():
     op = make()
     op.implementation("fast", lambda facts: "needs CUDA")(lambda x: -1)
     assert op.choose(FACTS).implementation == "reference"
+    assert op(3) == 6
+
+
+def test_a_reference_that_is_not_allowed_says_so_when_it_is_called():
+    op = make()
+    op.implementation("fast", lambda facts: "needs more cores")(lambda x: -1)
+    assert op.choose(FACTS, allow_reference=False).implementation == "reference"
+    with pytest.raises(ConfigError, match=r"op double .* on cpu \(fast needs more cores\); set --allow_reference_ops"):
+        op(3)
+    op.choose(FACTS)
     assert op(3) == 6
 
 

@@ -1,0 +1,63 @@
+"""A step on its way: launched, and read when the device has computed it."""
+
+import time
+
+import numpy as np
+
+from lightllm.base.step import StepPlan, StepResult
+from lightllm.compute.execution.transfers import Download
+
+_NO_LOGPROBS = np.zeros(0, np.float32), np.zeros((0, 0), np.int32), np.zeros((0, 0), np.float32)
+
+
+class Stopwatch:
+    """Seconds of steps that are launched while the one before still runs: each counts from that one's end."""
+
+    def __init__(self):
+        self._end = 0.0
+
+    def lap(self, started: float) -> float:
+        """What a step took that was launched at `started` (time.perf_counter) and has just ended."""
+        began, self._end = max(started, self._end), time.perf_counter()
+        return self._end - began
+
+
+class Launched:
+    """What the sequences `which` of a plan sample, and those at `logprobs_of` their log-probabilities."""
+
+    def __init__(
+        self,
+        plan: StepPlan,
+        download: Download,
+        *,
+        which: np.ndarray,
+        logprobs_of: np.ndarray | None,
+        started: float,
+        stopwatch: Stopwatch,
+    ):
+        self._plan, self._download = plan, download
+        self._which, self._logprobs_of = which, logprobs_of
+        self._started, self._stopwatch = started, stopwatch
+
+    def is_ready(self) -> bool:
+        """Whether `result` would not wait."""
+        return self._download.is_there()
+
+    def result(self) -> StepResult:
+        """Waits for the device. `next_was_ready` is for the caller to say."""
+        sampled, known = np.full(len(self._plan.rows), -1, np.int32), _NO_LOGPROBS
+        arrays = self._download.arrays()
+        if arrays:
+            sampled[self._which], *fetched = arrays
+            if self._logprobs_of is not None:
+                places = self._which[self._logprobs_of]
+                known = [_spread(values, places, len(sampled)) for values in fetched]
+        seconds = self._stopwatch.lap(self._started)
+        return StepResult(self._plan.step, sampled, *known, seconds=seconds, next_was_ready=False)
+
+
+def _spread(values: np.ndarray, which: np.ndarray, count: int) -> np.ndarray:
+    """values [n, ...] at places `which` of [count, ...], zeros elsewhere; 32-bit."""
+    out = np.zeros((count, *values.shape[1:]), np.int32 if values.dtype.kind == "i" else np.float32)
+    out[which] = values
+    return out

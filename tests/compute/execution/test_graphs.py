@@ -1,0 +1,125 @@
+"""What decides about graphs and fills them, with recorders that compute everything again."""
+
+import numpy as np
+import pytest
+import torch
+
+from lightllm.compute.execution.graphs import Graphs, sizes_up_to
+from lightllm.compute.execution.rows import Rows
+from lightllm.compute.execution.runner import Runner
+from lightllm.compute.execution.transfers import Upload
+from tests.compute.execution.checkpoint import config, make
+from tests.compute.execution.plans import Run, decodes, plan
+
+CPU = torch.device("cpu")
+
+
+def record(compute):
+    """In the place of a CUDA graph: the outcome lies in the same tensor each time."""
+    outcome = compute()
+    return lambda: outcome.copy_(compute()), outcome
+
+
+def graphs(sizes, model=lambda batch: batch.tokens.float(), *, rows=8):
+    held = Rows(rows, 16, 50, CPU)
+    return Graphs(model, held, 50, sizes, upload=Upload(CPU), record=record), held
+
+
+def test_sizes_leave_little_padding():
+    assert sizes_up_to(256) == [1, 2, 4, *range(8, 257, 8)]
+    assert sizes_up_to(1) == [1]
+    assert sizes_up_to(13) == [1, 2, 4, 8, 13]
+    assert sizes_up_to(600) == [*sizes_up_to(256), *range(288, 513, 32), 576, 600]
+
+
+def test_a_plan_takes_the_next_size():
+    policy, _ = graphs([4, 1, 2])
+    assert [policy.size_for(decodes(range(n), [3] * n, range(n))) for n in (1, 2, 3, 4)] == [1, 2, 4, 4]
+
+
+@pytest.mark.parametrize(
+    "sequences",
+    [
+        [Run(row, 3, [-1], [row]) for row in range(5)],
+        [Run(0, 3, [-1, 5], [1, 2])],
+        [Run(0, 3, [-1], [1]), Run(1, 0, [4], [2], samples=False)],
+        [Run(0, 3, [7], [1, 2, 3, 4], told=0)],
+        [Run(0, 3, [7], [], told=4)],
+    ],
+    ids=["too many", "a chunk", "not all sample", "a prefix was found", "no slot is new"],
+)
+def test_other_steps_are_not_replayed(sequences):
+    policy, _ = graphs([1, 2, 4])
+    assert policy.run(plan(*sequences)) is None
+
+
+def test_a_step_reaches_the_model_padded():
+    seen = []
+
+    def model(batch):
+        seen.append(batch)
+        return batch.tokens.float().unsqueeze(1)
+
+    policy, rows = graphs([1, 2, 4], model)
+    rows.last_token[5] = 77
+    seen.clear()
+    step = policy.run(plan(Run(5, 3, [-1], [9]), Run(2, 0, [30], [8]), Run(6, 15, [31], [7])))
+    (batch,) = seen
+    assert batch.tokens.tolist() == [77, 30, 31, 0]
+    assert batch.positions.tolist() == [3, 0, 15, 0]
+    assert batch.slots.tolist() == [9, 8, 7, 50]
+    assert batch.row.tolist() == [5, 2, 6, 8]
+    assert batch.lengths.tolist() == [4, 1, 16, 1]
+    assert batch.query_start.tolist() == [0, 1, 2, 3, 4]
+    assert (batch.decodes, batch.query_lengths, batch.context_lengths, batch.max_length) == (4, [], [], 16)
+    assert {x.dtype for x in (batch.tokens, batch.positions, batch.slots, batch.row)} == {torch.int64}
+    assert {x.dtype for x in (batch.query_start, batch.lengths, batch.slot_table)} == {torch.int32}
+    assert rows.slot_table[[5, 2, 6, 8], [3, 0, 15, 0]].tolist() == [9, 8, 7, 50]
+    assert rows.token_of_slot[[9, 8, 7]].tolist() == [77, 30, 31]
+    assert step.hidden.tolist() == [[77], [30], [31]]
+    assert (step.row.tolist(), step.length.tolist()) == ([5, 2, 6], [4, 1, 16])
+
+
+def test_nothing_of_a_step_is_left_in_the_next_one():
+    policy, rows = graphs([4])
+    policy.run(decodes([1, 2, 3], [4, 5, 6], [10, 11, 12]))
+    rows.slot_table[:8] = -1
+    policy.run(decodes([0], [2], [20]))
+    assert rows.slot_table[:8].max() == rows.slot_table[0, 2] == 20
+    assert (rows.slot_table[:8] >= 0).sum() == 1
+
+
+def test_replayed_answers_equal_those_that_are_computed_anew(tmp_path):
+    make(tmp_path)
+    plain, replaying = Runner(config(tmp_path)), Runner(config(tmp_path))
+    torch.set_num_threads(1)
+    with torch.inference_mode():
+        replaying._graphs = Graphs(
+            replaying._model,
+            replaying._rows,
+            replaying._pool.hold_slot,
+            [1, 4, 8],
+            upload=replaying._upload,
+            record=record,
+        )
+    begins = [
+        {"temperature": 0.0},
+        {"temperature": 1.0, "seed": 3, "top_p": 0.9},
+        {"temperature": 1.0, "seed": 4, "repetition_penalty": 1.3, "num_logprobs": 2},
+    ]
+    prompts = [np.arange(length) * 7 % 101 for length in (5, 11, 3)]
+    first = plan(
+        *(
+            Run(row, 0, ids.tolist(), range(row * 100, row * 100 + len(ids)), begins={**how, "prompt_length": len(ids)})
+            for row, (ids, how) in enumerate(zip(prompts, begins, strict=True))
+        )
+    )
+    steps = [first]
+    for i in range(12):
+        rows = range(3) if i % 3 else range(1, 2)
+        starts = [len(prompts[row]) + sum(1 for j in range(i) if j % 3 or row == 1) for row in rows]
+        steps.append(decodes(rows, starts, [row * 100 + start for row, start in zip(rows, starts, strict=True)]))
+    for step in steps:
+        got, wanted = replaying.step(step), plain.step(step)
+        assert got.tokens.tolist() == wanted.tokens.tolist()
+        np.testing.assert_allclose(got.logprobs, wanted.logprobs, atol=1e-5)
