@@ -4,11 +4,13 @@
 
 The same prompts and output lengths for all: PROMPTS prompts of 8 to 120 tokens, answers of 16 to 128 tokens with eos
 ignored. Static batches run to their longest answer, as static batches must; only the tokens asked for are counted.
+transformers computes with one thread and with one per core, and the better rate counts.
 """
 
 import argparse
 import asyncio
 import json
+import os
 import random
 import subprocess
 import sys
@@ -35,19 +37,20 @@ def make_work() -> Work:
     ]
 
 
-def measure_transformers(work: Work, batch: int) -> float:
+def measure_transformers(work: Work, batch: int, threads: int) -> float:
     """Output tokens per second of `generate` over static batches, shortest padding first."""
     import torch
     from transformers import AutoModelForCausalLM
     from transformers.utils import logging
 
     logging.set_verbosity_error()
+    torch.set_num_threads(threads)
     model = AutoModelForCausalLM.from_pretrained(MODEL_DIR, dtype=torch.float32).eval()
     # One at a time is slow: an eighth of the work tells its rate.
     part = work if batch > 1 else work[:: max(1, len(work) // 16)]
     ordered = sorted(part, key=lambda item: item[1])
     began, tokens = time.perf_counter(), 0
-    for first in tqdm(range(0, len(ordered), batch), desc=f"transformers, batch {batch}"):
+    for first in tqdm(range(0, len(ordered), batch), desc=f"transformers, batch {batch}, threads {threads}"):
         group = ordered[first : first + batch]
         width = max(len(prompt) for prompt, _ in group)
         ids = torch.zeros(len(group), width, dtype=torch.long)
@@ -109,7 +112,11 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="write the figures here")
     parser.add_argument("--plot", type=Path, help="draw them here (needs matplotlib)")
     arguments = parser.parse_args()
-    figures = {f"transformers, batch {batch}": _in_own_process(batch) for batch in STATIC_BATCHES}
+    threads = sorted({1, len(os.sched_getaffinity(0))})
+    figures = {
+        f"transformers, batch {batch}": max(_in_own_process(batch, count) for count in threads)
+        for batch in STATIC_BATCHES
+    }
     work = make_work()
     figures["LightLLM, offline"] = measure_offline(work)
     figures[f"LightLLM, HTTP, {CONCURRENCY} at a time"] = measure_http(work)
@@ -122,9 +129,9 @@ def main() -> None:
         draw(figures, arguments.plot)
 
 
-def _in_own_process(batch: int) -> float:
+def _in_own_process(batch: int, threads: int) -> float:
     """transformers is measured in a process that ends, so that it takes no memory or threads from the others."""
-    code = f"from benchmarks.cpu import *; print(measure_transformers(make_work(), {batch}))"
+    code = f"from benchmarks.cpu import *; print(measure_transformers(make_work(), {batch}, {threads}))"
     done = subprocess.run([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, check=True)
     return float(done.stdout.split()[-1])
 
