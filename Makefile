@@ -1,6 +1,7 @@
 # make serve    installs what is needed and serves the bundled model (MODEL=, ARGS= to change that)
 # make test     installs what tests need, then runs every check and test
 # make nightly  also runs the tests that take long
+# make gpu      runs the tests that need a GPU, and measures the engine on it
 
 PYTHON ?= python3
 VENV := .venv
@@ -8,7 +9,7 @@ BIN := $(VENV)/bin
 MODEL ?=
 ARGS ?=
 
-.PHONY: serve test check nightly benchmark clean
+.PHONY: serve test check nightly benchmark gpu clean
 
 serve: $(VENV)/installed
 	$(BIN)/lightllm serve $(MODEL) $(ARGS)
@@ -28,6 +29,11 @@ nightly: check
 
 benchmark: $(VENV)/installed-test
 	$(BIN)/python -m benchmarks.cpu
+
+gpu: $(VENV)/installed-test
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[gpu]"
+	$(BIN)/pytest -m gpu
+	$(BIN)/python -m benchmarks.gpu --json gpu.json
 
 $(VENV)/installed: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)

@@ -71,7 +71,7 @@ def load(config: EngineConfig, mesh: Mesh, device: torch.device, progress: Progr
     dtype = _dtype(config, raw, device)
     weight_bytes = materialize(
         model,
-        Dummy() if config.load_format == "dummy" else Safetensors(directory),
+        Dummy(device) if config.load_format == "dummy" else Safetensors(directory),
         mesh=mesh,
         dtype=dtype,
         device=device,

@@ -15,17 +15,22 @@ DEVIATION = 0.02
 class Dummy:
     """Every tensor exists: N(0, 0.02), random bits for packed integers, or the constant that the weight names.
 
-    What two ranks both hold is the same on both: the seed comes from the tensor's name and the window read.
+    What two ranks both hold is the same on both: the seed comes from the tensor's name and the window read. Made on
+    the device, where it is quickest; so a GPU's weights are not those of a CPU.
     """
+
+    def __init__(self, device: torch.device | None = None):
+        self._device = device or torch.device("cpu")
 
     def check(self, wanted: Iterable[Weight], ignored: re.Pattern[str] | None) -> None:
         pass
 
     def read(self, part: Part, weight: Weight) -> Tensor:
         if weight.dummy is not None:
-            return torch.full(part.local_shape, weight.dummy)
-        generator = torch.Generator().manual_seed(zlib.crc32(f"{part.name} {part.window}".encode()))
+            return torch.full(part.local_shape, weight.dummy, device=self._device)
+        generator = torch.Generator(self._device).manual_seed(zlib.crc32(f"{part.name} {part.window}".encode()))
+        make = {"generator": generator, "device": self._device}
         if weight.dtype is not None and not weight.dtype.is_floating_point:
             bounds = torch.iinfo(weight.dtype)
-            return torch.randint(bounds.min, bounds.max, part.local_shape, generator=generator, dtype=weight.dtype)
-        return torch.randn(part.local_shape, generator=generator) * DEVIATION
+            return torch.randint(bounds.min, bounds.max, part.local_shape, dtype=weight.dtype, **make)
+        return torch.randn(part.local_shape, **make).mul_(DEVIATION)
