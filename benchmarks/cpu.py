@@ -24,7 +24,7 @@ from lightllm.demo import MODEL_DIR
 
 PROMPTS = 128
 CONCURRENCY = 32
-STATIC_BATCHES = (1, 8, 16, 32, 64)
+STATIC_BATCHES = (1, 8, 32, 64)
 Work = list[tuple[list[int], int]]
 
 
