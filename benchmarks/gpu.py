@@ -128,7 +128,7 @@ def measure_work(shape: str, directory: Path, figures: Figures, settings: dict[s
         figures.note(f"{shape} start s", time.perf_counter() - started)
         work = Work(llm)
         work.run([work.ids(64)] * 4, [8] * 4)
-        for batch in (1, 64, 256) if brief else BATCHES:
+        for batch in (1, 8, 32, 64, 256) if brief else BATCHES:
             figures.note(f"{shape} decode, batch {batch}, ms", work.decode_ms(batch))
         for length in (2048, 8192) if brief else PREFILLS:
             figures.note(f"{shape} prefill {length} ms", work.prefill_ms(length))
