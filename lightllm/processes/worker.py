@@ -55,12 +55,12 @@ def serve(me: child.Child, runner: Runner) -> None:
                 result = launched.popleft().result()
             result.next_was_ready = bool(launched) or plans.place_to_read(rank) is not None
             if rank == 0:
-                pack(result, results.place_to_write(readers=1))
-                results.publish()
-                scheduler.send(ResultReady())
                 me.metrics.add("steps_run")
                 me.metrics.add("steps_overlapped", result.next_was_ready)
                 me.metrics.add("step_seconds", result.seconds)
+                pack(result, results.place_to_write(readers=1))
+                results.publish()
+                scheduler.send(ResultReady())
 
 
 def _next_plan(plans: Ring, scheduler: Channel, rank: int, *, timeout_s: float | None) -> StepPlan | None:

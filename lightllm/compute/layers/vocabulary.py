@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lightllm.compute import ops
@@ -41,4 +40,4 @@ class Vocabulary(nn.Module):
 
     def scores(self, x: Tensor) -> Tensor:
         """x [tokens, hidden] -> its product with every row [tokens, vocab], on every rank."""
-        return self.group.gather_last(F.linear(x, self.weight))[..., : self.vocab]
+        return self.group.gather_last(ops.linear(x, self.weight, None))[..., : self.vocab]

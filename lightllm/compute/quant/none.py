@@ -1,7 +1,6 @@
 """Weights as they are: one float tensor a matrix."""
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from lightllm.compute import ops
@@ -21,7 +20,7 @@ class Unquantized:
         return {"weight": Weight(parts)}
 
     def multiply(self, tensors: Tensors, x: Tensor, bias: Tensor | None) -> Tensor:
-        return F.linear(x, tensors["weight"], bias)
+        return ops.linear(x, tensors["weight"], bias)
 
     def dense(self, tensors: Tensors, dtype: torch.dtype) -> Tensor:
         return tensors["weight"].to(dtype)

@@ -5,16 +5,19 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 FLOATS = ("temperature", "top_p", "min_p", "repetition_penalty", "presence_penalty", "frequency_penalty")
 INTEGERS = ("top_k", "seed", "prompt_length")
+_ALIGN = 4  # numbers of 4 bytes in 16 bytes
 Upload = Callable[[np.ndarray], Tensor]  # a host array to the device; integers become int64
 
 
 @dataclass(frozen=True, slots=True)
 class Chosen:
-    """Parameters of some rows, on the device: each [rows], float32 or int64."""
+    """Parameters of some rows, on the device: each [rows], float32 or int64, without gaps, from a multiple of 16 bytes
+    on, so that kernels are compiled for one kind of address only."""
 
     temperature: Tensor
     top_p: Tensor
@@ -32,8 +35,8 @@ class Parameters:
 
     def __init__(self, rows: int, vocab: int, device: torch.device, upload: Upload):
         self._vocab, self._upload = vocab, upload
-        self._floats = torch.zeros(rows, len(FLOATS), device=device)
-        self._integers = torch.zeros(rows, len(INTEGERS), dtype=torch.int64, device=device)
+        self._floats = torch.zeros(len(FLOATS), rows, device=device)
+        self._integers = torch.zeros(len(INTEGERS), rows, dtype=torch.int64, device=device)
         self.prompt_length = np.zeros(rows, np.int64)
         self.num_logprobs = np.full(rows, -1, np.int64)
         self.min_tokens = np.zeros(rows, np.int64)
@@ -56,8 +59,8 @@ class Parameters:
 
         where = self._upload(rows)
         integers = (top_k, begins["seed"].view(np.int64), begins["prompt_length"].astype(np.int64))
-        self._floats.index_copy_(0, where, self._upload(np.stack([begins[name] for name in FLOATS], axis=1)))
-        self._integers.index_copy_(0, where, self._upload(np.stack(integers, axis=1)))
+        self._floats.index_copy_(1, where, self._upload(np.stack([begins[name] for name in FLOATS])))
+        self._integers.index_copy_(1, where, self._upload(np.stack(integers)))
 
     def _set_stops(self, rows: np.ndarray, counts: np.ndarray, tokens: np.ndarray) -> None:
         widest = counts.max(initial=0)
@@ -69,5 +72,7 @@ class Parameters:
 
     def choose(self, rows: Tensor) -> Chosen:
         """rows [n] int64, on the device."""
-        floats, integers = self._floats.index_select(0, rows), self._integers.index_select(0, rows)
-        return Chosen(*floats.unbind(1), *integers.unbind(1))
+        count = len(rows)
+        padded = F.pad(rows, (0, -count % _ALIGN))
+        floats, integers = (all_rows.index_select(1, padded) for all_rows in (self._floats, self._integers))
+        return Chosen(*floats[:, :count].unbind(), *integers[:, :count].unbind())

@@ -19,14 +19,21 @@ def checkpoint(tmp_path_factory):
 
 
 def sampled(runner):
-    """Answers with everything that sampling can do, and a result with log-probabilities."""
+    """Answers with everything that sampling can do, one at a time; results of different rows in one step."""
     everything = {"temperature": 1.2, "top_k": 40, "top_p": 0.95, "repetition_penalty": 1.2, "presence_penalty": 0.3}
     answers = []
     for seed in range(5):
         parameters = {**everything, "min_tokens": 5, "seed": seed}
         answers.append(generate(runner, prompt(15, seed), scattered(60), 20, parameters, stop_tokens=[3, 4]))
-    begins = {"temperature": 1.0, "num_logprobs": 4, "prompt_length": 15}
-    return answers, runner.step(plan(Run(0, 0, prompt(15), range(15), begins=begins)))
+    chosen = [{"top_k": 5}, GREEDY, {}, {"top_p": 0.8}, {"min_p": 0.1, "top_k": 7}, {"frequency_penalty": 0.5}, {}]
+    begins = [
+        {"temperature": 1.0, "num_logprobs": 4, "prompt_length": 15, "seed": i} | one for i, one in enumerate(chosen)
+    ]
+    rows, slots = range(len(chosen)), [range(row * 20, row * 20 + 20) for row in range(len(chosen))]
+    first = plan(*(Run(row, 0, prompt(15, row), slots[row][:15], begins=begins[row]) for row in rows))
+    together = [runner.step(first)]
+    together += [runner.step(decodes(rows, [15 + i] * len(rows), [line[15 + i] for line in slots])) for i in range(4)]
+    return answers, together
 
 
 @pytest.fixture(scope="module")
@@ -87,9 +94,10 @@ def test_the_largest_step_fits_beside_the_pool(checkpoint):
 
 def test_everything_that_sampling_does_equals_a_cpu(checkpoint, runner):
     """Comes last: what computes each op is chosen for the process, so after a runner on a CPU none on a GPU runs."""
-    answers, result = sampled(runner)
-    wanted_answers, wanted = sampled(Runner(config(checkpoint[0])))
+    answers, together = sampled(runner)
+    wanted_answers, wanted_together = sampled(Runner(config(checkpoint[0])))
     assert answers == wanted_answers
-    assert result.tokens.tolist() == wanted.tokens.tolist()
-    np.testing.assert_allclose(result.top_logprobs, wanted.top_logprobs, atol=1e-4)
-    np.testing.assert_allclose(result.logprobs, wanted.logprobs, atol=1e-4)
+    for result, wanted in zip(together, wanted_together, strict=True):
+        assert result.tokens.tolist() == wanted.tokens.tolist()
+        np.testing.assert_allclose(result.top_logprobs, wanted.top_logprobs, atol=1e-4)
+        np.testing.assert_allclose(result.logprobs, wanted.logprobs, atol=1e-4)
