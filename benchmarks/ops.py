@@ -195,18 +195,21 @@ def decode_cases(tune: bool) -> Iterator[Case]:
     yield _decode_case("64 x 1024, 32/8 heads of 128, slots in order", [1024] * 64, 32, 8, ordered=True)
     yield _decode_case("64 x 1024, 32/8 heads of 128, heads first", [1024] * 64, 32, 8, heads_first=True)
     if tune:
-        shapes = [
-            attention_decode.Shape(tile, warps, stages, programs, least)
-            for tile, warps, stages, programs, least in [
-                (64, 4, 4, 2, 2), (64, 4, 3, 2, 1), (32, 4, 4, 3, 4), (32, 4, 6, 3, 4), (32, 4, 5, 4, 4),
-                (128, 4, 3, 1, 1), (128, 8, 3, 1, 1), (64, 2, 3, 2, 2), (32, 2, 5, 4, 4), (64, 4, 5, 1, 2),
-            ]
-        ]  # fmt: skip
-        for shape in shapes:
+        for tile, warps, stages, programs, least in [(128, 4, 4, 1, 1), (128, 4, 2, 2, 1), (128, 4, 3, 1, 2)]:
+            shape = attention_decode.Shape(tile, warps, stages, programs, least)
             for name, (heads, kv_heads) in list(HEADS.items())[:2]:
-                for batch, length in [(1, 1000), (64, 1024), (256, 1000), (2, 32768)]:
-                    size = f"{batch} x {length}, {name} of 128"
-                    yield _decode_case(size, [length] * batch, heads, kv_heads, shape=shape)
+                for batch, length in [(1, 1000), (64, 1024), (2, 32768)]:
+                    yield _decode_case(
+                        f"{batch} x {length}, {name} of 128", [length] * batch, heads, kv_heads, shape=shape
+                    )
+        for dim, sizes in {
+            64: [(128, 4, 3, 2), (256, 4, 3, 1), (128, 4, 4, 2)],
+            192: [(64, 4, 3, 1), (64, 8, 3, 1)],
+            256: [(64, 4, 3, 1), (64, 8, 3, 1)],
+        }.items():
+            for size in sizes:
+                shape = attention_decode.Shape(*size)
+                yield _decode_case(f"64 x 2000, 32/8 heads of {dim}", [2000] * 64, 32, 8, dim=dim, shape=shape)
 
 
 def _decode_case(
@@ -244,7 +247,7 @@ def _label(shape: Any) -> str:
     return "triton " + " ".join(f"{name}={value}" for name, value in asdict(shape).items())
 
 
-CHUNKS = [(512, 512), (2048, 2048), (8192, 8192), (16384, 16384), (8192, 32768), (1024, 32768), (128, 8192)]
+CHUNKS = [(512, 512), (2048, 2048), (8192, 8192), (16384, 16384), (8192, 32768), (1024, 32768), (128, 8192), (16, 8192)]
 
 
 def prefill_cases(tune: bool) -> Iterator[Case]:
@@ -253,13 +256,11 @@ def prefill_cases(tune: bool) -> Iterator[Case]:
     for dim in (64, 256):
         yield from _prefill_cases(16384, 16384, 16, 4, dim)
     for dim in (80, 96, 192):
-        yield from itertools.islice(_prefill_cases(8192, 8192, 16, 4, dim), 1)
+        yield from itertools.islice(_prefill_cases(8192, 8192, 16, 4, dim), 2)
     yield from itertools.islice(_prefill_cases(8192, 8192, 28, 4, 128), 2)
     if tune:
-        for block, tile, warps, stages in [(128, 128, 8, 2), (128, 64, 8, 2), (128, 64, 4, 3), (64, 64, 4, 3)]:
-            shape = attention_prefill.Shape(block, tile, warps, stages)
-            for count, length in [(16384, 16384), (128, 8192)]:
-                yield next(_prefill_cases(count, length, 32, 8, 128, shape=shape))
+        for count, length in [(128, 8192), (16, 8192)]:
+            yield next(_prefill_cases(count, length, 32, 8, 128, shape=attention_prefill.Shape(64, 64, 4, 3)))
 
 
 def _prefill_cases(
@@ -280,11 +281,11 @@ def _prefill_cases(
 
     def by_copies(q, keys, values, table, row, start, known, scale, window, *hints):
         out = torch.empty_like(q)
-        attention_hopper.attend_runs(q, keys, values, table, row, start, known, scale, [count], [length], out)
+        attention_hopper.attend_runs(q, keys, values, table, row, start, known, scale, window, [count], [length], out)
         return out
 
     yield Case("attend chunk", size, "triton by slots" if shape is None else _label(shape), by_slots, make, **work)
-    if dim in attention_hopper.TILES:
+    if shape is None:
         yield Case("attend chunk", size, "gluon by copies", by_copies, make, **work)
     if count == length:
         for backend in (SDPBackend.CUDNN_ATTENTION, SDPBackend.FLASH_ATTENTION):
@@ -314,16 +315,7 @@ MATRICES = {
     "0.6b gate_up": (6144, 1024),
     "0.6b down": (1024, 3072),
 }
-FEW = [  # outputs, inputs, splits, warps, stages: for up to 16 tokens
-    (16, 256, 1, 4, 5), (16, 512, 1, 4, 4), (32, 128, 1, 4, 5), (32, 256, 1, 4, 4), (32, 256, 2, 4, 4),
-    (64, 128, 1, 4, 4), (64, 128, 2, 4, 4), (64, 128, 4, 4, 4), (64, 256, 1, 4, 3), (128, 64, 1, 4, 5),
-    (128, 128, 1, 4, 3), (128, 64, 4, 4, 5), (16, 256, 2, 4, 5), (16, 256, 4, 4, 5), (64, 64, 1, 4, 6),
-]  # fmt: skip
-SOME = [  # for more
-    (32, 128, 1, 4, 4), (64, 128, 1, 4, 3), (64, 128, 2, 4, 3), (64, 128, 4, 4, 3), (64, 64, 1, 4, 5),
-    (128, 64, 1, 4, 4), (128, 64, 2, 4, 4), (128, 64, 4, 4, 4), (128, 128, 1, 8, 3), (128, 128, 4, 8, 3),
-    (128, 64, 8, 4, 4), (64, 64, 4, 4, 5), (256, 64, 1, 8, 4), (256, 64, 4, 8, 4),
-]  # fmt: skip
+MORE_SHAPES = [(64, 128, 1, 4, 4), (64, 128, 4, 4, 4), (64, 64, 1, 4, 5), (32, 256, 1, 4, 4), (32, 128, 4, 4, 5)]
 
 
 def linear_cases(tune: bool) -> Iterator[Case]:
@@ -335,11 +327,9 @@ def linear_cases(tune: bool) -> Iterator[Case]:
             "operations": 2.0 * tokens * outputs * inputs,
         }
         yield from by_all(ops.linear, size, make, **work)
-        if tune and tokens in (1, 16, 64):
-            for o, i, splits, warps, stages in FEW if tokens <= 16 else SOME:
-                if inputs // i >= splits and 64 < outputs // o * splits < 5000:
-                    shape = matvec.Shape(outputs=o, inputs=i, splits=splits, warps=warps, stages=stages)
-                    yield Case("linear", size, _label(shape), functools.partial(_with_shape, shape), make, **work)
+        if tune and tokens == 32:
+            for shape in itertools.starmap(matvec.Shape, MORE_SHAPES):
+                yield Case("linear", size, _label(shape), functools.partial(_with_shape, shape), make, **work)
 
 
 def _with_shape(shape: matvec.Shape, x: Tensor, weight: Tensor, bias: None) -> Tensor:
@@ -370,19 +360,28 @@ def sampling_cases() -> Iterator[Case]:
 
 
 LAYERS = 4  # of a stack that is timed as a whole
+STACKS = [  # products by, whether launched dependently, MiB of a matrix fetched ahead
+    ("library", False, 0),
+    ("library", True, 0),
+    ("triton", False, 0),
+    ("triton", True, 0),
+    ("triton", True, 8),
+    ("triton", True, 16),
+    ("triton", True, 32),
+    ("triton everywhere", True, 16),
+]
 
 
 def stack_cases() -> Iterator[Case]:
-    """Whole decode layers of Llama-3.1-8B, so that what lies between kernels counts: per layer."""
+    """Whole decode layers of Llama-3.1-8B, so that what lies between kernels counts."""
     for tokens, length in [(1, 1000), (8, 1000), (32, 1000), (64, 1000), (256, 1000)]:
-        for product in ("library", "triton"):
-            for dependent in (False, True):
-                if product == "library" or tokens <= matvec.MOST_TOKENS:
-                    name = f"{product} products{', dependent' * dependent}"
-                    function = functools.partial(_stack, product, dependent)
-                    make = functools.partial(_stack_arguments, tokens, length)
-                    read = 2.0 * (6144 * 4096 + 4096**2 + 3 * 14336 * 4096) + 4.0 * tokens * length * 8 * 128
-                    yield Case("decode layer", f"{tokens} x {length}", name, function, make, bytes_moved=LAYERS * read)
+        for product, dependent, fetched in STACKS:
+            if tokens <= matvec.MOST_TOKENS or product == "library":
+                name = f"{product} products{', dependent' * dependent}{f', {fetched} MiB fetched' * bool(fetched)}"
+                function = functools.partial(_stack, product, dependent, fetched)
+                make = functools.partial(_stack_arguments, tokens, length)
+                read = 2.0 * (6144 * 4096 + 4096**2 + 3 * 14336 * 4096) + 4.0 * tokens * length * 8 * 128
+                yield Case(f"{LAYERS} layers", f"{tokens} x {length}", name, function, make, bytes_moved=LAYERS * read)
 
 
 def _stack_arguments(tokens: int, length: int) -> tuple[Any, ...]:
@@ -396,14 +395,17 @@ def _stack_arguments(tokens: int, length: int) -> tuple[Any, ...]:
     return randn(tokens, 4096), randn(4096), weights, states, positions, slots, table
 
 
-def _stack(product: str, dependent: bool, x: Tensor, norm: Tensor, *rest: Any) -> Tensor:
+def _stack(product: str, dependent: bool, fetched: int, x: Tensor, norm: Tensor, *rest: Any) -> Tensor:
     weights, states, positions, slots, table = rest
     add, store, act, attend = (
-        op.implementations[0].function for op in (ops.add_rms_norm, ops.norm_rotate_store, ops.silu_and_mul, ops.attend)
+        _kernel(op) for op in (ops.add_rms_norm, ops.norm_rotate_store, ops.silu_and_mul, ops.attend)
     )
-    linear = ops.linear.implementations[0].function if product == "triton" else ops.linear.reference
-    card = launch.card
-    launch.card = card if dependent else lambda device: launch.Card((8, 0), card(device).multiprocessors)
+    linear = ops.linear.reference if product == "library" else _kernel(ops.linear)
+    card, shape_for, matvec.FETCHED_BYTES = launch.card, matvec.shape_for, fetched << 20
+    if not dependent:
+        launch.card = lambda device: launch.Card((8, 0), card(device).multiprocessors)
+    if product == "triton everywhere":
+        matvec.shape_for = lambda n, o, i: shape_for(n, o, i) or matvec.Shape(64, 128 if n <= 32 else 64, 4, stages=4)
     residual = x
     for (qkv, o, gate_up, down), state, slot in zip(weights, states, slots, strict=True):
         _, keys, values, *where = state
@@ -413,8 +415,12 @@ def _stack(product: str, dependent: bool, x: Tensor, norm: Tensor, *rest: Any) -
         x = linear(attend(q, keys, values, *where).flatten(1), o, None)
         x, residual = add(x, residual, norm, 1e-5)
         x = linear(act(linear(x, gate_up, None)), down, None)
-    launch.card = card
+    launch.card, matvec.shape_for = card, shape_for
     return x
+
+
+def _kernel(op: Op[..., Any]) -> Callable[..., Any]:
+    return next(implementation.function for implementation in op.implementations if implementation.name == "triton")
 
 
 def all_cases(tune: bool) -> list[Case]:
@@ -448,7 +454,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", type=Path, help="write the figures here")
     parser.add_argument("--only", default="", help="only cases whose op, size or implementation contains this")
-    parser.add_argument("--skip", default="-", help="no cases whose op, size or implementation contains this")
+    parser.add_argument("--skip", action="append", default=[], help="no cases that contain this; may be repeated")
     parser.add_argument("--tune", action="store_true", help="also measure launch parameters that are not chosen")
     parser.add_argument("--warm", help="I/N: only compile every N-th case from the I-th on")
     arguments = parser.parse_args()
@@ -456,7 +462,11 @@ def main() -> None:
         importlib.import_module(module)
     torch.manual_seed(0)
     named = {f"{case.op} {case.size} {case.implementation}": case for case in all_cases(arguments.tune)}
-    cases = [case for name, case in named.items() if arguments.only in name and arguments.skip not in name]
+    cases = [
+        case
+        for name, case in named.items()
+        if arguments.only in name and not any(text in name for text in arguments.skip)
+    ]
     if arguments.warm:
         first, every = map(int, arguments.warm.split("/"))
         warm(cases[first::every])

@@ -7,7 +7,7 @@ import triton.language as tl
 from torch import Tensor
 
 from lightllm.compute import ops
-from lightllm.compute.kernels.triton.launch import depends, release, rows_of, wait, why_not
+from lightllm.compute.kernels.triton.launch import begin, depends, rows_of, why_not
 
 BLOCK = 1024
 WARPS = 4
@@ -18,8 +18,7 @@ def _silu_and_mul(gate_up, out, width, stride, BLOCK: tl.constexpr, DEPENDENT: t
     row = tl.program_id(0).to(tl.int64)
     column = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     mask = column < width
-    wait(DEPENDENT)
-    release(DEPENDENT)
+    begin(DEPENDENT)
     gate = tl.load(gate_up + row * stride + column, mask=mask, other=0.0)
     up = tl.load(gate_up + row * stride + width + column, mask=mask, other=0.0).to(tl.float32)
     wide = gate.to(tl.float32)

@@ -1,12 +1,13 @@
 # ruff: noqa: N803, N806 (shape suffixes and compile-time constants are upper case)
 """Attention of sequences that run one token each, over the slot table: the cost is reading keys and values once.
 
-One wave of programs shares the work evenly whatever the lengths. A sequence's keys are cut into tiles of TILE tokens;
-the tiles of all sequences are counted through, and each program takes a run of this count, for one key head and all
-the query heads that share it. So a program finishes some sequences by itself and holds a part of at most two that
-others work on too: one that an earlier program began, and one that a later program ends. Such parts go to memory, and
-the last program to arrive at a sequence joins its parts. Everything but the number of sequences is read on the
-device, so that a graph captured once serves all lengths.
+One wave of programs shares the work evenly whatever the lengths. A sequence's keys are cut into tiles of TILE tokens,
+a unit of work being a tile for one key head and all the query heads that share it. The units of all heads and
+sequences are counted through, sequence by sequence within a head, and each program takes a run of this count. So it
+finishes some sequences by itself and holds a part of at most two that others work on too: one that an earlier program
+began, and one that a later program ends. Such parts go to memory, and the last program to arrive at a sequence joins
+its parts. Everything but the number of sequences is read on the device, so that a graph captured once serves all
+lengths.
 
 Suffixes: S sequences, T tokens of a tile, G query heads of a key head, D numbers of a head, J parts to be joined.
 """
@@ -18,7 +19,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from lightllm.compute.kernels.triton.launch import ARRIVALS, arrivals, card, depends, release, wait
+from lightllm.compute.kernels.triton.launch import ARRIVALS, arrivals, begin, card, depends
 
 LOG2_E = 1.4426950408889634
 NARROWEST = 16  # rows and columns of the smallest matrix product
@@ -33,125 +34,145 @@ class Shape:
     warps: int
     stages: int
     programs: int
-    least_tiles: int
+    least_tiles: int = 1
 
 
 @triton.jit
-def _owner(tile, programs, tiles):
-    """Which of `programs` has this tile, where program p has tiles p * tiles // programs up to the next one's."""
-    return ((tile + 1) * programs - 1) // tiles
+def _owner(unit, programs, units):
+    """Which of `programs` has this unit, where program p has units p * units // programs up to the next one's."""
+    return ((unit + 1) * programs - 1) // units
 
 
 @triton.jit
-def _locate(tile, ends_S, tiles_S):
-    """The sequence that a tile is of, and the number of that sequence's first tile."""
-    is_before_S = ends_S <= tile
-    return tl.sum(is_before_S.to(tl.int32), axis=0), tl.sum(tl.where(is_before_S, tiles_S, 0), axis=0)
+def _locate(unit, tiles, ends_S, tiles_S):
+    """The head and sequence that a unit is of, and the number of the first such unit. tiles: of one head."""
+    head = unit // tiles
+    is_before_S = ends_S <= unit - head * tiles
+    first = head * tiles + tl.sum(tl.where(is_before_S, tiles_S, 0), axis=0)
+    return head, tl.sum(is_before_S.to(tl.int32), axis=0), first
 
 
 @triton.jit
-def _first(length, window, WINDOWED: tl.constexpr):
+def _pick(value_S, index):
+    """value_S[index]."""
+    return tl.sum(tl.where(tl.arange(0, value_S.shape[0]) == index, value_S, 0), axis=0)
+
+
+@triton.jit
+def _first_position(length, window, WINDOWED: tl.constexpr):
     """The first position that the last of `length` tokens sees."""
     return tl.maximum(length - window, 0) if WINDOWED else 0
 
 
 @triton.jit
-def _join(
-    parts, stats, counters, out, sequence, first_tile, tiles, of_all, programs, kv_head, kv_heads,
-    out_stride, out_head_stride,
-    GROUP: tl.constexpr, PARTS: tl.constexpr, HEADS: tl.constexpr, DIM: tl.constexpr, PADDED: tl.constexpr,
+def _load_parts(
+    parts, stats, program_J, first, last,
+    GROUP: tl.constexpr, HEADS: tl.constexpr, DIM: tl.constexpr, PADDED: tl.constexpr,
 ):  # fmt: skip
-    """Counts this program as arrived at a sequence; if it is the last one, joins all parts."""
-    first = _owner(first_tile, programs, of_all)
-    last = _owner(first_tile + tiles - 1, programs, of_all)
-    counter = counters + sequence * kv_heads + kv_head
+    """Sums and largest scores in these programs' parts of a sequence; programs past the last have none."""
+    head_G, column_D = tl.arange(0, HEADS), tl.arange(0, PADDED)
+    # The program that began a sequence keeps it as its second part, the others as their first.
+    part_J = program_J * 2 + (program_J == first).to(tl.int32)
+    mask_JG = (program_J <= last)[:, None] & (head_G < GROUP)[None, :]
+    at_JGD = (part_J[:, None, None] * GROUP + head_G[None, :, None]) * DIM + column_D[None, None, :]
+    mask_JGD = mask_JG[:, :, None] & (column_D < DIM)[None, None, :]
+    # Past the first cache, which may hold what was there before the others wrote.
+    sum_JGD = tl.load(parts + at_JGD, mask=mask_JGD, other=0.0, cache_modifier=".cg")
+    at_JG = part_J[:, None] * (2 * GROUP) + head_G[None, :]
+    return sum_JGD, tl.load(stats + at_JG, mask=mask_JG, other=float("-inf"), cache_modifier=".cg")
+
+
+@triton.jit
+def _join(
+    parts, stats, counter, out, out_head_stride, first, last,
+    GROUP: tl.constexpr, HEADS: tl.constexpr, DIM: tl.constexpr, PADDED: tl.constexpr, PARTS: tl.constexpr,
+    PROGRAMS: tl.constexpr,
+):  # fmt: skip
+    """Counts this program as arrived at a sequence that programs first ... last share. The last to come joins it.
+
+    PARTS: read at once; PROGRAMS: no fewer than may share a sequence.
+    """
     # The part of every thread is written before the one thread that counts does so.
     tl.debug_barrier()
     if tl.atomic_add(counter, 1, sem="acq_rel") == last - first:
         head_G, column_D = tl.arange(0, HEADS), tl.arange(0, PADDED)
         is_head_G = head_G < GROUP
-        largest_G = tl.full([HEADS], float("-inf"), tl.float32)
-        weight_G = tl.zeros([HEADS], tl.float32)
+        # Asked for before what it is multiplied by is worked out; later parts, before earlier ones are added.
+        part_J = first + tl.arange(0, PARTS)
+        sum_JGD, largest_JG = _load_parts(parts, stats, part_J, first, last, GROUP, HEADS, DIM, PADDED)
+        program_P = first + tl.arange(0, PROGRAMS)
+        at_PG = (program_P * 2 + (program_P == first).to(tl.int32))[:, None] * (2 * GROUP) + head_G[None, :]
+        mask_PG = (program_P <= last)[:, None] & is_head_G[None, :]
+        largest_PG = tl.load(stats + at_PG, mask=mask_PG, other=float("-inf"), cache_modifier=".cg")
+        weight_PG = tl.load(stats + GROUP + at_PG, mask=mask_PG, other=0.0, cache_modifier=".cg")
+        # Heads that only fill up the tile have no largest score; any finite one keeps NaN away.
+        largest_G = tl.where(is_head_G, tl.max(largest_PG, axis=0), 0.0)
+        weight_G = tl.sum(weight_PG * tl.exp2(largest_PG - largest_G[None, :]), axis=0)
         sum_GD = tl.zeros([HEADS, PADDED], tl.float32)
-        for start in range(first, last + 1, PARTS):
-            program_J = start + tl.arange(0, PARTS)
-            # The program that began a sequence keeps it as its second part, the others as their first.
-            part_J = (program_J * kv_heads + kv_head) * 2 + (program_J == first).to(tl.int32)
-            mask_JG = (program_J <= last)[:, None] & is_head_G[None, :]
-            at_JG = part_J[:, None] * (2 * GROUP) + head_G[None, :]
-            # Past the first cache, which may hold what was there before the others wrote.
-            part_largest_JG = tl.load(stats + at_JG, mask=mask_JG, other=float("-inf"), cache_modifier=".cg")
-            part_weight_JG = tl.load(stats + at_JG + GROUP, mask=mask_JG, other=0.0, cache_modifier=".cg")
-            new_G = tl.maximum(largest_G, tl.max(part_largest_JG, axis=0))
-            # Heads that only fill up the tile have no largest score; any finite one keeps NaN away.
-            base_G = tl.where(is_head_G, new_G, 0.0)
-            scale_JG = tl.exp2(part_largest_JG - base_G[None, :])
-            before_G = tl.exp2(largest_G - base_G)
-            at_JGD = (part_J[:, None, None] * GROUP + head_G[None, :, None]) * DIM + column_D[None, None, :]
-            mask_JGD = mask_JG[:, :, None] & (column_D < DIM)[None, None, :]
-            part_JGD = tl.load(parts + at_JGD, mask=mask_JGD, other=0.0, cache_modifier=".cg")
-            weight_G = weight_G * before_G + tl.sum(part_weight_JG * scale_JG, axis=0)
-            sum_GD = sum_GD * before_G[:, None] + tl.sum(part_JGD * scale_JG[:, :, None], axis=0)
-            largest_G = new_G
-        at_GD = out + sequence.to(tl.int64) * out_stride + (kv_head * GROUP + head_G)[:, None] * out_head_stride
-        mask_GD = is_head_G[:, None] & (column_D < DIM)[None, :]
+        for _ in range(first, last + 1, PARTS):
+            scale_JG = tl.exp2(largest_JG - largest_G[None, :])
+            earlier_JGD = sum_JGD * scale_JG[:, :, None]
+            part_J += PARTS
+            sum_JGD, largest_JG = _load_parts(parts, stats, part_J, first, last, GROUP, HEADS, DIM, PADDED)
+            sum_GD += tl.sum(earlier_JGD, axis=0)
         mean_GD = sum_GD / tl.where(is_head_G, weight_G, 1.0)[:, None]
-        tl.store(at_GD + column_D[None, :], mean_GD.to(out.dtype.element_ty), mask=mask_GD)
+        at_GD = out + head_G[:, None] * out_head_stride + column_D[None, :]
+        tl.store(at_GD, mean_GD.to(out.dtype.element_ty), mask=is_head_G[:, None] & (column_D < DIM)[None, :])
         tl.store(counter, 0)
 
 
 @triton.jit
 def _attend_decodes(
-    q, keys, values, out, slot_table, row, lengths, parts, stats, counters, sequences, scale, window,
+    q, keys, values, out, slot_table, row, lengths, parts, stats, counters, sequences, kv_heads, scale, window,
     q_stride, q_head_stride, keys_stride, keys_head_stride, values_stride, values_head_stride,
     table_stride, out_stride, out_head_stride,
     SEQUENCES: tl.constexpr, GROUP: tl.constexpr, HEADS: tl.constexpr, DIM: tl.constexpr, PADDED: tl.constexpr,
     TILE: tl.constexpr, LEAST_TILES: tl.constexpr, WINDOWED: tl.constexpr, PARTS: tl.constexpr,
-    JOINED_HEADS: tl.constexpr, PRECISION: tl.constexpr, DEPENDENT: tl.constexpr,
+    JOINED_HEADS: tl.constexpr, PROGRAMS: tl.constexpr, PRECISION: tl.constexpr, DEPENDENT: tl.constexpr,
 ):  # fmt: skip
-    kv_head, kv_heads = tl.program_id(1), tl.num_programs(1)
-    wait(DEPENDENT)
-    release(DEPENDENT)
+    begin(DEPENDENT)
     index_S = tl.arange(0, SEQUENCES)
     length_S = tl.load(lengths + index_S, mask=index_S < sequences, other=0)
-    tiles_S = tl.cdiv(length_S - _first(length_S, window, WINDOWED), TILE)
+    row_S = tl.load(row + index_S, mask=index_S < sequences, other=0)
+    tiles_S = tl.cdiv(length_S - _first_position(length_S, window, WINDOWED), TILE)
     ends_S = tl.cumsum(tiles_S, axis=0)
     tiles = tl.sum(tiles_S, axis=0)
-    programs = tl.minimum(tl.num_programs(0), tl.cdiv(tiles, LEAST_TILES))
+    units = tiles * kv_heads
+    programs = tl.minimum(tl.num_programs(0), tl.cdiv(units, LEAST_TILES))
     program = tl.program_id(0)
     if program >= programs:
         return
-    begin, end = program * tiles // programs, (program + 1) * tiles // programs
+    start, end = program * units // programs, (program + 1) * units // programs
 
     token_T, head_G, column_D = tl.arange(0, TILE), tl.arange(0, HEADS), tl.arange(0, PADDED)
-    is_dim_D = column_D < DIM
-    mask_GD = (head_G < GROUP)[:, None] & is_dim_D[None, :]
-    keys += kv_head * keys_head_stride
-    values += kv_head * values_head_stride
-    q_GD = q + (kv_head * GROUP + head_G)[:, None] * q_head_stride + column_D[None, :]
-    out_GD = out + (kv_head * GROUP + head_G)[:, None] * out_head_stride + column_D[None, :]
-    part = (program * kv_heads + kv_head) * 2
+    is_head_G, is_dim_D = head_G < GROUP, column_D < DIM
+    mask_GD = is_head_G[:, None] & is_dim_D[None, :]
+    q_GD = q + head_G[:, None] * q_head_stride + column_D[None, :]
+    out_GD = out + head_G[:, None] * out_head_stride + column_D[None, :]
 
-    sequence, first_tile = _locate(begin, ends_S, tiles_S)
-    length = tl.load(lengths + sequence)
-    first = _first(length, window, WINDOWED)
-    position = first + (begin - first_tile) * TILE
+    head, sequence, first = _locate(start, tiles, ends_S, tiles_S)
+    length = _pick(length_S, sequence)
+    seen = _first_position(length, window, WINDOWED)
+    position = seen + (start - first) * TILE
     slot_T = tl.load(
-        slot_table + tl.load(row + sequence) * table_stride + position + token_T,
+        slot_table + _pick(row_S, sequence) * table_stride + position + token_T,
         mask=token_T < length - position, other=0,
     )  # fmt: skip
     largest_G = tl.full([HEADS], float("-inf"), tl.float32)
     weight_G = tl.zeros([HEADS], tl.float32)
     sum_GD = tl.zeros([HEADS, PADDED], tl.float32)
-    for tile in range(begin, end):
-        # Slots are looked up a tile ahead, across the ends of sequences, so that no copy waits for them.
-        next_first_tile = first_tile + tl.cdiv(length - first, TILE)
-        is_last = tile + 1 == next_first_tile
-        next_sequence = tl.minimum(sequence + is_last.to(tl.int32), sequences - 1)
-        next_first_tile = tl.where(is_last, next_first_tile, first_tile)
+    for unit in range(start, end):
+        # Slots are looked up a tile ahead, across the ends of sequences and heads, so that no copy waits for them.
+        next_first = first + tl.cdiv(length - seen, TILE)
+        is_last = unit + 1 == next_first
+        next_first = tl.where(is_last, next_first, first)
+        next_sequence = sequence + is_last.to(tl.int32)
+        is_next_head = next_sequence == sequences
+        next_sequence = tl.where(is_next_head, 0, next_sequence)
+        next_head = head + is_next_head.to(tl.int32)
         next_length = tl.load(lengths + next_sequence)
-        next_first = _first(next_length, window, WINDOWED)
-        next_position = next_first + (tile + 1 - next_first_tile) * TILE
+        next_seen = _first_position(next_length, window, WINDOWED)
+        next_position = next_seen + (unit + 1 - next_first) * TILE
         next_slot_T = tl.load(
             slot_table + tl.load(row + next_sequence) * table_stride + next_position + token_T,
             mask=token_T < next_length - next_position, other=0,
@@ -159,9 +180,12 @@ def _attend_decodes(
 
         at_T, is_token_T = slot_T.to(tl.int64), token_T < length - position
         mask_TD = is_token_T[:, None] & is_dim_D[None, :]
-        key_TD = tl.load(keys + at_T[:, None] * keys_stride + column_D[None, :], mask=mask_TD, other=0.0)
-        value_TD = tl.load(values + at_T[:, None] * values_stride + column_D[None, :], mask=mask_TD, other=0.0)
-        query_GD = tl.load(q_GD + sequence.to(tl.int64) * q_stride, mask=mask_GD, other=0.0).to(key_TD.dtype)
+        key_TD = keys + head * keys_head_stride + at_T[:, None] * keys_stride + column_D[None, :]
+        value_TD = values + head * values_head_stride + at_T[:, None] * values_stride + column_D[None, :]
+        key_TD = tl.load(key_TD, mask=mask_TD, other=0.0)
+        value_TD = tl.load(value_TD, mask=mask_TD, other=0.0)
+        query_GD = q_GD + sequence.to(tl.int64) * q_stride + head * GROUP * q_head_stride
+        query_GD = tl.load(query_GD, mask=mask_GD, other=0.0).to(key_TD.dtype)
         score_GT = tl.dot(query_GD, key_TD.T, input_precision=PRECISION) * scale
         score_GT = tl.where(is_token_T[None, :], score_GT, float("-inf"))
         new_G = tl.maximum(largest_G, tl.max(score_GT, axis=1))
@@ -171,42 +195,44 @@ def _attend_decodes(
         sum_GD = tl.dot(share_GT.to(value_TD.dtype), value_TD, sum_GD * before_G[:, None], input_precision=PRECISION)
         largest_G = new_G
 
-        if is_last | (tile + 1 == end):
-            began_here = first_tile >= begin
+        if is_last | (unit + 1 == end):
+            began_here = first >= start
             if is_last & began_here:
                 mean_GD = (sum_GD / weight_G[:, None]).to(out.dtype.element_ty)
-                tl.store(out_GD + sequence.to(tl.int64) * out_stride, mean_GD, mask=mask_GD)
+                to_GD = out_GD + sequence.to(tl.int64) * out_stride + head * GROUP * out_head_stride
+                tl.store(to_GD, mean_GD, mask=mask_GD)
             else:
-                which = part + began_here.to(tl.int32)
-                is_head_G = head_G < GROUP
-                tl.store(stats + which * (2 * GROUP) + head_G, largest_G, mask=is_head_G)
-                tl.store(stats + which * (2 * GROUP) + GROUP + head_G, weight_G, mask=is_head_G)
-                at_GD = (which * GROUP + head_G)[:, None] * DIM + column_D[None, :]
-                tl.store(parts + at_GD, sum_GD, mask=mask_GD)
+                part = program * 2 + began_here.to(tl.int32)
+                tl.store(stats + part * (2 * GROUP) + head_G, largest_G, mask=is_head_G)
+                tl.store(stats + part * (2 * GROUP) + GROUP + head_G, weight_G, mask=is_head_G)
+                tl.store(parts + (part * GROUP + head_G)[:, None] * DIM + column_D[None, :], sum_GD, mask=mask_GD)
         largest_G = tl.where(is_last, float("-inf"), largest_G)
         weight_G = tl.where(is_last, 0.0, weight_G)
         sum_GD = tl.where(is_last, 0.0, sum_GD)
-        sequence, first_tile, length, first = next_sequence, next_first_tile, next_length, next_first
+        head, sequence, first, length, seen = next_head, next_sequence, next_first, next_length, next_seen
         position, slot_T = next_position, next_slot_T
 
     for which in tl.static_range(2):
-        sequence, first_tile = _locate(begin if which == 0 else end - 1, ends_S, tiles_S)
-        length = tl.load(lengths + sequence)
-        count = tl.cdiv(length - _first(length, window, WINDOWED), TILE)
+        head, sequence, first = _locate(start if which == 0 else end - 1, tiles, ends_S, tiles_S)
+        count = _pick(tiles_S, sequence)
         # First the sequence that began before this program; then the one that ends after it and began in it.
-        is_shared = first_tile < begin if which == 0 else (first_tile >= begin) & (first_tile + count > end)
+        is_shared = first < start if which == 0 else (first >= start) & (first + count > end)
         if is_shared:
             _join(
-                parts, stats, counters, out, sequence, first_tile, count, tiles, programs, kv_head, kv_heads,
-                out_stride, out_head_stride, GROUP, PARTS, JOINED_HEADS, DIM, PADDED,
+                parts, stats, counters + sequence * kv_heads + head,
+                out + sequence.to(tl.int64) * out_stride + head * GROUP * out_head_stride, out_head_stride,
+                _owner(first, programs, units), _owner(first + count - 1, programs, units),
+                GROUP, JOINED_HEADS, DIM, PADDED, PARTS, PROGRAMS,
             )  # fmt: skip
 
 
 def shape_for(dim: int, dtype: torch.dtype) -> Shape:
-    """Tiles of about 16 KiB of keys: enough in flight with three to a program, and room for two programs."""
+    """Few large tiles: a tile costs a fixed time besides its bytes. Source: docs/performance-log.md."""
     if dtype == torch.float32:
-        return Shape(tile=32, warps=4, stages=2, programs=2, least_tiles=2)
-    return Shape(tile=64 if dim <= 128 else 32, warps=4, stages=3, programs=2, least_tiles=2)
+        return Shape(tile=32, warps=4, stages=2, programs=2)
+    if dim <= 128:
+        return Shape(tile=128, warps=4, stages=3, programs=1)
+    return Shape(tile=32, warps=4, stages=3, programs=2)
 
 
 def attend_decodes(
@@ -229,17 +255,17 @@ def attend_decodes(
     joined_heads = triton.next_power_of_2(group)
     shape = shape or shape_for(dim, keys.dtype)
     dependent, device = depends(q.device), q.device
-    programs = max(shape.programs * card(device).multiprocessors // kv_heads, 1)
+    programs = shape.programs * card(device).multiprocessors
     assert sequences * kv_heads <= ARRIVALS, f"{sequences} sequences of {kv_heads} key heads; at most {ARRIVALS} in all"
-    parts = torch.empty(programs * kv_heads * 2 * group * dim, dtype=torch.float32, device=device)
-    stats = torch.empty(programs * kv_heads * 2 * 2 * group, dtype=torch.float32, device=device)
-    _attend_decodes[(programs, kv_heads)](
-        q, keys, values, out, slot_table, row, lengths, parts, stats, arrivals(device), sequences,
+    parts = torch.empty(programs * 2 * group * dim, dtype=torch.float32, device=device)
+    stats = torch.empty(programs * 2 * 2 * group, dtype=torch.float32, device=device)
+    _attend_decodes[(programs,)](
+        q, keys, values, out, slot_table, row, lengths, parts, stats, arrivals(device), sequences, kv_heads,
         scale * LOG2_E, window or 0, q.stride(0), q.stride(1), keys.stride(0), keys.stride(1), values.stride(0),
         values.stride(1), slot_table.stride(0), out.stride(0), out.stride(1),
         SEQUENCES=max(triton.next_power_of_2(sequences), 128), GROUP=group, HEADS=max(joined_heads, NARROWEST),
         DIM=dim, PADDED=padded, TILE=shape.tile, LEAST_TILES=shape.least_tiles, WINDOWED=window is not None,
         PARTS=max(JOINED_NUMBERS // (joined_heads * padded), 1), JOINED_HEADS=joined_heads,
-        PRECISION="ieee" if keys.dtype == torch.float32 else "tf32", DEPENDENT=dependent, launch_pdl=dependent,
-        num_warps=shape.warps, num_stages=shape.stages,
+        PROGRAMS=triton.next_power_of_2(programs), PRECISION="ieee" if keys.dtype == torch.float32 else "tf32",
+        DEPENDENT=dependent, launch_pdl=dependent, num_warps=shape.warps, num_stages=shape.stages,
     )  # fmt: skip

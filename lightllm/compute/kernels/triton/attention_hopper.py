@@ -29,7 +29,7 @@ from triton.experimental.gluon.language.nvidia.hopper import (
 from triton.experimental.gluon.nvidia.hopper import TensorDescriptor
 
 from lightllm.compute.kernels.triton.attention_prefill import LOG2_E, packed
-from lightllm.compute.kernels.triton.launch import depends, release, wait
+from lightllm.compute.kernels.triton.launch import begin, depends
 
 ROWS = gl.constexpr(64)  # of a group of warps: the height of a matrix instruction
 REGISTERS = gl.constexpr(240)  # a thread of a group that multiplies: what is left by the one that copies
@@ -46,8 +46,7 @@ def _gather(
     SEQUENCES: tl.constexpr, DIM: tl.constexpr, TOKENS: tl.constexpr, NUMBERS: tl.constexpr, DEPENDENT: tl.constexpr,
 ):  # fmt: skip
     """Copies what the slots of some sequences hold next to one another: key_run, value_run [tokens, numbers]."""
-    wait(DEPENDENT)
-    release(DEPENDENT)
+    begin(DEPENDENT)
     index_S = tl.arange(0, SEQUENCES)
     length_S = tl.load(lengths + index_S, mask=index_S < sequences, other=0)
     token_T = tl.program_id(0) * TOKENS + tl.arange(0, TOKENS)
@@ -68,18 +67,31 @@ def _gather(
 
 
 @gluon.jit
-def _tiles(count, length, block, PACK: gl.constexpr, TILE: gl.constexpr):
-    """How many tiles a block sees anything of, and how many of these every one of its rows sees whole."""
+def _tiles(count, length, block, window, PACK: gl.constexpr, TILE: gl.constexpr, WINDOWED: gl.constexpr):
+    """Tiles that a block of rows sees anything of: from `first` on `tiles` many, taken from the last one down.
+
+    Every row sees those from the `masked`-th taken to the `whole`-th taken entirely, without the latter.
+    """
     first_position = length - count + block * (2 * ROWS) // PACK
     last_position = gl.minimum(length - count + (block * (2 * ROWS) + 2 * ROWS - 1) // PACK, length - 1)
-    return last_position // TILE + 1, (first_position + 1) // TILE
+    end = last_position // TILE + 1
+    first, seen_by_last = 0, 0
+    if WINDOWED:
+        first = gl.maximum(first_position - window + 1, 0) // TILE
+        seen_by_last = gl.maximum(last_position - window + TILE, 0) // TILE
+    masked = gl.maximum(end - (first_position + 1) // TILE, 1)
+    return first, end - first, masked, gl.maximum(end - gl.maximum(seen_by_last, first), masked)
 
 
 @gluon.jit
-def _softmax(score_RT, largest_R, weight_R, scale, position_R, token_T, MASKED: gl.constexpr):
+def _softmax(
+    score_RT, largest_R, weight_R, scale, position_R, token_T, window, MASKED: gl.constexpr, WINDOWED: gl.constexpr
+):
     """Adds a tile to the running softmax. Returns its shares, and what earlier sums are to be multiplied by."""
     if MASKED:
-        score_RT = gl.where(position_R[:, None] >= token_T[None, :], score_RT, float("-inf"))
+        distance_RT = position_R[:, None] - token_T[None, :]
+        is_seen_RT = (distance_RT >= 0) & (distance_RT < window) if WINDOWED else distance_RT >= 0
+        score_RT = gl.where(is_seen_RT, score_RT, float("-inf"))
     new_R = gl.maximum(largest_R, gl.max(score_RT, axis=1) * scale)
     # A row may see nothing yet: then its largest score is -inf, and any finite base keeps NaN away.
     base_R = gl.where(new_R == float("-inf"), 0.0, new_R) if MASKED else new_R
@@ -90,12 +102,13 @@ def _softmax(score_RT, largest_R, weight_R, scale, position_R, token_T, MASKED: 
 
 @gluon.jit
 def _add_tile(
-    number, tiles, sum_RD, share_RT, largest_R, weight_R, scale, position_R, query, buffers, barriers,
-    MASKED: gl.constexpr, SCORES: gl.constexpr, SUMS: gl.constexpr, TILE: gl.constexpr, STAGES: gl.constexpr,
+    number, end, tiles, sum_RD, share_RT, largest_R, weight_R, scale, window, position_R, query, buffers, barriers,
+    MASKED: gl.constexpr, WINDOWED: gl.constexpr, SCORES: gl.constexpr, SUMS: gl.constexpr, TILE: gl.constexpr,
+    STAGES: gl.constexpr,
 ):  # fmt: skip
     """Scores and softmax of the `number`-th tile taken, with the sums of the tile taken before it.
 
-    When called, the keys of this tile are there; when it returns, those of the next one are.
+    When called, the keys of this tile are there; when it returns, those of the next one are. end: after the last tile.
     """
     _, key_tiles, value_tiles = buffers
     key_ready, key_free, value_ready, value_free = barriers
@@ -108,9 +121,9 @@ def _add_tile(
     sum_RD = warpgroup_mma(share_RT, value_tiles.index(earlier), sum_RD, is_async=True)
     score_RT = warpgroup_mma_wait(1, deps=(score_RT,))
     mbarrier.arrive(key_free.index(stage), count=1)
-    token_T = (tiles - 1 - number) * TILE + gl.arange(0, TILE, gl.SliceLayout(0, SCORES))
+    token_T = (end - 1 - number) * TILE + gl.arange(0, TILE, gl.SliceLayout(0, SCORES))
     new_share_RT, largest_R, weight_R, before_R = _softmax(
-        score_RT, largest_R, weight_R, scale, position_R, token_T, MASKED
+        score_RT, largest_R, weight_R, scale, position_R, token_T, window, MASKED, WINDOWED
     )
     # Before the sums are waited for: a loop here is what keeps the assembler from moving that wait before the softmax.
     mbarrier.wait(key_ready.index(later), (number + 1) // STAGES & 1, pred=number + 1 < tiles)
@@ -124,11 +137,12 @@ def _add_tile(
 @gluon.jit
 def _multiply(
     WHICH: gl.constexpr, memory, work, buffers, barriers,
-    PACK: gl.constexpr, DIM: gl.constexpr, TILE: gl.constexpr, STAGES: gl.constexpr,
+    PACK: gl.constexpr, DIM: gl.constexpr, HEAD: gl.constexpr, TILE: gl.constexpr, STAGES: gl.constexpr,
+    WINDOWED: gl.constexpr,
 ):  # fmt: skip
     """What one of the two groups of warps does: ROWS rows of the block, from queries to output."""
     q, out, q_stride, q_head_stride, out_stride, out_head_stride = memory
-    first_query, count, length, pack, block, scale = work
+    first_query, count, length, pack, block, scale, window = work
     queries, key_tiles, value_tiles = buffers
     key_ready, key_free, value_ready, value_free = barriers
     SCORES: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [4, 1], [16, TILE, 16])
@@ -138,7 +152,7 @@ def _multiply(
     row_R = first_row + gl.arange(0, ROWS, gl.SliceLayout(1, MEMORY))
     column_D = gl.arange(0, DIM, gl.SliceLayout(0, MEMORY))
     query_R, head_R = row_R // PACK, pack * PACK + row_R % PACK
-    mask_RD = (query_R < count)[:, None] & (column_D < DIM)[None, :]
+    mask_RD = (query_R < count)[:, None] & (column_D < HEAD)[None, :]
     token_R = (first_query + query_R).to(gl.int64)
     from_RD = q + (token_R * q_stride + head_R * q_head_stride)[:, None] + column_D[None, :]
     query = queries.index(WHICH)
@@ -146,7 +160,8 @@ def _multiply(
     fence_async_shared()
     gl.thread_barrier()
 
-    tiles, whole = _tiles(count, length, block, PACK, TILE)
+    first, tiles, masked, whole = _tiles(count, length, block, window, PACK, TILE, WINDOWED)
+    end = first + tiles
     position_R = length - count + (first_row + gl.arange(0, ROWS, gl.SliceLayout(1, SCORES))) // PACK
     sum_RD = gl.zeros([ROWS, DIM], gl.float32, SUMS)
     largest_R = gl.full([ROWS], float("-inf"), gl.float32, gl.SliceLayout(1, SCORES))
@@ -158,21 +173,28 @@ def _multiply(
     )  # fmt: skip
     score_RT = warpgroup_mma_wait(0, deps=(score_RT,))
     mbarrier.arrive(key_free.index(0), count=1)
-    token_T = (tiles - 1) * TILE + gl.arange(0, TILE, gl.SliceLayout(0, SCORES))
-    share_RT, largest_R, weight_R, _ = _softmax(score_RT, largest_R, weight_R, scale, position_R, token_T, True)
+    token_T = (end - 1) * TILE + gl.arange(0, TILE, gl.SliceLayout(0, SCORES))
+    share_RT, largest_R, weight_R, _ = _softmax(
+        score_RT, largest_R, weight_R, scale, position_R, token_T, window, True, WINDOWED
+    )
     share_RT = gl.convert_layout(share_RT.to(q.dtype.element_ty), gl.DotOperandLayout(0, SUMS, 2))
     mbarrier.wait(key_ready.index(1), 0, pred=tiles > 1)
-    masked = gl.maximum(tiles - whole, 1)
     for number in range(1, masked):
         sum_RD, share_RT, largest_R, weight_R = _add_tile(
-            number, tiles, sum_RD, share_RT, largest_R, weight_R, scale, position_R, query, buffers,
-            barriers, True, SCORES, SUMS, TILE, STAGES,
+            number, end, tiles, sum_RD, share_RT, largest_R, weight_R, scale, window, position_R, query, buffers,
+            barriers, True, WINDOWED, SCORES, SUMS, TILE, STAGES,
         )  # fmt: skip
-    for number in range(masked, tiles):
+    for number in range(masked, whole):
         sum_RD, share_RT, largest_R, weight_R = _add_tile(
-            number, tiles, sum_RD, share_RT, largest_R, weight_R, scale, position_R, query, buffers,
-            barriers, False, SCORES, SUMS, TILE, STAGES,
+            number, end, tiles, sum_RD, share_RT, largest_R, weight_R, scale, window, position_R, query, buffers,
+            barriers, False, WINDOWED, SCORES, SUMS, TILE, STAGES,
         )  # fmt: skip
+    if WINDOWED:
+        for number in range(whole, tiles):
+            sum_RD, share_RT, largest_R, weight_R = _add_tile(
+                number, end, tiles, sum_RD, share_RT, largest_R, weight_R, scale, window, position_R, query, buffers,
+                barriers, True, WINDOWED, SCORES, SUMS, TILE, STAGES,
+            )  # fmt: skip
     last = tiles - 1
     mbarrier.wait(value_ready.index(last % STAGES), last // STAGES & 1)
     sum_RD = warpgroup_mma(share_RT, value_tiles.index(last % STAGES), sum_RD, is_async=True)
@@ -189,32 +211,34 @@ def _multiply(
 @gluon.jit
 def _multiply_first(
     memory, work, buffers, barriers,
-    PACK: gl.constexpr, DIM: gl.constexpr, TILE: gl.constexpr, STAGES: gl.constexpr,
+    PACK: gl.constexpr, DIM: gl.constexpr, HEAD: gl.constexpr, TILE: gl.constexpr, STAGES: gl.constexpr,
+    WINDOWED: gl.constexpr,
 ):  # fmt: skip
-    _multiply(0, memory, work, buffers, barriers, PACK, DIM, TILE, STAGES)
+    _multiply(0, memory, work, buffers, barriers, PACK, DIM, HEAD, TILE, STAGES, WINDOWED)
 
 
 @gluon.jit
 def _multiply_second(
     memory, work, buffers, barriers,
-    PACK: gl.constexpr, DIM: gl.constexpr, TILE: gl.constexpr, STAGES: gl.constexpr,
+    PACK: gl.constexpr, DIM: gl.constexpr, HEAD: gl.constexpr, TILE: gl.constexpr, STAGES: gl.constexpr,
+    WINDOWED: gl.constexpr,
 ):  # fmt: skip
-    _multiply(1, memory, work, buffers, barriers, PACK, DIM, TILE, STAGES)
+    _multiply(1, memory, work, buffers, barriers, PACK, DIM, HEAD, TILE, STAGES, WINDOWED)
 
 
 @gluon.jit
 def _copy(
     keys, values, first_key, column, work, buffers, barriers,
-    PACK: gl.constexpr, TILE: gl.constexpr, STAGES: gl.constexpr,
+    PACK: gl.constexpr, TILE: gl.constexpr, STAGES: gl.constexpr, WINDOWED: gl.constexpr,
 ):  # fmt: skip
     """What the warp that copies does. Its first wait for each stage returns at once."""
-    _, count, length, _, block, _ = work
+    _, count, length, _, block, _, window = work
     _, key_tiles, value_tiles = buffers
     key_ready, key_free, value_ready, value_free = barriers
-    tiles, _ = _tiles(count, length, block, PACK, TILE)
+    first, tiles, _, _ = _tiles(count, length, block, window, PACK, TILE, WINDOWED)
     for number in range(tiles):
         stage, phase = number % STAGES, number // STAGES & 1
-        token = first_key + (tiles - 1 - number) * TILE
+        token = first_key + (first + tiles - 1 - number) * TILE
         mbarrier.wait(key_free.index(stage), phase ^ 1)
         mbarrier.expect(key_ready.index(stage), keys.block_type.nbytes)
         tma.async_copy_global_to_shared(keys, [token, column], key_ready.index(stage), key_tiles.index(stage))
@@ -225,11 +249,12 @@ def _copy(
 
 @gluon.jit
 def _attend_runs(
-    q, keys, values, out, query_start, lengths, sequences, scale,
+    q, keys, values, out, query_start, lengths, sequences, scale, window,
     q_stride, q_head_stride, out_stride, out_head_stride,
-    GROUP: gl.constexpr, PACK: gl.constexpr, DIM: gl.constexpr, TILE: gl.constexpr, STAGES: gl.constexpr,
+    GROUP: gl.constexpr, PACK: gl.constexpr, DIM: gl.constexpr, HEAD: gl.constexpr, TILE: gl.constexpr,
+    STAGES: gl.constexpr, WINDOWED: gl.constexpr,
 ):  # fmt: skip
-    """keys, values: descriptors of [tokens of all contexts, key heads * DIM]."""
+    """keys, values: descriptors of [tokens of all contexts, key heads * HEAD]."""
     block, pack = gl.num_programs(0) - 1 - gl.program_id(0), gl.program_id(1)
     sequence, first_key, block_here, begun = 0, 0, block, 0
     for i in range(sequences):
@@ -259,30 +284,28 @@ def _attend_runs(
         mbarrier.init(key_free.index(stage), count=2)
         mbarrier.init(value_free.index(stage), count=2)
     memory = (q, out, q_stride, q_head_stride, out_stride, out_head_stride)
-    work = (first_query, count, length, pack, block_here, scale)
+    work = (first_query, count, length, pack, block_here, scale, window)
     buffers = (queries, key_tiles, value_tiles)
     barriers = (key_ready, key_free, value_ready, value_free)
-    column = pack * PACK // GROUP * DIM
+    column = pack * PACK // GROUP * HEAD
     gl.warp_specialize(
         [
-            (_multiply_first, (memory, work, buffers, barriers, PACK, DIM, TILE, STAGES)),
-            (_multiply_second, (memory, work, buffers, barriers, PACK, DIM, TILE, STAGES)),
-            (_copy, (keys, values, first_key, column, work, buffers, barriers, PACK, TILE, STAGES)),
+            (_multiply_first, (memory, work, buffers, barriers, PACK, DIM, HEAD, TILE, STAGES, WINDOWED)),
+            (_multiply_second, (memory, work, buffers, barriers, PACK, DIM, HEAD, TILE, STAGES, WINDOWED)),
+            (_copy, (keys, values, first_key, column, work, buffers, barriers, PACK, TILE, STAGES, WINDOWED)),
         ],
         [4, 1],
         [REGISTERS, FEW_REGISTERS],
     )
 
 
-def why_not_runs(q: Tensor, keys: Tensor, window: int | None) -> str | None:
+def why_not_runs(q: Tensor, keys: Tensor) -> str | None:
     """The reason attend_runs cannot take these, if there is one."""
-    dim = q.shape[-1]
-    if dim not in TILES:
-        return f"head dim {dim} is none of {', '.join(map(str, TILES))}"
+    kv_heads, dim = keys.shape[1:]
+    if dim > max(TILES) or kv_heads * dim % 8:
+        return f"{kv_heads} key heads of {dim}: takes up to {max(TILES)}, and multiples of 8 in all"
     if keys.dtype not in (torch.float16, torch.bfloat16) or q.dtype != keys.dtype:
         return f"computes in 16 bits, not {q.dtype} and {keys.dtype}"
-    if window is not None:
-        return "has no windows"
     return None
 
 
@@ -295,27 +318,30 @@ def attend_runs(
     query_start: Tensor,
     lengths: Tensor,
     scale: float,
+    window: int | None,
     query_lengths: Sequence[int],
     context_lengths: Sequence[int],
     out: Tensor,
 ) -> None:
     """As attention_prefill.attend_chunks. Takes memory for the keys and values of all contexts."""
-    heads, dim = q.shape[1:]
+    heads, head = q.shape[1:]
     kv_heads, tokens, sequences = keys.shape[1], sum(context_lengths), len(query_lengths)
-    numbers, dependent = kv_heads * dim, depends(q.device)
+    numbers, dependent = kv_heads * head, depends(q.device)
     runs = torch.empty(2, tokens, numbers, dtype=keys.dtype, device=keys.device)
     _gather[(triton.cdiv(tokens, GATHERED_TOKENS), triton.cdiv(numbers, GATHERED_NUMBERS))](
         keys, values, runs[0], runs[1], slot_table, row, lengths, sequences, tokens, numbers,
         keys.stride(0), keys.stride(1), values.stride(0), values.stride(1), slot_table.stride(0),
-        SEQUENCES=max(triton.next_power_of_2(sequences), 16), DIM=dim, TOKENS=GATHERED_TOKENS,
+        SEQUENCES=max(triton.next_power_of_2(sequences), 16), DIM=head, TOKENS=GATHERED_TOKENS,
         NUMBERS=GATHERED_NUMBERS, DEPENDENT=dependent, launch_pdl=dependent,
     )  # fmt: skip
-    tile, pack = TILES[dim], packed(heads, kv_heads)
+    # A head narrower than its tile is filled up with the next head's numbers, which meet zeros in the queries.
+    dim, pack = min(size for size in TILES if size >= head), packed(heads, kv_heads)
+    tile = TILES[dim]
     layout = gl.NVMMASharedLayout.get_default_for([tile, dim], gl.bfloat16 if q.dtype == torch.bfloat16 else gl.float16)
     key_run, value_run = (TensorDescriptor.from_tensor(run, [tile, dim], layout) for run in runs)
     blocks = sum(triton.cdiv(count * pack, 2 * ROWS.value) for count in query_lengths)
     _attend_runs[(blocks, heads // pack)](
-        q, key_run, value_run, out, query_start, lengths, sequences, scale * LOG2_E,
-        q.stride(0), q.stride(1), out.stride(0), out.stride(1),
-        GROUP=heads // kv_heads, PACK=pack, DIM=dim, TILE=tile, STAGES=STAGES[dim], num_warps=4, maxnreg=168,
+        q, key_run, value_run, out, query_start, lengths, sequences, scale * LOG2_E, window or 0,
+        q.stride(0), q.stride(1), out.stride(0), out.stride(1), GROUP=heads // kv_heads, PACK=pack, DIM=dim, HEAD=head,
+        TILE=tile, STAGES=STAGES[dim], WINDOWED=window is not None, num_warps=4, maxnreg=168,
     )  # fmt: skip

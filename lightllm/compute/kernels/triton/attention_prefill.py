@@ -18,7 +18,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from lightllm.compute.kernels.triton.launch import depends, release, wait
+from lightllm.compute.kernels.triton.launch import begin, depends
 
 LOG2_E = 1.4426950408889634
 NARROWEST = 16  # rows and columns of the smallest matrix product
@@ -96,8 +96,7 @@ def _attend_chunks(
     DEPENDENT: tl.constexpr,
 ):  # fmt: skip
     block, pack = tl.num_programs(0) - 1 - tl.program_id(0), tl.program_id(1)
-    wait(DEPENDENT)
-    release(DEPENDENT)
+    begin(DEPENDENT)
     index_S = tl.arange(0, SEQUENCES)
     start_S = tl.load(query_start + index_S, mask=index_S < sequences, other=0)
     count_S = tl.load(query_start + 1 + index_S, mask=index_S < sequences, other=0) - start_S
@@ -133,17 +132,17 @@ def _attend_chunks(
     largest_R = tl.full([BLOCK], float("-inf"), tl.float32)
     weight_R = tl.zeros([BLOCK], tl.float32)
 
-    # Of tokens begin ... end - 1 that some row sees, every row sees whole ... masked - 1.
+    # Of tokens least ... end - 1 that some row sees, every row sees whole ... masked - 1.
     first_position = length - count + block * BLOCK // PACK
     last_position = tl.minimum(length - count + ((block + 1) * BLOCK - 1) // PACK, length - 1)
     end = last_position + 1
-    begin, whole = 0, 0
+    least, whole = 0, 0
     if WINDOWED:
-        begin = tl.maximum(first_position - window + 1, 0) // TILE * TILE
+        least = tl.maximum(first_position - window + 1, 0) // TILE * TILE
         whole = tl.minimum(tl.cdiv(tl.maximum(last_position - window + 1, 0), TILE) * TILE, end)
     masked = tl.maximum((first_position + 1) // TILE * TILE, whole)
     if WINDOWED:
-        for start in range(begin, whole, TILE):
+        for start in range(least, whole, TILE):
             sum_RD, sum_RE, largest_R, weight_R = _attend_tile(
                 sum_RD, sum_RE, largest_R, weight_R, query_RD, query_RE, keys, values, slots, start, end, position_R,
                 scale, window, keys_stride, values_stride, True, WINDOWED, DIM, REST, HEAD, TILE, PRECISION,
@@ -172,7 +171,8 @@ def shape_for(dim: int, dtype: torch.dtype) -> Shape:
     if dtype == torch.float32:
         return Shape(block=32, tile=32, warps=4, stages=2)
     if dim <= 128:
-        return Shape(block=128, tile=64, warps=8, stages=3)
+        # Eight warps that share nothing are fewer than two programs of four: 312 against 394 TFLOP/s at 16k.
+        return Shape(block=128, tile=64, warps=4, stages=3)
     return Shape(block=128, tile=64, warps=8, stages=2)
 
 

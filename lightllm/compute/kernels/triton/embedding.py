@@ -7,7 +7,7 @@ import triton.language as tl
 from torch import Tensor
 
 from lightllm.compute import ops
-from lightllm.compute.kernels.triton.launch import depends, release, wait, why_not
+from lightllm.compute.kernels.triton.launch import begin, depends, why_not
 
 BLOCK = 1024
 WARPS = 4
@@ -19,8 +19,7 @@ def _embedding(
 ):  # fmt: skip
     token = tl.program_id(0)
     column = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
-    wait(DEPENDENT)
-    release(DEPENDENT)
+    begin(DEPENDENT)
     row = tl.load(tokens + token) - first
     is_here = (row >= 0) & (row < rows)
     numbers = tl.load(weight + row * stride + column, mask=is_here & (column < hidden), other=0.0)

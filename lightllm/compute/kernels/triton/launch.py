@@ -2,7 +2,7 @@
 """What the Triton kernels share: where they can run, how large the device is, and dependent launch.
 
 Dependent launch (programmatic dependent launch, from compute capability 9.0 on): a kernel's programs may start while
-the kernel before it still runs, so that launching and set-up cost no time. Until `wait` returns, a program may ask
+the kernel before it still runs, so that launching and set-up cost no time. Until `begin` returns, a program may ask
 for weights to be brought into the second cache, and must neither read nor write anything.
 """
 
@@ -58,17 +58,14 @@ def depends(device: torch.device) -> bool:
 
 
 @triton.jit
-def wait(DEPENDENT: tl.constexpr):
-    """Return when all kernels before this one have ended and what they wrote can be read."""
-    if DEPENDENT:
-        gdc_wait()
+def begin(DEPENDENT: tl.constexpr):
+    """Let the next kernel's programs start where there is room, and return when all kernels before this one ended.
 
-
-@triton.jit
-def release(DEPENDENT: tl.constexpr):
-    """Let the next kernel's programs start as soon as there is room for them; it will wait for this kernel's end."""
+    In this order, so that a kernel can ask for its weights while two kernels before it still run.
+    """
     if DEPENDENT:
         gdc_launch_dependents()
+        gdc_wait()
 
 
 ARRIVALS = 1 << 16

@@ -15,56 +15,55 @@ import triton.language as tl
 from torch import Tensor
 
 from lightllm.compute import ops
-from lightllm.compute.kernels.triton.launch import ARRIVALS, arrivals, card, depends, release, wait, why_not
+from lightllm.compute.kernels.triton.launch import ARRIVALS, arrivals, begin, depends, why_not
 
 MOST_TOKENS = 64
 NARROWEST = 16  # columns of the smallest matrix product
-LINE = 64  # 16-bit numbers of a line of the second cache
+FETCHED_BYTES = 16 << 20  # of a matrix, asked for while earlier kernels run: what the second cache can spare
 
 
 @dataclass(frozen=True)
 class Shape:
-    """Launch parameters. splits: programs that share a row's inputs; fetched: tiles asked for before waiting."""
+    """Launch parameters. splits: how many programs share a row's inputs."""
 
     outputs: int
     inputs: int
     splits: int = 1
     warps: int = 4
     stages: int = 4
-    fetched: int = 2
 
 
 @triton.jit
-def _fetch(at):
-    """Ask for these lines to be brought into the second cache."""
+def _fetch(at_O, count):
+    """Ask for `count` bytes from each of these addresses on to be brought into the second cache."""
     tl.inline_asm_elementwise(
-        "prefetch.global.L2 [$1]; mov.u32 $0, 0;", "=r,l", [at.to(tl.int64)], dtype=tl.int32, is_pure=False, pack=1
-    )
+        "cp.async.bulk.prefetch.L2.global [$1], $2; mov.u32 $0, 0;", "=r,l,r",
+        [at_O.to(tl.int64), count], dtype=tl.int32, is_pure=False, pack=1,
+    )  # fmt: skip
 
 
 @triton.jit
 def _multiply(
-    x, weight, bias, y, parts, counters, tokens, outputs, inputs, x_stride, weight_stride,
-    TOKENS: tl.constexpr, OUTPUTS: tl.constexpr, INPUTS: tl.constexpr, SPLITS: tl.constexpr, FETCHED: tl.constexpr,
-    EVEN: tl.constexpr, BIASED: tl.constexpr, LINE: tl.constexpr, DEPENDENT: tl.constexpr,
+    x, weight, bias, y, parts, counters, tokens, outputs, inputs, x_stride, weight_stride, fetched,
+    TOKENS: tl.constexpr, OUTPUTS: tl.constexpr, INPUTS: tl.constexpr, SPLITS: tl.constexpr,
+    EVEN: tl.constexpr, BIASED: tl.constexpr, DEPENDENT: tl.constexpr,
 ):  # fmt: skip
-    """OUTPUTS outputs of all tokens, over one of SPLITS parts of the inputs. EVEN: no tile sticks out."""
+    """OUTPUTS outputs of all tokens, over one of SPLITS parts of the inputs. EVEN: no tile sticks out.
+
+    fetched: tiles that are asked for before other kernels have ended.
+    """
     block, split = tl.program_id(0), tl.program_id(1)
     output_O, token_T, input_I = tl.arange(0, OUTPUTS), tl.arange(0, TOKENS), tl.arange(0, INPUTS)
     output_O += block * OUTPUTS
     is_output_O, is_token_T = output_O < outputs, token_T < tokens
     tiles = tl.cdiv(inputs, INPUTS)
-    begin, end = split * tiles // SPLITS, (split + 1) * tiles // SPLITS
+    begin_tile, end_tile = split * tiles // SPLITS, (split + 1) * tiles // SPLITS
     weight_O = weight + output_O.to(tl.int64) * weight_stride
-    if DEPENDENT and FETCHED:
-        # The weights depend on no other kernel, so they can be on their way while the one before ends.
-        line_I = begin * INPUTS + tl.arange(0, FETCHED * INPUTS // LINE) * LINE
-        at_OI = weight_O[:, None] + tl.minimum(line_I, inputs - 1)[None, :]
-        _fetch(tl.where(is_output_O[:, None], at_OI.to(tl.int64), weight.to(tl.int64)))
-    wait(DEPENDENT)
-    release(DEPENDENT)
+    if DEPENDENT and EVEN and fetched > 0:
+        _fetch(weight_O + begin_tile * INPUTS, tl.minimum(fetched, end_tile - begin_tile) * (INPUTS * 2))
+    begin(DEPENDENT)
     sum_OT = tl.zeros([OUTPUTS, TOKENS], tl.float32)
-    for tile in range(begin, end):
+    for tile in range(begin_tile, end_tile):
         here_I = tile * INPUTS + input_I
         if EVEN:
             weight_OI = tl.load(weight_O[:, None] + here_I[None, :])
@@ -97,20 +96,29 @@ def _multiply(
         tl.store(y + at_OT, sum_OT.to(y.dtype.element_ty), mask=mask_OT)
 
 
-def shape_for(tokens: int, outputs: int, inputs: int, programs: int) -> Shape | None:
-    """Parameters for these sizes, or None where the library is faster. programs: how many run side by side."""
-    if tokens > MOST_TOKENS:
-        return None
-    if outputs <= 32 * programs:
-        return Shape(outputs=32, inputs=256, stages=4)
-    return Shape(outputs=64, inputs=128, stages=4)
+def shape_for(tokens: int, outputs: int, inputs: int) -> Shape | None:
+    """Parameters for these sizes, or None where the library is faster. Source: docs/performance-log.md."""
+    if tokens <= 16:
+        if outputs >= 5000:
+            return Shape(outputs=64, inputs=128)
+        if inputs >= 4096:
+            return Shape(outputs=64, inputs=128, splits=4)
+        if outputs >= 4096:
+            return Shape(outputs=32, inputs=256)
+        return Shape(outputs=16, inputs=256, splits=2, stages=5)
+    if tokens <= MOST_TOKENS:
+        if outputs >= 16_384:
+            return Shape(outputs=64, inputs=64, stages=5)
+        if inputs >= 8192:
+            return Shape(outputs=64, inputs=128, splits=4, stages=3)
+    return None
 
 
 @ops.linear.implementation("triton", why_not)
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     shape = None
     if x.dtype != torch.float32 and weight.stride(1) == 1 and len(x) > 0:
-        shape = shape_for(len(x), *weight.shape, card(x.device).multiprocessors)
+        shape = shape_for(len(x), *weight.shape)
     return F.linear(x, weight, bias) if shape is None else multiply(x, weight, bias, shape)
 
 
@@ -120,15 +128,16 @@ def multiply(x: Tensor, weight: Tensor, bias: Tensor | None, shape: Shape) -> Te
     x = x if x.stride(1) == 1 else x.contiguous()
     y = torch.empty(tokens, outputs, dtype=x.dtype, device=x.device)
     blocks, dependent = triton.cdiv(outputs, shape.outputs), depends(x.device)
+    even = outputs % shape.outputs == 0 and inputs % shape.inputs == 0 and weight.stride(0) % 8 == 0
     parts = y
     if shape.splits > 1:
         assert blocks <= ARRIVALS, f"{outputs} outputs in blocks of {shape.outputs}; at most {ARRIVALS} blocks"
         parts = torch.empty(shape.splits, tokens, outputs, dtype=torch.float32, device=x.device)
     _multiply[(blocks, shape.splits)](
         x, weight, bias, y, parts, arrivals(x.device), tokens, outputs, inputs, x.stride(0), weight.stride(0),
+        FETCHED_BYTES // (2 * outputs * shape.inputs * shape.splits),
         TOKENS=max(triton.next_power_of_2(tokens), NARROWEST), OUTPUTS=shape.outputs, INPUTS=shape.inputs,
-        SPLITS=shape.splits, FETCHED=shape.fetched, EVEN=outputs % shape.outputs == 0 and inputs % shape.inputs == 0,
-        BIASED=bias is not None, LINE=LINE, DEPENDENT=dependent, launch_pdl=dependent,
+        SPLITS=shape.splits, EVEN=even, BIASED=bias is not None, DEPENDENT=dependent, launch_pdl=dependent,
         num_warps=shape.warps, num_stages=shape.stages,
     )  # fmt: skip
     return y

@@ -7,7 +7,7 @@ import triton.language as tl
 from torch import Tensor
 
 from lightllm.compute import ops
-from lightllm.compute.kernels.triton.launch import depends, release, rows_of, wait, why_not
+from lightllm.compute.kernels.triton.launch import begin, depends, rows_of, why_not
 
 TILE = 2048  # numbers a program holds at least, so that narrow rows share one
 NUMBERS_A_THREAD = 16  # two 16-byte loads of bfloat16
@@ -21,8 +21,7 @@ def _rms_norm(
     row_R = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
     column_W = tl.arange(0, WIDTH)
     mask_RW = (row_R < rows)[:, None] & (column_W < width)[None, :]
-    wait(DEPENDENT)
-    release(DEPENDENT)
+    begin(DEPENDENT)
     weight_W = tl.load(weight + column_W, mask=column_W < width, other=0.0)
     x_RW = tl.load(x + row_R[:, None] * x_stride + column_W[None, :], mask=mask_RW, other=0.0)
     if ADD:

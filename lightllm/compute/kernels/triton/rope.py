@@ -10,7 +10,7 @@ import triton.language as tl
 from torch import Tensor
 
 from lightllm.compute import ops
-from lightllm.compute.kernels.triton.launch import depends, release, wait, why_not
+from lightllm.compute.kernels.triton.launch import begin, depends, why_not
 
 TILE = 1024  # numbers a program holds
 
@@ -27,8 +27,7 @@ def _rotate(
     half = dim // 2
     mask_HD = (head_H < heads)[:, None] & (pair_D < half)[None, :]
     first_D, apart = (2 * pair_D, 1) if NEIGHBOURS else (pair_D, half)
-    wait(DEPENDENT)
-    release(DEPENDENT)
+    begin(DEPENDENT)
     angle_D = table + tl.load(positions + token) * table_stride + pair_D
     cos_D = tl.load(angle_D, mask=pair_D < half, other=0.0)
     sin_D = tl.load(angle_D + half, mask=pair_D < half, other=0.0)
@@ -75,8 +74,7 @@ def _norm_rotate_store(
     q_blocks, kv_blocks = tl.cdiv(heads, HEADS), tl.cdiv(kv_heads, HEADS)
     pair_D = tl.arange(0, PAIRS)
     half = dim // 2
-    wait(DEPENDENT)
-    release(DEPENDENT)
+    begin(DEPENDENT)
     slot = tl.load(slots + token)
     if block < q_blocks + kv_blocks:
         angle_D = table + tl.load(positions + token) * table_stride + pair_D
