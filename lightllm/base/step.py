@@ -5,6 +5,7 @@ sampling parameters, its last sampled token). A plan holds all that workers need
 Prefill, chunks of prefill, decode and verification of drafts differ only in how many tokens a sequence runs.
 """
 
+import math
 from dataclasses import dataclass, fields
 
 import numpy as np
@@ -79,12 +80,12 @@ def pack(message: StepPlan | StepResult, buffer: np.ndarray) -> int:
     """Writes a plan or result into `buffer` [bytes] uint8, returns its length. Raises ValueError without room."""
     names = [field.name for field in fields(message)]
     headers = buffer[: len(names) * _HEADER.itemsize].view(_HEADER)
-    at = _round_up(headers.nbytes)
-    for header, name in zip(headers, names, strict=True):
+    at, described = _round_up(headers.nbytes), []
+    for name in names:
         value = getattr(message, name)
         if isinstance(value, np.ndarray):
-            header["kind"], header["code"], header["rank"] = 1, _CODES.index(value.dtype), value.ndim
-            header["shape"][: value.ndim] = value.shape
+            shape = (*value.shape, 0, 0)[:2]
+            described.append((1, _CODES.index(value.dtype), value.ndim, shape, 0.0))
             if at + value.nbytes > len(buffer):
                 raise ValueError(
                     f"a {type(message).__name__} of {at + value.nbytes} bytes and more, room for {len(buffer)}"
@@ -92,7 +93,8 @@ def pack(message: StepPlan | StepResult, buffer: np.ndarray) -> int:
             buffer[at : at + value.nbytes] = np.ascontiguousarray(value).reshape(-1).view(np.uint8)
             at = _round_up(at + value.nbytes)
         else:
-            header["kind"], header["value"] = 0, value
+            described.append((0, 0, 0, (0, 0), value))
+    headers[:] = described
     return at
 
 
@@ -101,14 +103,15 @@ def unpack(kind: type, buffer: np.ndarray):
     specs = fields(kind)
     headers = buffer[: len(specs) * _HEADER.itemsize].view(_HEADER)
     at, values = _round_up(headers.nbytes), []
-    for header, spec in zip(headers, specs, strict=True):
-        if header["kind"]:
-            dtype, shape = _CODES[header["code"]], tuple(header["shape"][: header["rank"]])
-            size = int(np.prod(shape)) * dtype.itemsize
+    # As a list at once: reading fields of a structured array one by one takes three times as long.
+    for (is_array, code, rank, shape, value), spec in zip(headers.tolist(), specs, strict=True):
+        if is_array:
+            dtype, shape = _CODES[code], shape[:rank]
+            size = math.prod(shape) * dtype.itemsize
             values.append(buffer[at : at + size].copy().view(dtype).reshape(shape))
             at = _round_up(at + size)
         else:
-            values.append({int: int, float: float, bool: bool}[spec.type](header["value"]))
+            values.append({int: int, float: float, bool: bool}[spec.type](value))
     return kind(*values)
 
 

@@ -72,11 +72,13 @@ class Graphs:
         most, device = max(sizes), rows.slot_table.device
         self._buffer = torch.zeros(_LINES * _width(most), dtype=torch.int64, device=device)
         self._query_start = torch.arange(most + 1, dtype=torch.int32, device=device)
-        self._recorded: dict[int, tuple[Callable[[], None], Tensor]] = {}
+        self._recorded: dict[int, tuple[Callable[[], None], Sampling]] = {}
         # Largest first: the smaller ones then find room in the memory of the larger.
         for done, size in enumerate(sorted(sizes, reverse=True), start=1):
             self._fill(None, size)
-            self._recorded[size] = record(lambda size=size: self._compute(size))
+            replay, hidden = record(lambda size=size: self._compute(size))
+            _, _, _, row, _, length, *_ = self._lines(size)
+            self._recorded[size] = replay, Sampling(hidden, row, length)
             if 4 * done // len(sizes) > 4 * (done - 1) // len(sizes):
                 _log.info("CUDA graphs: %d of %d captured", done, len(sizes))
 
@@ -86,11 +88,10 @@ class Graphs:
         if size is None:
             return None
         self._fill(plan, size)
-        replay, hidden = self._recorded[size]
+        replay, padded = self._recorded[size]
         replay()
         count = len(plan.rows)
-        _, _, _, row, _, length, *_ = self._lines(size)
-        return Sampling(hidden[:count], row[:count], length[:count])
+        return Sampling(padded.hidden[:count], padded.row[:count], padded.length[:count])
 
     def size_for(self, plan: StepPlan) -> int | None:
         """The size that a plan is padded to. None if it is no plain decode step, or too large."""
