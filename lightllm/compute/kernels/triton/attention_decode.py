@@ -121,7 +121,8 @@ def _join(
         tl.store(counter, 0)
 
 
-@triton.jit
+# What differs from step to step must not be compiled for: the compiler would stop requests for seconds.
+@triton.jit(do_not_specialize=["sequences"], do_not_specialize_on_alignment=["row", "lengths"])
 def _attend_decodes(
     q, keys, values, out, slot_table, row, lengths, parts, stats, counters, sequences, kv_heads, scale, window,
     q_stride, q_head_stride, keys_stride, keys_head_stride, values_stride, values_head_stride,

@@ -39,7 +39,7 @@ TILES = {64: 128, 128: 128, 256: 64}
 GATHERED_TOKENS, GATHERED_NUMBERS = 8, 512  # a program's
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["sequences", "tokens"], do_not_specialize_on_alignment=["row", "lengths"])
 def _gather(
     keys, values, key_run, value_run, slot_table, row, lengths, sequences, tokens, numbers,
     keys_stride, keys_head_stride, values_stride, values_head_stride, table_stride,

@@ -86,7 +86,7 @@ def _attend_tile(
     return sum_RD, sum_RE, new_R, weight_R
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["sequences"], do_not_specialize_on_alignment=["row", "query_start", "lengths"])
 def _attend_chunks(
     q, keys, values, out, slot_table, row, query_start, lengths, sequences, scale, window,
     q_stride, q_head_stride, keys_stride, keys_head_stride, values_stride, values_head_stride,

@@ -42,7 +42,7 @@ def _fetch(at_O, count):
     )  # fmt: skip
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["tokens"])
 def _multiply(
     x, weight, bias, y, parts, counters, tokens, outputs, inputs, x_stride, weight_stride, fetched,
     TOKENS: tl.constexpr, OUTPUTS: tl.constexpr, INPUTS: tl.constexpr, SPLITS: tl.constexpr,

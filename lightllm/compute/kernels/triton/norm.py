@@ -13,7 +13,7 @@ TILE = 2048  # numbers a program holds at least, so that narrow rows share one
 NUMBERS_A_THREAD = 16  # two 16-byte loads of bfloat16
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["rows"])
 def _rms_norm(
     x, residual, weight, normed, total, rows, width, x_stride, residual_stride, eps,
     ADD: tl.constexpr, ROWS: tl.constexpr, WIDTH: tl.constexpr, DEPENDENT: tl.constexpr,
