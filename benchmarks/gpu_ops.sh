@@ -1,15 +1,15 @@
 #!/bin/bash
-# Checks and measures all kernels on a machine with a GPU, in about three minutes.
+# Checks and measures all kernels on a machine with a GPU, in about five minutes.
 # Usage: benchmarks/gpu_ops.sh FOLDER [OPTIONS OF benchmarks.ops]
 # Kernels are compiled by many processes side by side, those that check among them; then one process measures.
 out=$1
 shift
 export PYTHONPATH=. PYTHONUNBUFFERED=1 TRITON_CACHE_DIR=${TRITON_CACHE_DIR:-/tmp/triton-cache} OMP_NUM_THREADS=1
 tests="python3 -m pytest -c /dev/null --rootdir=. -q -m gpu -p no:cacheprovider tests/compute/kernels/test_on_gpu.py"
-timeout -k 5 85 $tests -k "long_chunks" -n 4 --timeout 60 >"$out/long_chunks.txt" 2>&1 &
-timeout -k 5 85 $tests -k "not long_chunks and not (float16 and not attend)" -n 10 --timeout 60 >"$out/parity.txt" 2>&1 &
+timeout -k 5 170 $tests -k "long_chunks" -n 6 --timeout 160 >"$out/long_chunks.txt" 2>&1 &
+timeout -k 5 170 $tests -k "not long_chunks" -n 8 --timeout 120 >"$out/parity.txt" 2>&1 &
 for i in 0 1 2 3; do
-  timeout -k 5 85 python3 -m benchmarks.ops --warm $i/4 "$@" >"$out/warm$i" 2>&1 &
+  timeout -k 5 170 python3 -m benchmarks.ops --warm $i/4 "$@" >"$out/warm$i" 2>&1 &
 done
 wait
 echo "prepared after $SECONDS s"
