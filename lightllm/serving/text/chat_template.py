@@ -75,9 +75,8 @@ class ChatTemplate:
                 add_generation_prompt=add_generation_prompt,
                 **values,
             )
-        except (
-            Exception
-        ) as error:  # a template can fail in any way that code can; each is for whoever sent the messages
+        # A template can fail in any way that code can; each is for whoever sent the messages.
+        except Exception as error:
             reason = f"{error}"[:_LONGEST_REASON] or type(error).__name__
             raise RequestError(f"the chat template refuses these messages: {reason}", param="messages") from None
         return _cut_at_end_mark(text) if continue_final_message else text
