@@ -6,8 +6,9 @@ in the prefix tree until the slots are needed, and it waits at the front of the 
 
 from lightllm.serving.scheduling.flights import Flights
 from lightllm.serving.scheduling.plan import StepLimits
+from lightllm.serving.scheduling.request import Request
 from lightllm.serving.scheduling.running import Running
-from lightllm.serving.scheduling.waiting import Request, Waiting
+from lightllm.serving.scheduling.waiting import Waiting
 
 
 class Preemption:

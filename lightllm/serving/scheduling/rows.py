@@ -12,7 +12,7 @@ import heapq
 import numpy as np
 
 from lightllm.serving.scheduling.prefix_tree import ROOT
-from lightllm.serving.scheduling.waiting import Request
+from lightllm.serving.scheduling.request import Request
 
 _NO_TOKEN = -1
 

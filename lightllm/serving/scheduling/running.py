@@ -5,8 +5,8 @@ import numpy as np
 from lightllm.serving.scheduling.output import OutputWriter
 from lightllm.serving.scheduling.plan import Chunk, PlanDraft, StepLimits
 from lightllm.serving.scheduling.pool import Pool
+from lightllm.serving.scheduling.request import Request
 from lightllm.serving.scheduling.rows import Rows
-from lightllm.serving.scheduling.waiting import Request
 
 
 class Running:

@@ -23,8 +23,9 @@ from lightllm.serving.scheduling.output import OutputWriter
 from lightllm.serving.scheduling.plan import PlanDraft, StepLimits
 from lightllm.serving.scheduling.pool import Pool
 from lightllm.serving.scheduling.preemption import Preemption
+from lightllm.serving.scheduling.request import Request, read_prompt, read_request
 from lightllm.serving.scheduling.running import Running
-from lightllm.serving.scheduling.waiting import Request, Waiting, read_prompt, read_request
+from lightllm.serving.scheduling.waiting import Waiting
 
 _log = log.get(__name__)
 _NEVER = 0  # no client's record has this generation

@@ -1,0 +1,68 @@
+"""A request as the scheduler knows it, read from the request table."""
+
+from dataclasses import dataclass
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from lightllm.base.request_table import Options, RequestTable
+from lightllm.base.step import ROW
+
+_decode_options = msgspec.msgpack.Decoder(Options).decode
+_SAME_NAME = [name for name in ROW.names or () if name not in ("row", "num_stops")]
+
+
+@dataclass(slots=True, eq=False)
+class Request:
+    """What of a request is looked at only when it starts, ends or is preempted."""
+
+    index: int  # of its record in the request table
+    generation: int
+    order: int  # of arrival
+    prompt_page: int
+    prompt_length: int
+    max_tokens: int
+    max_tokens_given: bool
+    min_tokens: int
+    num_logprobs: int
+    stop_tokens: NDArray[np.int32]
+    sampling: np.ndarray  # [1] of ROW, without its row
+    tokens: NDArray[np.int32] | None = None  # prompt, and what was generated before it last began; None: not read yet
+    row: int = -1  # -1: waits, or has ended
+    has_started: bool = False  # has been admitted before
+    has_ended: bool = False
+
+
+def read_request(table: RequestTable, index: int, generation: int, *, order: int) -> Request | None:
+    """Copies what the client has put into the record and its options. None if the client has taken it back meanwhile.
+
+    A client raises the generation before it uses record or pages for something else, so what was read is only valid
+    if the generation still holds afterwards. The prompt is read when the request starts.
+    """
+    record = table.records[index].copy()
+    options = table.pages.read_bytes(int(record["options_page"]), 0, int(record["options_bytes"]))
+    if int(table.records["generation"][index]) != generation:
+        return None
+    sampling = np.zeros(1, dtype=ROW)
+    for name in _SAME_NAME:
+        sampling[name] = record[name]
+    return Request(
+        index=index,
+        generation=generation,
+        order=order,
+        prompt_page=int(record["prompt_page"]),
+        prompt_length=int(record["prompt_length"]),
+        max_tokens=int(record["max_tokens"]),
+        max_tokens_given=bool(record["max_tokens_given"]),
+        min_tokens=int(record["min_tokens"]),
+        num_logprobs=int(record["num_logprobs"]),
+        stop_tokens=np.unique(np.array(_decode_options(options).stop_token_ids, dtype=np.int32)),
+        sampling=sampling,
+    )
+
+
+def read_prompt(table: RequestTable, request: Request) -> NDArray[np.int32] | None:
+    """The prompt's token ids [prompt_length]. None if the client has taken them back meanwhile."""
+    prompt = table.pages.read(request.prompt_page, 0, request.prompt_length)
+    return prompt if int(table.records["generation"][request.index]) == request.generation else None
