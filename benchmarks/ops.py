@@ -360,25 +360,16 @@ def sampling_cases() -> Iterator[Case]:
 
 
 LAYERS = 4  # of a stack that is timed as a whole
-STACKS = [  # products by, whether launched dependently, MiB of a matrix fetched ahead
-    ("library", False, 0),
-    ("library", True, 0),
-    ("triton", False, 0),
-    ("triton", True, 0),
-    ("triton", True, 8),
-    ("triton", True, 16),
-    ("triton", True, 32),
-    ("triton everywhere", True, 16),
-]
+STACKS = list(itertools.product(("library", "triton"), (False, True)))  # products by, whether launched dependently
 
 
 def stack_cases() -> Iterator[Case]:
     """Whole decode layers of Llama-3.1-8B, so that what lies between kernels counts."""
     for tokens, length in [(1, 1000), (8, 1000), (32, 1000), (64, 1000), (256, 1000)]:
-        for product, dependent, fetched in STACKS:
+        for product, dependent in STACKS:
             if tokens <= matvec.MOST_TOKENS or product == "library":
-                name = f"{product} products{', dependent' * dependent}{f', {fetched} MiB fetched' * bool(fetched)}"
-                function = functools.partial(_stack, product, dependent, fetched)
+                name = f"{product} products{', dependent' * dependent}"
+                function = functools.partial(_stack, product, dependent)
                 make = functools.partial(_stack_arguments, tokens, length)
                 read = 2.0 * (6144 * 4096 + 4096**2 + 3 * 14336 * 4096) + 4.0 * tokens * length * 8 * 128
                 yield Case(f"{LAYERS} layers", f"{tokens} x {length}", name, function, make, bytes_moved=LAYERS * read)
@@ -395,17 +386,15 @@ def _stack_arguments(tokens: int, length: int) -> tuple[Any, ...]:
     return randn(tokens, 4096), randn(4096), weights, states, positions, slots, table
 
 
-def _stack(product: str, dependent: bool, fetched: int, x: Tensor, norm: Tensor, *rest: Any) -> Tensor:
+def _stack(product: str, dependent: bool, x: Tensor, norm: Tensor, *rest: Any) -> Tensor:
     weights, states, positions, slots, table = rest
     add, store, act, attend = (
         _kernel(op) for op in (ops.add_rms_norm, ops.norm_rotate_store, ops.silu_and_mul, ops.attend)
     )
     linear = ops.linear.reference if product == "library" else _kernel(ops.linear)
-    card, shape_for, matvec.FETCHED_BYTES = launch.card, matvec.shape_for, fetched << 20
+    card = launch.card
     if not dependent:
         launch.card = lambda device: launch.Card((8, 0), card(device).multiprocessors)
-    if product == "triton everywhere":
-        matvec.shape_for = lambda n, o, i: shape_for(n, o, i) or matvec.Shape(64, 128 if n <= 32 else 64, 4, stages=4)
     residual = x
     for (qkv, o, gate_up, down), state, slot in zip(weights, states, slots, strict=True):
         _, keys, values, *where = state
@@ -415,7 +404,7 @@ def _stack(product: str, dependent: bool, fetched: int, x: Tensor, norm: Tensor,
         x = linear(attend(q, keys, values, *where).flatten(1), o, None)
         x, residual = add(x, residual, norm, 1e-5)
         x = linear(act(linear(x, gate_up, None)), down, None)
-    launch.card, matvec.shape_for = card, shape_for
+    launch.card = card
     return x
 
 

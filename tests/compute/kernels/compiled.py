@@ -96,7 +96,6 @@ LAUNCHES: dict[str, Callable[[], Any]] = {
     "logprobs": lambda: sampling.logprobs(half(TOKENS, 128256), WHERE, 5),
 }
 STACK = {  # bytes a thread may have in memory
-    "prefill, 32/8 heads of 128": 152,  # 394 TFLOP/s all the same, and 312 with twice the warps and none
     "prefill, 16/2 heads of 256": 32,
     "long prefill, 32/8 heads of 128": 16,
     "long prefill, 32/8 heads of 128, window": 88,

@@ -2,13 +2,14 @@
 
 import functools
 import importlib
+import types
 
 import pytest
 import torch
 
 from tests.compute.kernels import interpreter  # isort: skip  (changes Triton, so before any kernel)
 from lightllm.compute import kernels, ops
-from lightllm.compute.kernels.triton import attention_decode, attention_prefill, launch, matvec
+from lightllm.compute.kernels.triton import attention_decode, attention_hopper, attention_prefill, launch, matvec
 from lightllm.compute.ops.op import ALL, Facts
 from tests.compute.kernels.more_cases import CASES, attention
 from tests.compute.ops.test_parity import clone, tensors
@@ -38,8 +39,8 @@ def assert_matches(op, function, arguments, dtype):
 def test_matches_reference(op, implementation, dtype, monkeypatch):
     torch.manual_seed(0)
     # Time goes by the number of tiles here, so float32 gets the tiles that 16 bits have.
-    shape = attention_prefill.shape_for(128, torch.bfloat16)
-    monkeypatch.setattr(attention_prefill, "shape_for", lambda dim, dtype: shape)
+    shape = attention_prefill.shape_for(128, torch.bfloat16, 1000)
+    monkeypatch.setattr(attention_prefill, "shape_for", lambda dim, dtype, rows: shape)
     facts = Facts(CPU, dtype)
     cases = list(op.cases(facts))
     if dtype != torch.float32:
@@ -87,3 +88,32 @@ def test_more_candidates_than_fit_are_searched_in_place(monkeypatch):
     module = importlib.import_module("lightllm.compute.kernels.triton.sampling")
     monkeypatch.setattr(module, "MOST_CANDIDATES", 64)
     assert_matches(ops.draw, module.draw, [logits, *wanted, *streams], torch.float32)
+
+
+class PlainNumbers:
+    """What attention_hopper's arithmetic needs of Gluon's language, on Python's integers."""
+
+    minimum, maximum = min, max
+
+
+@pytest.mark.parametrize("window", [None, 1, 100, 300])
+@pytest.mark.parametrize(("count", "length"), [(1, 1), (40, 40), (130, 1000), (300, 555), (512, 512)])
+def test_long_chunks_take_every_tile_that_is_seen(count, length, window):
+    """Gluon is not interpreted; which tiles it takes, and which without a mask, is checked against each row's view."""
+    names = {"gl": PlainNumbers, "ROWS": attention_hopper.ROWS.value}
+    tiles_of = types.FunctionType(attention_hopper._tiles.fn.__code__, names)
+    for pack, tile in [(1, 128), (4, 128), (8, 64)]:
+        rows = 2 * attention_hopper.ROWS.value
+        for block in range(-(-count * pack // rows)):
+            first, tiles, masked, whole = tiles_of(count, length, block, window or 0, pack, tile, window is not None)
+            queries = [row // pack for row in range(block * rows, (block + 1) * rows) if row // pack < count]
+            seen = [
+                range(max(p - window + 1, 0) if window else 0, p + 1) for p in (length - count + q for q in queries)
+            ]
+            taken = [range(t * tile, (t + 1) * tile) for t in reversed(range(first, first + tiles))]
+            for one in seen:
+                assert taken[-1].start <= one.start
+                assert one.stop <= taken[0].stop
+                assert all(
+                    one.start <= whole_tile.start and whole_tile.stop <= one.stop for whole_tile in taken[masked:whole]
+                )

@@ -69,56 +69,51 @@ def _load_parts(
     parts, stats, program_J, first, last,
     GROUP: tl.constexpr, HEADS: tl.constexpr, DIM: tl.constexpr, PADDED: tl.constexpr,
 ):  # fmt: skip
-    """Sums and largest scores in these programs' parts of a sequence; programs past the last have none."""
+    """Sums, largest scores and weights in these programs' parts of a sequence; programs past the last have none."""
     head_G, column_D = tl.arange(0, HEADS), tl.arange(0, PADDED)
     # The program that began a sequence keeps it as its second part, the others as their first.
     part_J = program_J * 2 + (program_J == first).to(tl.int32)
     mask_JG = (program_J <= last)[:, None] & (head_G < GROUP)[None, :]
     at_JGD = (part_J[:, None, None] * GROUP + head_G[None, :, None]) * DIM + column_D[None, None, :]
     mask_JGD = mask_JG[:, :, None] & (column_D < DIM)[None, None, :]
+    at_JG = stats + part_J[:, None] * (2 * GROUP) + head_G[None, :]
     # Past the first cache, which may hold what was there before the others wrote.
     sum_JGD = tl.load(parts + at_JGD, mask=mask_JGD, other=0.0, cache_modifier=".cg")
-    at_JG = part_J[:, None] * (2 * GROUP) + head_G[None, :]
-    return sum_JGD, tl.load(stats + at_JG, mask=mask_JG, other=float("-inf"), cache_modifier=".cg")
+    largest_JG = tl.load(at_JG, mask=mask_JG, other=float("-inf"), cache_modifier=".cg")
+    return sum_JGD, largest_JG, tl.load(at_JG + GROUP, mask=mask_JG, other=0.0, cache_modifier=".cg")
 
 
 @triton.jit
 def _join(
     parts, stats, counter, out, out_head_stride, first, last,
     GROUP: tl.constexpr, HEADS: tl.constexpr, DIM: tl.constexpr, PADDED: tl.constexpr, PARTS: tl.constexpr,
-    PROGRAMS: tl.constexpr,
 ):  # fmt: skip
-    """Counts this program as arrived at a sequence that programs first ... last share. The last to come joins it.
-
-    PARTS: read at once; PROGRAMS: no fewer than may share a sequence.
-    """
-    # The part of every thread is written before the one thread that counts does so.
-    tl.debug_barrier()
-    if tl.atomic_add(counter, 1, sem="acq_rel") == last - first:
-        head_G, column_D = tl.arange(0, HEADS), tl.arange(0, PADDED)
-        is_head_G = head_G < GROUP
-        # Asked for before what it is multiplied by is worked out; later parts, before earlier ones are added.
-        part_J = first + tl.arange(0, PARTS)
-        sum_JGD, largest_JG = _load_parts(parts, stats, part_J, first, last, GROUP, HEADS, DIM, PADDED)
-        program_P = first + tl.arange(0, PROGRAMS)
-        at_PG = (program_P * 2 + (program_P == first).to(tl.int32))[:, None] * (2 * GROUP) + head_G[None, :]
-        mask_PG = (program_P <= last)[:, None] & is_head_G[None, :]
-        largest_PG = tl.load(stats + at_PG, mask=mask_PG, other=float("-inf"), cache_modifier=".cg")
-        weight_PG = tl.load(stats + GROUP + at_PG, mask=mask_PG, other=0.0, cache_modifier=".cg")
-        # Heads that only fill up the tile have no largest score; any finite one keeps NaN away.
-        largest_G = tl.where(is_head_G, tl.max(largest_PG, axis=0), 0.0)
-        weight_G = tl.sum(weight_PG * tl.exp2(largest_PG - largest_G[None, :]), axis=0)
-        sum_GD = tl.zeros([HEADS, PADDED], tl.float32)
-        for _ in range(first, last + 1, PARTS):
-            scale_JG = tl.exp2(largest_JG - largest_G[None, :])
-            earlier_JGD = sum_JGD * scale_JG[:, :, None]
-            part_J += PARTS
-            sum_JGD, largest_JG = _load_parts(parts, stats, part_J, first, last, GROUP, HEADS, DIM, PADDED)
-            sum_GD += tl.sum(earlier_JGD, axis=0)
-        mean_GD = sum_GD / tl.where(is_head_G, weight_G, 1.0)[:, None]
-        at_GD = out + head_G[:, None] * out_head_stride + column_D[None, :]
-        tl.store(at_GD, mean_GD.to(out.dtype.element_ty), mask=is_head_G[:, None] & (column_D < DIM)[None, :])
-        tl.store(counter, 0)
+    """Joins the parts of a sequence that programs first ... last share, PARTS at once, and resets its counter."""
+    head_G, column_D = tl.arange(0, HEADS), tl.arange(0, PADDED)
+    largest_G = tl.full([HEADS], float("-inf"), tl.float32)
+    weight_G = tl.zeros([HEADS], tl.float32)
+    sum_GD = tl.zeros([HEADS, PADDED], tl.float32)
+    program_J = first + tl.arange(0, PARTS)
+    sum_JGD, largest_JG, weight_JG = _load_parts(parts, stats, program_J, first, last, GROUP, HEADS, DIM, PADDED)
+    for _ in range(first, last + 1, PARTS):
+        # The next parts are on their way while these are added.
+        program_J += PARTS
+        next_JGD, next_largest_JG, next_weight_JG = _load_parts(
+            parts, stats, program_J, first, last, GROUP, HEADS, DIM, PADDED
+        )
+        new_G = tl.maximum(largest_G, tl.max(largest_JG, axis=0))
+        # Heads that only fill up the tile have no largest score; any finite base keeps NaN away.
+        base_G = tl.where(new_G == float("-inf"), 0.0, new_G)
+        scale_JG = tl.exp2(largest_JG - base_G[None, :])
+        before_G = tl.exp2(largest_G - base_G)
+        weight_G = weight_G * before_G + tl.sum(weight_JG * scale_JG, axis=0)
+        sum_GD = sum_GD * before_G[:, None] + tl.sum(sum_JGD * scale_JG[:, :, None], axis=0)
+        largest_G, sum_JGD, largest_JG, weight_JG = new_G, next_JGD, next_largest_JG, next_weight_JG
+    is_head_G = head_G < GROUP
+    mean_GD = (sum_GD / tl.where(is_head_G, weight_G, 1.0)[:, None]).to(out.dtype.element_ty)
+    at_GD = out + head_G[:, None] * out_head_stride + column_D[None, :]
+    tl.store(at_GD, mean_GD, mask=is_head_G[:, None] & (column_D < DIM)[None, :])
+    tl.store(counter, 0)
 
 
 # What differs from step to step must not be compiled for: the compiler would stop requests for seconds.
@@ -129,7 +124,7 @@ def _attend_decodes(
     table_stride, out_stride, out_head_stride,
     SEQUENCES: tl.constexpr, GROUP: tl.constexpr, HEADS: tl.constexpr, DIM: tl.constexpr, PADDED: tl.constexpr,
     TILE: tl.constexpr, LEAST_TILES: tl.constexpr, WINDOWED: tl.constexpr, PARTS: tl.constexpr,
-    JOINED_HEADS: tl.constexpr, PROGRAMS: tl.constexpr, PRECISION: tl.constexpr, DEPENDENT: tl.constexpr,
+    JOINED_HEADS: tl.constexpr, PRECISION: tl.constexpr, DEPENDENT: tl.constexpr,
 ):  # fmt: skip
     begin(DEPENDENT)
     index_S = tl.arange(0, SEQUENCES)
@@ -155,6 +150,8 @@ def _attend_decodes(
     length = _pick(length_S, sequence)
     seen = _first_position(length, window, WINDOWED)
     position = seen + (start - first) * TILE
+    # What an earlier program may have begun, for the end.
+    begun_head, begun_sequence, begun, begun_tiles = head, sequence, first, tl.cdiv(length - seen, TILE)
     slot_T = tl.load(
         slot_table + _pick(row_S, sequence) * table_stride + position + token_T,
         mask=token_T < length - position, other=0,
@@ -213,27 +210,41 @@ def _attend_decodes(
         head, sequence, first, length, seen = next_head, next_sequence, next_first, next_length, next_seen
         position, slot_T = next_position, next_slot_T
 
+    # What began before this program, and what goes on after it (unit `end` is of it) and began in it, has other parts.
+    is_end = tl.arange(0, 2)
+    is_shared = tl.where(is_end == 0, begun < start, (first >= start) & (first < end))
+    of_first = tl.where(is_end == 0, begun, first)
+    of_last = of_first + tl.where(is_end == 0, begun_tiles, tl.cdiv(length - seen, TILE)) - 1
+    first_program, last_program = _owner(of_first, programs, units), _owner(of_last, programs, units)
+    shared_head, shared_sequence = (
+        tl.where(is_end == 0, begun_head, head),
+        tl.where(is_end == 0, begun_sequence, sequence),
+    )
+    counter = counters + shared_sequence * kv_heads + shared_head
+    # The parts of every thread are written before those threads count that do.
+    tl.debug_barrier()
+    arrived = tl.atomic_add(counter, 1, mask=is_shared, sem="acq_rel")
+    is_last_to_arrive = is_shared & (arrived == last_program - first_program)
     for which in tl.static_range(2):
-        head, sequence, first = _locate(start if which == 0 else end - 1, tiles, ends_S, tiles_S)
-        count = _pick(tiles_S, sequence)
-        # First the sequence that began before this program; then the one that ends after it and began in it.
-        is_shared = first < start if which == 0 else (first >= start) & (first + count > end)
-        if is_shared:
+        if _pick(is_last_to_arrive.to(tl.int32), which) == 1:
+            joined_sequence, joined_head = _pick(shared_sequence, which), _pick(shared_head, which)
             _join(
-                parts, stats, counters + sequence * kv_heads + head,
-                out + sequence.to(tl.int64) * out_stride + head * GROUP * out_head_stride, out_head_stride,
-                _owner(first, programs, units), _owner(first + count - 1, programs, units),
-                GROUP, JOINED_HEADS, DIM, PADDED, PARTS, PROGRAMS,
+                parts, stats, counters + joined_sequence * kv_heads + joined_head,
+                out + joined_sequence.to(tl.int64) * out_stride + joined_head * GROUP * out_head_stride,
+                out_head_stride, _pick(first_program, which), _pick(last_program, which),
+                GROUP, JOINED_HEADS, DIM, PADDED, PARTS,
             )  # fmt: skip
 
 
 def shape_for(dim: int, dtype: torch.dtype) -> Shape:
-    """Few large tiles: a tile costs a fixed time besides its bytes. Source: docs/performance-log.md."""
+    """Few large tiles, as a tile costs a fixed time besides its bytes. Source: docs/performance-log.md."""
     if dtype == torch.float32:
         return Shape(tile=32, warps=4, stages=2, programs=2)
-    if dim <= 128:
+    if dim <= 64:
+        return Shape(tile=128, warps=4, stages=4, programs=2)
+    if dim == 128:
         return Shape(tile=128, warps=4, stages=3, programs=1)
-    return Shape(tile=32, warps=4, stages=3, programs=2)
+    return Shape(tile=64 if dim < 128 else 32, warps=4, stages=3, programs=2)
 
 
 def attend_decodes(
@@ -267,6 +278,6 @@ def attend_decodes(
         SEQUENCES=max(triton.next_power_of_2(sequences), 128), GROUP=group, HEADS=max(joined_heads, NARROWEST),
         DIM=dim, PADDED=padded, TILE=shape.tile, LEAST_TILES=shape.least_tiles, WINDOWED=window is not None,
         PARTS=max(JOINED_NUMBERS // (joined_heads * padded), 1), JOINED_HEADS=joined_heads,
-        PROGRAMS=triton.next_power_of_2(programs), PRECISION="ieee" if keys.dtype == torch.float32 else "tf32",
+        PRECISION="ieee" if keys.dtype == torch.float32 else "tf32",
         DEPENDENT=dependent, launch_pdl=dependent, num_warps=shape.warps, num_stages=shape.stages,
     )  # fmt: skip

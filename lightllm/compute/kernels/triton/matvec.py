@@ -19,7 +19,6 @@ from lightllm.compute.kernels.triton.launch import ARRIVALS, arrivals, begin, de
 
 MOST_TOKENS = 64
 NARROWEST = 16  # columns of the smallest matrix product
-FETCHED_BYTES = 16 << 20  # of a matrix, asked for while earlier kernels run: what the second cache can spare
 
 
 @dataclass(frozen=True)
@@ -33,25 +32,13 @@ class Shape:
     stages: int = 4
 
 
-@triton.jit
-def _fetch(at_O, count):
-    """Ask for `count` bytes from each of these addresses on to be brought into the second cache."""
-    tl.inline_asm_elementwise(
-        "cp.async.bulk.prefetch.L2.global [$1], $2; mov.u32 $0, 0;", "=r,l,r",
-        [at_O.to(tl.int64), count], dtype=tl.int32, is_pure=False, pack=1,
-    )  # fmt: skip
-
-
 @triton.jit(do_not_specialize=["tokens"])
 def _multiply(
-    x, weight, bias, y, parts, counters, tokens, outputs, inputs, x_stride, weight_stride, fetched,
+    x, weight, bias, y, parts, counters, tokens, outputs, inputs, x_stride, weight_stride,
     TOKENS: tl.constexpr, OUTPUTS: tl.constexpr, INPUTS: tl.constexpr, SPLITS: tl.constexpr,
     EVEN: tl.constexpr, BIASED: tl.constexpr, DEPENDENT: tl.constexpr,
 ):  # fmt: skip
-    """OUTPUTS outputs of all tokens, over one of SPLITS parts of the inputs. EVEN: no tile sticks out.
-
-    fetched: tiles that are asked for before other kernels have ended.
-    """
+    """OUTPUTS outputs of all tokens, over one of SPLITS parts of the inputs. EVEN: no tile sticks out."""
     block, split = tl.program_id(0), tl.program_id(1)
     output_O, token_T, input_I = tl.arange(0, OUTPUTS), tl.arange(0, TOKENS), tl.arange(0, INPUTS)
     output_O += block * OUTPUTS
@@ -59,8 +46,6 @@ def _multiply(
     tiles = tl.cdiv(inputs, INPUTS)
     begin_tile, end_tile = split * tiles // SPLITS, (split + 1) * tiles // SPLITS
     weight_O = weight + output_O.to(tl.int64) * weight_stride
-    if DEPENDENT and EVEN and fetched > 0:
-        _fetch(weight_O + begin_tile * INPUTS, tl.minimum(fetched, end_tile - begin_tile) * (INPUTS * 2))
     begin(DEPENDENT)
     sum_OT = tl.zeros([OUTPUTS, TOKENS], tl.float32)
     for tile in range(begin_tile, end_tile):
@@ -98,19 +83,15 @@ def _multiply(
 
 def shape_for(tokens: int, outputs: int, inputs: int) -> Shape | None:
     """Parameters for these sizes, or None where the library is faster. Source: docs/performance-log.md."""
-    if tokens <= 16:
-        if outputs >= 5000:
-            return Shape(outputs=64, inputs=128)
-        if inputs >= 4096:
-            return Shape(outputs=64, inputs=128, splits=4)
-        if outputs >= 4096:
-            return Shape(outputs=32, inputs=256)
-        return Shape(outputs=16, inputs=256, splits=2, stages=5)
-    if tokens <= MOST_TOKENS:
-        if outputs >= 16_384:
-            return Shape(outputs=64, inputs=64, stages=5)
-        if inputs >= 8192:
-            return Shape(outputs=64, inputs=128, splits=4, stages=3)
+    if tokens <= 16 and outputs < 5000 and inputs < 4096:
+        # Small matrices: what counts is that all multiprocessors have a part.
+        return Shape(outputs=32, inputs=256) if outputs >= 4096 else Shape(outputs=16, inputs=256, splits=2, stages=5)
+    if tokens <= 32 and (outputs >= 5000 or inputs >= 4096):
+        return Shape(outputs=64, inputs=128, splits=1 if outputs >= 5000 else 4)
+    if tokens <= MOST_TOKENS and outputs >= 16_384:
+        return Shape(outputs=64, inputs=64, stages=5)
+    if tokens <= MOST_TOKENS and inputs >= 8192:
+        return Shape(outputs=64, inputs=128, splits=4, stages=3)
     return None
 
 
@@ -128,14 +109,13 @@ def multiply(x: Tensor, weight: Tensor, bias: Tensor | None, shape: Shape) -> Te
     x = x if x.stride(1) == 1 else x.contiguous()
     y = torch.empty(tokens, outputs, dtype=x.dtype, device=x.device)
     blocks, dependent = triton.cdiv(outputs, shape.outputs), depends(x.device)
-    even = outputs % shape.outputs == 0 and inputs % shape.inputs == 0 and weight.stride(0) % 8 == 0
+    even = outputs % shape.outputs == 0 and inputs % shape.inputs == 0
     parts = y
     if shape.splits > 1:
         assert blocks <= ARRIVALS, f"{outputs} outputs in blocks of {shape.outputs}; at most {ARRIVALS} blocks"
         parts = torch.empty(shape.splits, tokens, outputs, dtype=torch.float32, device=x.device)
     _multiply[(blocks, shape.splits)](
         x, weight, bias, y, parts, arrivals(x.device), tokens, outputs, inputs, x.stride(0), weight.stride(0),
-        FETCHED_BYTES // (2 * outputs * shape.inputs * shape.splits),
         TOKENS=max(triton.next_power_of_2(tokens), NARROWEST), OUTPUTS=shape.outputs, INPUTS=shape.inputs,
         SPLITS=shape.splits, EVEN=even, BIASED=bias is not None, DEPENDENT=dependent, launch_pdl=dependent,
         num_warps=shape.warps, num_stages=shape.stages,

@@ -26,7 +26,6 @@ BINS = tl.constexpr(256)
 BINS_A_UNIT = tl.constexpr(8)  # so bins cover logits to 32 below the largest; what is beyond weighs exp(-32) at most
 MOST_CANDIDATES = 8192  # of a row; if more may pass, the threshold is searched for among all tokens
 SLACK = tl.constexpr(1e-4)  # of a probability: more than float32 sums of a vocabulary are wrong by
-NEAR = tl.constexpr(1e-3)  # more than noisy logits that matter are wrong by where they are computed fast
 WARPS = 8
 GAMMA = tl.constexpr(sampling.GAMMA & (1 << 64) - 1)
 FIRST = tl.constexpr(sampling.FIRST & (1 << 64) - 1)
@@ -43,23 +42,11 @@ def _mix(x):
 
 
 @triton.jit
-def _uniform(start, token_V):
-    """Numbers in (0, 1), one for each of these tokens of the stream that starts at `start`."""
-    bits_V = _mix(start + token_V.to(tl.uint64) * GAMMA) >> 32
-    return (bits_V.to(tl.float32) + 0.5) * UNIT
-
-
-@triton.jit
 def _gumbel(start, token_V):
-    """ops.sampling.gumbel of these tokens, to the bit."""
-    return -libdevice.log(-libdevice.log1p(-_uniform(start, token_V)))
-
-
-@triton.jit
-def _gumbel_fast(start, token_V):
-    """The same within 1e-4, for a third of the instructions."""
-    u_V = _uniform(start, token_V)
-    return -tl.log(tl.where(u_V < 0.01, u_V * (1.0 + u_V * (0.5 + u_V * 0.3333333)), -tl.log(1.0 - u_V)))
+    """ops.sampling.gumbel of these tokens of the stream that starts at `start`, to the bit."""
+    bits_V = (_mix(start + token_V.to(tl.uint64) * GAMMA) >> 32).to(tl.uint32)
+    uniform_V = (bits_V.to(tl.float32) + 0.5) * UNIT
+    return -libdevice.log(-libdevice.log1p(-uniform_V))
 
 
 @triton.jit
@@ -106,8 +93,8 @@ def _draw_chunk(
     if temperature > 0.0:
         top, _ = _largest_of_row(largest + row * chunks, chunks, CHUNKS)
         logit_V = tl.load(logits + row * stride + token_V, mask=token_V < vocab, other=float("-inf")).to(tl.float32)
+        x_V = tl.div_rn(logit_V - top, temperature)
         if _is_filtered(tl.load(top_ks + row), tl.load(top_ps + row), tl.load(min_ps + row), vocab):
-            x_V = tl.div_rn(logit_V - top, temperature)
             tl.store(noisy + row * chunks + chunk, tl.sum(tl.exp(x_V), axis=0))
             is_near_V = x_V * -BINS_A_UNIT < BINS
             bin_V = tl.where(is_near_V, x_V * -BINS_A_UNIT, 0.0).to(tl.int32)
@@ -115,19 +102,9 @@ def _draw_chunk(
             tl.atomic_add(histogram + row * BINS + tl.arange(0, BINS), count_B, mask=count_B > 0, sem="relaxed")
         else:
             start = _mix(_mix(tl.load(seeds + row).to(tl.uint64)) + tl.load(positions + row).to(tl.uint64))
-            fast_V = (logit_V - top) * (1.0 / temperature) + _gumbel_fast(start, token_V)
-            best = tl.max(fast_V, axis=0)
-            token = chunk * CHUNK + tl.argmax(fast_V, axis=0)
-            # Only if two are so near that their order may be another one are all computed again.
-            if tl.sum((fast_V >= best - NEAR).to(tl.int32), axis=0) == 1:
-                logit = tl.load(logits + row * stride + token).to(tl.float32)
-                best = tl.div_rn(logit - top, temperature) + _gumbel(start, token)
-            else:
-                noisy_V = tl.div_rn(logit_V - top, temperature) + _gumbel(start, token_V)
-                best = tl.max(noisy_V, axis=0)
-                token = chunk * CHUNK + tl.argmax(noisy_V, axis=0)
-            tl.store(noisy + row * chunks + chunk, best)
-            tl.store(noisy_tokens + row * chunks + chunk, token)
+            noisy_V = x_V + _gumbel(start, token_V)
+            tl.store(noisy + row * chunks + chunk, tl.max(noisy_V, axis=0))
+            tl.store(noisy_tokens + row * chunks + chunk, chunk * CHUNK + tl.argmax(noisy_V, axis=0))
 
 
 @triton.jit
