@@ -9,7 +9,7 @@ from lightllm.base import env
 from lightllm.base.errors import ConfigError
 
 A = Annotated
-Config = TypeVar("Config", bound="EngineConfig")
+Config = TypeVar("Config", bound=msgspec.Struct)
 
 
 def about(description: str) -> msgspec.Meta:

@@ -10,6 +10,7 @@ from typing import NoReturn
 from lightllm import __version__
 from lightllm.base.config import ServerConfig
 from lightllm.base.errors import LightLLMError
+from lightllm.bench.options import ServeOptions
 from lightllm.cli.flags import add_flags, with_underscores
 
 
@@ -28,7 +29,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.print_help()
         return 2
     if unknown:
-        commands[given.command].error(_about_unknown(unknown[0], commands[given.command]))
+        command = commands.get(f"{given.command} {getattr(given, 'work', '')}", commands[given.command])
+        command.error(_about_unknown(unknown[0], command))
     values = {name: value for name, value in vars(given).items() if name != "command"}
     try:
         return import_module(f"lightllm.cli.{given.command}").run(**values)
@@ -55,7 +57,16 @@ def _parsers() -> tuple[_Parser, dict[str, _Parser]]:
     check = _command(actions, "check", "show the environment, and which implementation each op would use here")
     _add_model(check)
     check.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto")
-    return parser, {"serve": serve, "chat": chat, "check": check}
+    bench = _command(actions, "bench", "measure a server, the engine or its kernels")
+    return parser, {"serve": serve, "chat": chat, "check": check, "bench": bench, **_benchmarks(bench)}
+
+
+def _benchmarks(bench: _Parser) -> dict[str, _Parser]:
+    """The parsers of what `lightllm bench` can measure."""
+    actions = bench.add_subparsers(dest="work", metavar="WORK", required=True)
+    serve = _command(actions, "serve", "latencies and rates of a server that runs, over HTTP")
+    add_flags(serve, ServeOptions)
+    return {"bench serve": serve}
 
 
 def _command(actions, name: str, about: str) -> _Parser:

@@ -37,8 +37,8 @@ def _form(kind: inspect.Type) -> dict[str, Any]:
             return {"action": "store_true"}
         case inspect.LiteralType(values):
             return {"choices": list(values)}
-        case inspect.ListType():
-            return {"nargs": "+", "metavar": "N"}
+        case inspect.ListType(item_type):
+            return {"nargs": "+", "metavar": "N" if isinstance(item_type, inspect.IntType) else "TEXT"}
         case inspect.IntType():
             return {"metavar": "N"}
         case inspect.FloatType():

@@ -1,0 +1,127 @@
+"""What is sent: conversations of one turn or several, each turn with the length that its answer shall have."""
+
+import json
+import math
+import random
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import msgspec
+
+from lightllm.base.errors import ConfigError
+from lightllm.bench.options import DatasetOptions
+from lightllm.bench.prompts import Prompt, Prompts, TextPrompts
+
+# Conversations of the sharegpt file outside these lengths are left out, as other benchmarks do.
+_FEWEST_TOKENS = 4
+_MOST_PROMPT_TOKENS = 1024
+_MOST_TOKENS = 2048
+
+
+class Turn(msgspec.Struct, frozen=True):
+    """What is added to the conversation so far. prompt_tokens: as the server should count, 0 if that is not known."""
+
+    prompt: Prompt
+    prompt_tokens: int
+    output_tokens: int
+
+
+Conversation = list[Turn]
+
+
+def make(
+    options: DatasetOptions, prompts: Prompts, *, count: int | None = None, seed: int | None = None
+) -> list[Conversation]:
+    """`count` and `seed` instead of those in the options: for warming up. Raises ConfigError."""
+    count = options.num_prompts if count is None else count
+    draw = random.Random(options.seed if seed is None else seed)
+    return _MAKERS[options.dataset_name](options, prompts, draw, count)
+
+
+def _random(options: DatasetOptions, prompts: Prompts, draw: random.Random, count: int) -> list[Conversation]:
+    own, ratio = options.random_input_len, options.random_range_ratio
+    has_prefix = options.random_prefix_len > 0
+    prefix = prompts.make(draw, options.random_prefix_len) if has_prefix else None
+    made = []
+    for _ in range(count):
+        prompt = prompts.make(draw, _length(draw, own, ratio), begins=not has_prefix)
+        whole = prompt if prefix is None else prefix + prompt  # type: ignore[operator]  # both are of one kind
+        made.append([_turn(prompts, whole, _length(draw, options.random_output_len, ratio))])
+    return made
+
+
+def _length(draw: random.Random, length: int, ratio: float) -> int:
+    return draw.randint(max(1, math.floor(length * (1 - ratio))), math.ceil(length * (1 + ratio)))
+
+
+def _turn(prompts: Prompts, prompt: Prompt, output_tokens: int) -> Turn:
+    return Turn(prompt, prompts.count(prompt), output_tokens)  # type: ignore[arg-type]  # of the kind that it makes
+
+
+def _prefix_repetition(
+    options: DatasetOptions, prompts: Prompts, draw: random.Random, count: int
+) -> list[Conversation]:
+    prefixes = [
+        prompts.make(draw, options.prefix_repetition_prefix_len) for _ in range(options.prefix_repetition_num_prefixes)
+    ]
+    made = []
+    for number in range(count):
+        suffix = prompts.make(draw, options.prefix_repetition_suffix_len, begins=False)
+        whole = prefixes[number % len(prefixes)] + suffix  # type: ignore[operator]
+        made.append([_turn(prompts, whole, options.prefix_repetition_output_len)])
+    draw.shuffle(made)
+    return made
+
+
+def _multi_turn(options: DatasetOptions, prompts: Prompts, draw: random.Random, count: int) -> list[Conversation]:
+    if not isinstance(prompts, TextPrompts):
+        raise ConfigError("--prompt_form=ids: answers come back as text, so turns must be text too; use text")
+    first = options.multi_turn_first_input_len or options.random_input_len
+    made = []
+    for _ in range(count):
+        turns = [_turn(prompts, prompts.make(draw, first), options.random_output_len)]
+        for _ in range(options.multi_turn_num_turns - 1):
+            turns.append(Turn(prompts.make(draw, options.random_input_len, begins=False), 0, options.random_output_len))
+        made.append(turns)
+    return made
+
+
+def _sharegpt(options: DatasetOptions, prompts: Prompts, draw: random.Random, count: int) -> list[Conversation]:
+    if not isinstance(prompts, TextPrompts):
+        raise ConfigError("--prompt_form=ids: the sharegpt dataset is text; use text")
+    pairs = list(_pairs(options.dataset_path))
+    draw.shuffle(pairs)
+    made: list[Conversation] = []
+    for question, answer in pairs:
+        if len(made) == count:
+            break
+        turn = _turn(prompts, question, options.sharegpt_output_len or prompts.count(answer))
+        shortest, longest = min(turn.prompt_tokens, turn.output_tokens), turn.prompt_tokens + turn.output_tokens
+        if shortest >= _FEWEST_TOKENS and turn.prompt_tokens <= _MOST_PROMPT_TOKENS and longest <= _MOST_TOKENS:
+            made.append([turn])
+    if len(made) < count:
+        raise ConfigError(f"--dataset_path={options.dataset_path} has {len(made)} usable prompts; lower --num_prompts")
+    return made
+
+
+def _pairs(path: str) -> Iterator[tuple[str, str]]:
+    """First question and answer of each conversation of the file."""
+    try:
+        conversations = json.loads(Path(path).read_text(encoding="utf-8"))
+        for entry in conversations:
+            turns = [turn["value"] for turn in entry["conversations"][:2]]
+            if len(turns) == 2:
+                yield turns[0], turns[1]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ConfigError(
+            f"--dataset_path={path}: {type(error).__name__}: {error}; "
+            'give a JSON list of {"conversations": [{"from", "value"}, ...]}'
+        ) from None
+
+
+_MAKERS: dict[str, Callable[[DatasetOptions, Prompts, random.Random, int], list[Conversation]]] = {
+    "random": _random,
+    "sharegpt": _sharegpt,
+    "prefix-repetition": _prefix_repetition,
+    "multi-turn": _multi_turn,
+}
