@@ -10,6 +10,9 @@ LOG_LEVEL: Any = os.environ.get("LIGHTLLM_LOG_LEVEL", "info")
 OFFLINE_LOG_LEVEL: Any = os.environ.get("LIGHTLLM_LOG_LEVEL", "warning")
 # Network interface for collectives between ranks of one machine; gloo is four times faster when it need not guess.
 GLOO_INTERFACE = os.environ.get("GLOO_SOCKET_IFNAME", "lo")
+# Where `lightllm tune` keeps launch parameters of kernels, a file for each kind of device.
+_CACHE = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+TUNED_FOLDER = os.environ.get("LIGHTLLM_TUNED_FOLDER", os.path.join(_CACHE, "lightllm", "tuned"))
 
 
 def child_environment() -> dict[str, str]:
