@@ -30,7 +30,7 @@ DataType = Literal["auto", "float32", "fp32", "bfloat16", "bf16", "float16", "fp
 Tokenizer = Literal["auto", "fast", "none"]
 LoadFormat = Literal["auto", "dummy"]
 Device = Literal["auto", "cpu", "cuda"]
-Admission = Literal["conservative", "watermark"]
+Admission = Literal["past_future", "conservative", "watermark"]
 OnFailure = Literal["exit", "restart"]
 LogLevel = Literal["debug", "info", "warning", "error"]
 
@@ -76,8 +76,18 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     max_queued_requests: A[int, at_least(0), about("Requests that may wait; one more is refused with 429")] = 4096
     admission: A[
         Admission,
-        about("conservative: while the predicted peak fits the pool; watermark: while its use is below --watermark"),
-    ] = "conservative"
+        about(
+            "Who may run. past_future: while the peak fits the KV pool that past output lengths predict; conservative: "
+            "while it fits if all generate max_tokens; watermark: while the pool's use is below --watermark"
+        ),
+    ] = "past_future"
+    prediction_samples: A[
+        int, msgspec.Meta(ge=1, le=4096), about("Times that all output lengths are drawn to predict the peak")
+    ] = 64
+    prediction_quantile: A[
+        float, msgspec.Meta(gt=0, le=1), about("Share of the predicted peaks that has to fit the KV pool")
+    ] = 1.0
+    prediction_window: A[Count, about("Ended requests whose lengths predict those of others")] = 1000
     watermark: A[
         float, msgspec.Meta(gt=0, le=1), about("Share of the pool in use up to which the watermark policy admits")
     ] = 0.95

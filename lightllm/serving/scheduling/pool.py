@@ -12,7 +12,7 @@ class Pool:
     """Tokens that only the tree keeps are as good as free: taking slots evicts them. `sharing` False: no tree."""
 
     def __init__(self, pool_tokens: int, *, sharing: bool):
-        self.pool_tokens, self._sharing = pool_tokens, sharing
+        self.pool_tokens, self.sharing = pool_tokens, sharing
         self.slots, self.tree = SlotAllocator(pool_tokens), PrefixTree()
 
     @property
@@ -35,11 +35,11 @@ class Pool:
 
     def find(self, node: int, tokens: Tokens) -> tuple[int, Slots]:
         """As PrefixTree.find."""
-        return self.tree.find(node, tokens) if self._sharing else (node, _NONE)
+        return self.tree.find(node, tokens) if self.sharing else (node, _NONE)
 
     def enter(self, node: int, tokens: Tokens, slots: Slots) -> int | None:
         """A running request's next tokens enter the tree. None: they stay its own, as the tree has such already."""
-        if not self._sharing or self.tree.has_child(node, int(tokens[0])):
+        if not self.sharing or self.tree.has_child(node, int(tokens[0])):
             return None
         return self.tree.add(node, tokens, slots)
 
@@ -49,7 +49,7 @@ class Pool:
         What the tree lacks of these tokens it keeps; all other slots are free.
         """
         end, found = self.find(node, tokens)
-        num_kept = len(tokens) if self._sharing else 0
+        num_kept = len(tokens) if self.sharing else 0
         if num_kept > len(found):
             end = self.tree.add(end, tokens[len(found) :], slots[len(found) : num_kept])
         self.tree.release(end)

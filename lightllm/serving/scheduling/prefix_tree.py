@@ -46,7 +46,7 @@ class PrefixTree:
         found, at, start = [_EMPTY], 0, node
         self._uses += 1
         while at < len(tokens) and (child := self._children[node].get(int(tokens[at]))) is not None:
-            same = _num_equal(self._tokens[child], tokens[at:])
+            same = num_equal(self._tokens[child], tokens[at:])
             node = child if same == self._length[child] else self._split(child, same)
             self._last_use[node] = self._uses
             found.append(self._slots[node])
@@ -99,21 +99,21 @@ class PrefixTree:
                 self._enqueue(node)
         return np.concatenate(dropped) if dropped else _EMPTY
 
-    def attribute(self, nodes: NDArray[np.int32], lifetimes: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Tokens of the tree that each of the holders of `nodes` [n] answers for: [n].
-
-        Every held token counts once, for the longest-lived of its holders: the one at whose end it becomes free.
-        """
-        order = np.argsort(lifetimes, kind="stable")
-        rank = np.empty(len(order), dtype=np.int64)
-        rank[order] = np.arange(len(order))
-        highest = np.full(len(self._parent), -1, dtype=np.int64)
-        while nodes.any():
-            np.maximum.at(highest, nodes, rank)
+    def paths(self, nodes: NDArray[np.int32]) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
+        """The nodes on the ways from the root to nodes[i], as pairs (i, node): [m], [m]. The root is left out."""
+        holders, pairs = np.arange(len(nodes)), []
+        while (below_root := nodes != ROOT).any():
+            holders, nodes = holders[below_root], nodes[below_root]
+            pairs.append((holders, nodes))
             nodes = self._parent[nodes]
-        held = np.flatnonzero(highest >= 0)
-        answers = np.bincount(order[highest[held]], weights=self._length[held], minlength=len(order))
-        return answers.astype(np.int64)
+        if not pairs:
+            return holders[:0], nodes[:0]
+        holders, nodes = (np.concatenate(part) for part in zip(*pairs, strict=True))
+        return holders, nodes
+
+    def lengths(self, nodes: NDArray[np.int32]) -> NDArray[np.int64]:
+        """Tokens that each of these nodes adds to its parent's: [n]."""
+        return self._length[nodes].astype(np.int64)
 
     def _hold(self, node: int, *, above: int) -> None:
         """Extends a hold on `above` to its descendant `node`."""
@@ -181,7 +181,7 @@ class PrefixTree:
         self._unused_nodes += range(2 * count - 1, count - 1, -1)
 
 
-def _num_equal(left: Tokens, right: Tokens) -> int:
+def num_equal(left: Tokens, right: Tokens) -> int:
     """How many leading tokens are the same."""
     count = min(len(left), len(right))
     differs = left[:count] != right[:count]

@@ -27,6 +27,7 @@ class Request:
     min_tokens: int
     num_logprobs: int
     stop_tokens: NDArray[np.int32]
+    can_stop: bool  # False: no token and no string ends it before max_tokens
     sampling: np.ndarray  # [1] of ROW, without its row
     tokens: NDArray[np.int32] | None = None  # prompt, and what was generated before it last began; None: not read yet
     row: int = -1  # -1: waits, or has ended
@@ -41,9 +42,10 @@ def read_request(table: RequestTable, index: int, generation: int, *, order: int
     if the generation still holds afterwards. The prompt is read when the request starts.
     """
     record = table.records[index].copy()
-    options = table.pages.read_bytes(int(record["options_page"]), 0, int(record["options_bytes"]))
+    encoded = table.pages.read_bytes(int(record["options_page"]), 0, int(record["options_bytes"]))
     if int(table.records["generation"][index]) != generation:
         return None
+    options = _decode_options(encoded)
     sampling = np.zeros(1, dtype=ROW)
     for name in _SAME_NAME:
         sampling[name] = record[name]
@@ -57,7 +59,8 @@ def read_request(table: RequestTable, index: int, generation: int, *, order: int
         max_tokens_given=bool(record["max_tokens_given"]),
         min_tokens=int(record["min_tokens"]),
         num_logprobs=int(record["num_logprobs"]),
-        stop_tokens=np.unique(np.array(_decode_options(options).stop_token_ids, dtype=np.int32)),
+        stop_tokens=np.unique(np.array(options.stop_token_ids, dtype=np.int32)),
+        can_stop=bool(options.stop_token_ids or options.stop),
         sampling=sampling,
     )
 

@@ -5,6 +5,7 @@
 [0, told)          slots that the workers have been told of
 [0, goal)          tokens known when it began: prefill runs up to here, the last of them samples
 [0, limit)         tokens that get a slot at all: prompt plus max_tokens, less the last token, which nothing reads
+[0, common)        tokens known to be the same as those of all rows of its `family` that go as far
 """
 
 import heapq
@@ -15,6 +16,17 @@ from lightllm.serving.scheduling.prefix_tree import ROOT
 from lightllm.serving.scheduling.request import Request
 
 _NO_TOKEN = -1
+_NO_FAMILY = -1
+_SAME_NAME = (
+    "index",
+    "generation",
+    "order",
+    "prompt_length",
+    "max_tokens",
+    "min_tokens",
+    "max_tokens_given",
+    "can_stop",
+)
 
 
 class Rows:
@@ -31,6 +43,8 @@ class Rows:
         self.max_tokens_given = column(np.bool_)
         self.goal, self.limit, self.length = column(np.int64), column(np.int64), column(np.int64)
         self.in_tree, self.told, self.node = column(np.int64), column(np.int64), column(np.int32)
+        self.family, self.common = column(np.int64), column(np.int64)  # family -1: none
+        self.can_stop = column(np.bool_)  # False: generates max_tokens
         self.num_stops, self.stop_tokens = column(np.int64), np.full((num_rows, 8), _NO_TOKEN, dtype=np.int32)
         # Pages of lines that are never used that far take no memory.
         self.slots = np.zeros((num_rows, longest), dtype=np.int32)
@@ -46,13 +60,20 @@ class Rows:
         assert request.tokens is not None, "what begins has tokens"
         row = request.row = heapq.heappop(self._free)
         self.requests[row] = request
-        for name in ("index", "generation", "order", "prompt_length", "max_tokens", "min_tokens", "max_tokens_given"):
+        for name in _SAME_NAME:
             getattr(self, name)[row] = getattr(request, name)
         self.goal[row], self.limit[row] = len(request.tokens), request.prompt_length + request.max_tokens - 1
+        self.family[row], self.common[row] = _NO_FAMILY, 0
         self._set_stop_tokens(row, request.stop_tokens)
         self.forget_slots(row)
         self.takes_part[row] = True
         return row
+
+    def found_family(self, row: int) -> tuple[int, int]:
+        """The family of this row, which is the first of it if there was none, and its `common`."""
+        if self.family[row] == _NO_FAMILY:
+            self.family[row], self.common[row] = self.order[row], self.goal[row] - 1
+        return int(self.family[row]), int(self.common[row])
 
     def forget_slots(self, row: int) -> None:
         self.length[row] = self.in_tree[row] = self.told[row] = 0

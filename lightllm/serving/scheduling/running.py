@@ -5,6 +5,7 @@ import numpy as np
 from lightllm.serving.scheduling.output import OutputWriter
 from lightllm.serving.scheduling.plan import Chunk, PlanDraft, StepLimits
 from lightllm.serving.scheduling.pool import Pool
+from lightllm.serving.scheduling.prefix_tree import num_equal
 from lightllm.serving.scheduling.request import Request
 from lightllm.serving.scheduling.rows import Rows
 
@@ -27,7 +28,14 @@ class Running:
 
     def seat(self, request: Request) -> None:
         """Gives a waiting request that knows its tokens a row, and what the tree has of them."""
-        self.find_more(self.rows.seat(request))
+        row = self.rows.seat(request)
+        self.find_more(row)
+        if self.pool.sharing:
+            self._join_family(row)
+
+    def num_output(self, rows: np.ndarray) -> np.ndarray:
+        """Tokens that have been generated for each of these rows, before and after preemptions."""
+        return self._output.num_tokens(self.rows.index[rows])
 
     def leave(self, request: Request) -> None:
         """The request ends: its slots and its row are free, what it computed stays in the tree."""
@@ -88,21 +96,36 @@ class Running:
 
         The last one is always computed, since a token is sampled after it.
         """
-        rows, request = self.rows, self.rows.requests[row]
-        assert request is not None, "a row that prefills has a request"
-        assert request.tokens is not None, "which knows its tokens"
-        start = int(rows.length[row])
-        node, found = self.pool.find(int(rows.node[row]), request.tokens[start:-1])
+        rows, known, start = self.rows, _tokens(self.rows.requests[row]), int(self.rows.length[row])
+        node, found = self.pool.find(int(rows.node[row]), known[start:-1])
         rows.slots[row, start : start + len(found)] = found
         rows.node[row] = node
         if len(found):
             rows.length[row] = rows.in_tree[row] = start + len(found)
-        return request.tokens
+        return known
 
     def next_chunks(self, rows: np.ndarray, budget: int) -> np.ndarray:
         """Tokens that each of `rows`, all prefilling, would run if together they may run `budget`."""
         wanted = np.minimum(self.rows.goal[rows] - self.rows.length[rows], self._limits.chunk)
         return np.diff(np.minimum(np.cumsum(wanted), budget), prepend=0)
+
+    def _join_family(self, row: int) -> None:
+        """Looks for a row that has as much in the tree as this one, and whose next tokens begin with the same ones.
+
+        What they have in common one of them will run and the other find, so admission counts it once.
+        """
+        rows, start = self.rows, int(self.rows.length[row])
+        beside = rows.takes_part & (rows.node == rows.node[row]) & (rows.length == start) & (rows.goal > start + 1)
+        if not beside[row]:
+            return
+        beside[row] = False
+        best, mine = start, _tokens(rows.requests[row])[start:-1]
+        for other in _one_of_each_family(np.flatnonzero(beside), rows.family):
+            same = start + num_equal(mine, _tokens(rows.requests[other])[start:-1])
+            if same > best:
+                best = same
+                rows.family[row], common = rows.found_family(other)
+                rows.common[row] = min(same, common)
 
     def _num_stops_to_tell(self, row: int) -> int:
         request = self.rows.requests[row]
@@ -119,3 +142,16 @@ class Running:
         node = self.pool.enter(int(rows.node[row]), tokens, slots)
         if node is not None:
             rows.node[row], rows.in_tree[row] = node, start + len(tokens)
+
+
+def _tokens(request: Request | None) -> np.ndarray:
+    assert request is not None, "a row that prefills has a request"
+    assert request.tokens is not None, "which knows its tokens"
+    return request.tokens
+
+
+def _one_of_each_family(rows: np.ndarray, family: np.ndarray) -> list[int]:
+    """Those without a family, and of each family one."""
+    names = family[rows]
+    _, firsts = np.unique(names, return_index=True)
+    return rows[names < 0].tolist() + rows[firsts[names[firsts] >= 0]].tolist()

@@ -19,6 +19,8 @@ from lightllm.base.request_table import RequestTable
 from lightllm.base.step import StepPlan, StepResult
 from lightllm.serving.scheduling import admission
 from lightllm.serving.scheduling.flights import Flights
+from lightllm.serving.scheduling.length_history import LengthHistory
+from lightllm.serving.scheduling.lengths import LengthPredictor
 from lightllm.serving.scheduling.output import OutputWriter
 from lightllm.serving.scheduling.plan import PlanDraft, StepLimits
 from lightllm.serving.scheduling.pool import Pool
@@ -43,11 +45,14 @@ class Scheduler:
         max_length: int,
         metrics: Metrics,
         clock: Callable[[], float] = time.monotonic,
+        predictor: LengthPredictor | None = None,
     ):
+        """`predictor` stands in for the history of output lengths."""
         self._table, self._records, self._metrics, self._clock = table, table.records, metrics, clock
         self._pool_tokens, self._max_length = pool_tokens, max_length
         self._limits = StepLimits.of(config, max_length)
-        self._policy = admission.policy(config, pool_tokens=pool_tokens, limits=self._limits)
+        self._predictor = predictor if predictor is not None else LengthHistory(config)
+        self._policy = admission.policy(config, pool_tokens=pool_tokens, limits=self._limits, predictor=self._predictor)
         self._pool = Pool(pool_tokens, sharing=not config.disable_dynamic_prompt_cache)
         self._waiting, self._output = Waiting(), OutputWriter(table)
         self._running = Running(self._output, self._pool, self._limits, max_length=max_length)
@@ -207,6 +212,9 @@ class Scheduler:
             self._running.leave(request)
         else:
             self._waiting.discard(request)
+        if reason in (FinishReason.STOP, FinishReason.LENGTH):
+            self._predictor.observe(request, int(self._records[request.index]["num_output"]))
+            self._metrics.set("length_history_size", self._predictor.num_observed)
         request.has_ended, request.tokens = True, None
         self._records[request.index]["finish_reason"] = reason
         self._progressed.append(references(np.array([request.index]), np.array([request.generation])))

@@ -1,76 +1,10 @@
 import random
 
-import numpy as np
 import pytest
 
-from lightllm.base.config import EngineConfig
 from lightllm.base.request import FinishReason
-from lightllm.serving.scheduling.admission import longest_admissible, predicted_peak, prefill_steps, why_not_alone
-from lightllm.serving.scheduling.plan import StepLimits
+from lightllm.serving.scheduling.admission import longest_admissible, why_not_alone
 from tests.serving.scheduling.engine import Engine
-
-
-def limits(tokens: int, chunk: int) -> StepLimits:
-    return StepLimits.of(EngineConfig(batch_max_tokens=tokens, chunked_prefill_size=chunk), 100)
-
-
-def simulate(held: list[int], pending: list[int], growth: list[int], limits: StepLimits) -> tuple[int, list[int]]:
-    """Runs the requests step by step, oldest first, each slot given back a step after a request's last one.
-
-    Returns the most slots in use, and the steps in which each ran its pending tokens.
-    """
-    held, pending, growth = list(held), list(pending), list(growth)
-    steps_of_prefill, has_ended, is_over, peak = [0] * len(held), [False] * len(held), [False] * len(held), 0
-    while not all(is_over):
-        budget = limits.tokens
-        is_over = has_ended.copy()
-        for i, left in enumerate(growth):
-            if not pending[i] and left:
-                held[i], growth[i], budget = held[i] + 1, left - 1, budget - 1
-            elif not pending[i]:
-                has_ended[i] = True
-        for i, left in enumerate(pending):
-            if left:
-                run = min(left, limits.chunk, budget)
-                held[i], pending[i], budget = held[i] + run, left - run, budget - run
-                steps_of_prefill[i] += 1
-        peak = max(peak, sum(h for h, over in zip(held, is_over, strict=True) if not over))
-    return peak, steps_of_prefill
-
-
-@pytest.mark.parametrize("seed", range(10))
-def test_predicted_peak_bounds_a_step_by_step_simulation(seed: int):
-    draw = random.Random(seed)
-    for _ in range(60):
-        number, tokens = draw.randint(1, 8), draw.choice([8, 12, 40])
-        bounds = limits(tokens, draw.choice([1, 4, 8, 40]))
-        held, pending = ([draw.randint(0, 20) for _ in range(number)] for _ in range(2))
-        pending = [draw.choice([0, tokens]) for tokens in pending]
-        growth = [draw.randint(0, 15) for _ in range(number)]
-        peak, steps = simulate(held, pending, growth, bounds)
-        arrays = [np.array(values) for values in (held, pending, growth)]
-        quickest, slowest = prefill_steps(arrays[1], bounds)
-        assert (quickest <= steps).all()
-        assert (steps <= slowest).all()
-        assert predicted_peak(*arrays, quickest, slowest) >= peak
-
-
-def test_predicted_peak_is_exact_for_requests_that_decode():
-    draw = random.Random(0)
-    for _ in range(300):
-        held = [draw.randint(1, 40) for _ in range(draw.randint(1, 8))]
-        growth = draw.sample(range(30), len(held))  # all different: of two that end together one is counted too much
-        zeros = np.zeros(len(held), dtype=np.int64)
-        predicted = predicted_peak(np.array(held), zeros, np.array(growth), zeros, zeros)
-        assert predicted == simulate(held, zeros.tolist(), growth, limits(100, 100))[0]
-
-
-@pytest.mark.parametrize("chunk", [1, 3, 100])
-def test_one_request_alone_needs_a_slot_for_all_but_its_last_token(chunk: int):
-    for prompt, max_tokens in [(1, 1), (10, 1), (10, 7), (100, 3)]:
-        pending = np.array([prompt])
-        steps = prefill_steps(pending, limits(100, chunk))
-        assert predicted_peak(np.array([0]), pending, np.array([max_tokens - 1]), *steps) == prompt + max_tokens - 1
 
 
 def test_validation_lets_in_exactly_what_fits():
@@ -101,7 +35,8 @@ def test_what_validation_lets_in_runs_on_an_empty_server(seed: int):
         pool_tokens, max_length = draw.randint(1, 60), draw.randint(2, 60)
         engine = Engine(
             pool_tokens=pool_tokens, max_length=max_length, records=8,
-            admission=draw.choice(["conservative", "watermark"]), watermark=draw.choice([0.01, 0.5, 1.0]),
+            admission=draw.choice(["past_future", "conservative", "watermark"]),
+            watermark=draw.choice([0.01, 0.5, 1.0]),
             batch_max_tokens=draw.choice([1, 7, 100]), chunked_prefill_size=draw.choice([1, 5, None]),
             disable_dynamic_prompt_cache=draw.random() < 0.5, router_max_new_token_len=draw.choice([1, 2048]),
         )  # fmt: skip
@@ -117,7 +52,7 @@ def test_what_validation_lets_in_runs_on_an_empty_server(seed: int):
 def num_started_together(prompts: list[list[int]], max_tokens: int, *, pool_tokens: int, **settings) -> int:
     """How many of the requests run from the first step on. In the end all are served."""
     engine = Engine(pool_tokens=pool_tokens, max_length=200, **settings)
-    asked = [engine.ask(prompt, max_tokens) for prompt in prompts]
+    asked = [engine.ask(prompt, max_tokens, stops=(64,)) for prompt in prompts]
     engine.run()
     for request in asked:
         engine.check_output(request)
@@ -143,7 +78,7 @@ def test_conservative_admits_what_fits_at_the_peak_and_watermark_what_fits_now()
 
 def test_a_request_without_a_maximum_counts_with_an_estimate():
     engine = Engine(pool_tokens=200, max_length=150, router_max_new_token_len=20)
-    asked = [engine.ask([token] * 10, 140, given=False) for token in range(5)]
+    asked = [engine.ask([token] * 10, 140, given=False, stops=(64,)) for token in range(5)]
     engine.step()
     engine.step()
     assert engine.metrics.total("batch_current_size") == 5

@@ -20,7 +20,7 @@ class Fuzzer:
             max_length=64,
             records=24,
             vocabulary=draw.choice([2, 5, 50]),
-            admission=draw.choice(["conservative", "watermark"]),
+            admission=draw.choice(["past_future", "conservative", "watermark"]),
             watermark=draw.choice([0.5, 0.95, 1.0]),
             disable_dynamic_prompt_cache=draw.random() < 0.25,
             batch_max_tokens=draw.choice([8, 24, 400]),

@@ -89,17 +89,21 @@ def test_a_very_deep_tree_needs_no_recursion():
     tree.release(node)
 
 
-def test_shared_tokens_count_once_for_the_longest_lived_holder():
+def test_paths_name_every_node_above_each_holder():
     tree = PrefixTree()
     nodes = [
         enter(tree, [1, 2, 3, 4, 5], [1, 2, 3, 4, 5])[0],
         enter(tree, [1, 2, 3, 9], [0, 0, 0, 9])[0],
         tree.find(ROOT, array([1, 2, 3]))[0],
+        ROOT,
     ]
-    for lifetimes, expected in (([9, 5, 7], [5, 1, 0]), ([5, 9, 7], [2, 4, 0]), ([1, 2, 3], [2, 1, 3])):
-        assert tree.attribute(array(nodes), np.array(lifetimes)).tolist() == expected
-    assert tree.attribute(array([ROOT, ROOT]), np.array([1, 2])).tolist() == [0, 0]
-    assert tree.attribute(array([]), np.array([], dtype=np.int64)).tolist() == []
+    holders, on_the_way = tree.paths(array(nodes))
+    common = nodes[2]
+    pairs = sorted(zip(holders.tolist(), on_the_way.tolist(), strict=True))
+    assert pairs == sorted([(0, nodes[0]), (0, common), (1, nodes[1]), (1, common), (2, common)])
+    assert tree.lengths(array([nodes[0], nodes[1], common])).tolist() == [2, 1, 3]
+    for none in ([], [ROOT, ROOT]):
+        assert [len(part) for part in tree.paths(array(none))] == [0, 0]
 
 
 class Model:

@@ -75,7 +75,7 @@ def test_stated_maxima_are_never_exceeded_so_nobody_is_preempted():
     for seed in range(6):
         draw = random.Random(seed)
         engine = Engine(
-            pool_tokens=draw.choice([100, 200]), max_length=100, check=False,
+            pool_tokens=draw.choice([100, 200]), max_length=100, check=False, admission="conservative",
             batch_max_tokens=draw.choice([3, 8, 400]), chunked_prefill_size=draw.choice([1, 5, 16, None]),
             running_max_req_size=draw.choice([2, 16]), disable_dynamic_prompt_cache=draw.random() < 0.3,
         )  # fmt: skip
@@ -84,9 +84,12 @@ def test_stated_maxima_are_never_exceeded_so_nobody_is_preempted():
         assert engine.metrics.total("preemptions") == 0, f"seed {seed}"
 
 
-def test_wrong_estimates_are_made_up_for_by_preemption():
-    engine = Engine(pool_tokens=120, max_length=100, router_max_new_token_len=2, running_max_req_size=16)
-    asked = load(engine, given=False)
+@pytest.mark.parametrize("admission", ["past_future", "conservative"])
+def test_wrong_estimates_are_made_up_for_by_preemption(admission: str):
+    engine = Engine(
+        pool_tokens=120, max_length=100, router_max_new_token_len=2, running_max_req_size=16, admission=admission,
+    )  # fmt: skip
+    asked = load(engine, given=False, stops=(64,))
     finish_and_check(engine, asked)
     assert engine.metrics.total("preemptions") > 0
 
@@ -125,7 +128,7 @@ def test_a_conversation_finds_its_own_answer_in_the_tree():
     finish_and_check(engine, [first, second])
 
 
-@pytest.mark.parametrize("admission", ["conservative", "watermark"])
+@pytest.mark.parametrize("admission", ["past_future", "conservative", "watermark"])
 @pytest.mark.parametrize(
     ("prompt", "max_tokens", "chunk"), [(1, 1, 8), (40, 1, 8), (1, 40, 8), (37, 25, 5), (37, 25, 64)]
 )

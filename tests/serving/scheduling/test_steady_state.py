@@ -36,6 +36,8 @@ def calls_per_step(batch: int, *, steps: int = 40, **settings) -> float:
     return count / steps
 
 
-@pytest.mark.parametrize("settings", [{}, {"admission": "watermark"}, {"disable_dynamic_prompt_cache": True}])
+@pytest.mark.parametrize(
+    "settings", [{}, {"admission": "conservative"}, {"admission": "watermark"}, {"disable_dynamic_prompt_cache": True}]
+)
 def test_function_calls_of_a_decode_step_do_not_grow_with_the_batch(settings: dict):
     assert calls_per_step(256, **settings) <= 1.2 * calls_per_step(8, **settings)

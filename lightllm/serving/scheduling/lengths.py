@@ -1,0 +1,79 @@
+"""How many tokens requests will generate: the interface of what predicts it."""
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lightllm.serving.scheduling.request import Request
+from lightllm.serving.scheduling.rows import Rows
+
+Counts = NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True)
+class Outputs:
+    """n outputs in the making; all [n]."""
+
+    index: Counts  # of their records in the request table
+    prompt_length: Counts
+    max_tokens: Counts
+    max_tokens_given: NDArray[np.bool_]
+    least: Counts  # tokens that each has at its end at least
+
+    @classmethod
+    def of(cls, rows: Rows, which: Counts, num_output: NDArray[np.int32]) -> "Outputs":
+        # What has not ended generates one more at least.
+        least = np.maximum(num_output + 1, rows.min_tokens[which])
+        return cls(
+            index=rows.index[which],
+            prompt_length=rows.prompt_length[which],
+            max_tokens=rows.max_tokens[which],
+            max_tokens_given=rows.max_tokens_given[which],
+            least=np.minimum(least, rows.max_tokens[which]),
+        )
+
+
+class LengthPredictor(Protocol):
+    """Learns from requests that have ended how long others will be."""
+
+    @property
+    def num_observed(self) -> int:
+        """Ended requests that predictions rest on now."""
+        ...
+
+    def observe(self, request: Request, num_output: int) -> None:
+        """The request has ended by itself after `num_output` tokens: by a stop token or string, or its maximum."""
+        ...
+
+    def draw(self, outputs: Outputs, quantiles: NDArray[np.float64]) -> Counts:
+        """Lengths [samples, n] at these quantiles [samples, n], all in [0, 1), of what each output's can be.
+
+        Deterministic. At least outputs.least, at most outputs.max_tokens.
+        """
+        ...
+
+    def expected_output(self, request: Request) -> int:
+        """Tokens that a request which has not run will generate, on average."""
+        ...
+
+
+class TrueLengths:
+    """Knows the lengths from elsewhere: the oracle that simulations compare with."""
+
+    num_observed = 0
+
+    def __init__(self, lengths: NDArray[np.int64]):
+        """lengths [records]: what the request in each record will generate. Not copied: the caller may change it."""
+        self._lengths = lengths
+
+    def observe(self, request: Request, num_output: int) -> None:
+        pass
+
+    def draw(self, outputs: Outputs, quantiles: NDArray[np.float64]) -> Counts:
+        true = np.clip(self._lengths[outputs.index], outputs.least, outputs.max_tokens)
+        return np.broadcast_to(true, quantiles.shape)
+
+    def expected_output(self, request: Request) -> int:
+        return min(int(self._lengths[request.index]), request.max_tokens)
