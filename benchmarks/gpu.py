@@ -16,12 +16,12 @@ import random
 import tempfile
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from lightllm import LLM, SamplingParams
+from lightllm import LLM
+from lightllm.bench.offline import Work
 
 _COMMON = {
     "bos_token_id": 128000,
@@ -83,42 +83,16 @@ class Figures:
             self.path.write_text(json.dumps(self.values, indent=1))
 
 
-class Work:
-    """The engine, and prompts that are the same every time."""
-
-    def __init__(self, llm: LLM):
-        self._llm, self._draw = llm, random.Random(0)
-
-    def ids(self, count: int) -> list[int]:
-        return [self._draw.randrange(MOST_TOKENS) for _ in range(count)]
-
-    def run(self, prompts: list[list[int]], lengths: Sequence[int], temperature: float = 0.0) -> float:
-        """Seconds that these answers take."""
-        params = [SamplingParams(max_tokens=length, ignore_eos=True, temperature=temperature) for length in lengths]
-        began = time.perf_counter()
-        results = self._llm.generate(prompts, params)
-        took = time.perf_counter() - began
-        assert [len(result.outputs[0].token_ids) for result in results] == list(lengths)
-        return took
-
-    def prefill_ms(self, length: int) -> float:
-        return 1e3 * _best(lambda: self.run([self.ids(length)], [1]), 3)
-
-    def decode_ms(self, batch: int, *, context: int = CONTEXT, steps: int = 128) -> float:
-        prompts = [self.ids(context) for _ in range(batch)]
-        short, long = (_best(lambda n=n: self.run(prompts, [n] * batch), 2) for n in (1, 1 + steps))
-        return 1e3 * (long - short) / steps
-
-    def mixed_rate(self, count: int = 256) -> float:
-        """Output tokens per second of requests of 100 to 1024 tokens in and out, drawn."""
-        draw = random.Random(1)
-        prompts = [self.ids(draw.randint(100, 1024)) for _ in range(count)]
-        lengths = [draw.randint(100, 1024) for _ in range(count)]
-        return sum(lengths) / self.run(prompts, lengths, 0.6)
+def mixed_rate(work: Work, count: int = 256) -> float:
+    """Output tokens per second of requests of 100 to 1024 tokens in and out, drawn."""
+    draw = random.Random(1)
+    prompts = [work.prompts(1, draw.randint(100, 1024))[0] for _ in range(count)]
+    lengths = [draw.randint(100, 1024) for _ in range(count)]
+    return sum(lengths) / work.seconds(prompts, lengths, 0.6)
 
 
-def _best(measure: Callable[[], float], times: int) -> float:
-    return min(measure() for _ in range(times))
+def _ids(draw: random.Random, count: int) -> list[int]:
+    return [draw.randrange(MOST_TOKENS) for _ in range(count)]
 
 
 def measure_work(shape: str, directory: Path, figures: Figures, settings: dict[str, str], *, brief: bool) -> None:
@@ -126,16 +100,16 @@ def measure_work(shape: str, directory: Path, figures: Figures, settings: dict[s
     own = {"running_max_req_size": 256, "batch_max_tokens": 8192, "disable_dynamic_prompt_cache": True}
     with LLM(str(directory), load_format="dummy", tokenizer_mode="none", **own, **settings) as llm:
         figures.note(f"{shape} start s", time.perf_counter() - started)
-        work = Work(llm)
+        work = Work(llm, _ids)
         # Kernels are compiled on the way, as numbers of requests come up that no step had yet.
-        figures.note(f"{shape} 256 mixed requests, first run, tokens/s", work.mixed_rate())
+        figures.note(f"{shape} 256 mixed requests, first run, tokens/s", mixed_rate(work))
         for batch in (1, 8, 32, 64, 256) if brief else BATCHES:
-            figures.note(f"{shape} decode, batch {batch}, ms", work.decode_ms(batch))
+            figures.note(f"{shape} decode, batch {batch}, ms", work.decode_ms(batch, context=CONTEXT))
         for length in (2048, 8192) if brief else PREFILLS:
             figures.note(f"{shape} prefill {length} ms", work.prefill_ms(length))
         if not brief:
             figures.note(f"{shape} decode, batch 8, context 30k, ms", work.decode_ms(8, context=30_000, steps=64))
-        figures.note(f"{shape} 256 mixed requests, tokens/s", work.mixed_rate())
+        figures.note(f"{shape} 256 mixed requests, tokens/s", mixed_rate(work))
 
 
 def measure_trace(shape: str, directory: Path, figures: Figures, settings: dict[str, str]) -> None:

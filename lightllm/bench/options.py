@@ -87,6 +87,10 @@ class ServeOptions(DatasetOptions, frozen=True, kw_only=True, forbid_unknown_fie
 class OfflineOptions(DatasetOptions, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Prompts to an engine in this process, all at once."""
 
+    prompt_form: A[PromptForm, about("text: words that are one token each; ids: token ids, without a tokenizer")] = (
+        "ids"
+    )
+    prompt_cache: A[bool, about("Share KV between prompts that begin alike; else the prefix tree is off")] = False
     temperature: A[float, at_least(0), about("Of sampling; 0: greedy")] = 0.0
     num_iters: A[int, at_least(1), about("Times to measure; the best counts")] = 1
     output_json: A[str, about("Write figures to this JSON file")] = ""
@@ -97,7 +101,9 @@ class LatencyOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     """One batch of random token ids, again and again."""
 
     input_len: A[int, at_least(1), about("Tokens of a prompt")] = 1024
-    output_len: A[int, at_least(2), about("Tokens of an answer")] = 129
+    output_len: A[int, at_least(1), about("Tokens of an answer; a decode step is what those after the first take")] = (
+        129
+    )
     batch_size: A[int, at_least(1), about("Requests of the batch")] = 8
     num_iters_warmup: A[int, at_least(0), about("Batches before those that count")] = 1
     num_iters: A[int, at_least(1), about("Batches that count")] = 2

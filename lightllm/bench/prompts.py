@@ -11,6 +11,7 @@ from pathlib import Path
 
 from tokenizers import Tokenizer
 
+from lightllm.base.checkpoint_files import read_json, vocab_size
 from lightllm.base.config import EngineConfig
 from lightllm.base.errors import ConfigError
 from lightllm.bench.options import DatasetOptions
@@ -50,11 +51,19 @@ class TextPrompts:
 
 
 class IdPrompts:
-    """Token ids of a vocabulary, none of them special."""
+    """Some of these token ids."""
 
-    def __init__(self, tokenizer: Tokenizer):
+    def __init__(self, ids: Sequence[int]):
+        self._ids = ids
+
+    @classmethod
+    def load(cls, directory: Path) -> "IdPrompts":
+        """Of the tokenizer, none of them special; of the model's whole vocabulary where there is no tokenizer."""
+        if not (directory / "tokenizer.json").is_file():
+            return cls(range(vocab_size(read_json(directory, "config.json", required=True))))
+        tokenizer = _tokenizer(directory)
         special = {token for token, about in tokenizer.get_added_tokens_decoder().items() if about.special}
-        self._ids = sorted(set(tokenizer.get_vocab().values()) - special)
+        return cls(sorted(set(tokenizer.get_vocab().values()) - special))
 
     def make(self, draw: random.Random, tokens: int, *, begins: bool = True) -> list[int]:
         return draw.choices(self._ids, k=tokens)
@@ -70,9 +79,7 @@ def load(options: DatasetOptions, directory: Path | None) -> Prompts:
     """`directory`: a checkpoint's, or one that has its tokenizer. Raises ConfigError."""
     if directory is None:
         raise ConfigError("which tokenizer the model has is not known; give --tokenizer=DIRECTORY")
-    if options.prompt_form == "text":
-        return TextPrompts.load(directory)
-    return IdPrompts(_tokenizer(directory))
+    return TextPrompts.load(directory) if options.prompt_form == "text" else IdPrompts.load(directory)
 
 
 def _tokenizer(directory: Path) -> Tokenizer:

@@ -8,9 +8,9 @@ from importlib import import_module
 from typing import NoReturn
 
 from lightllm import __version__
-from lightllm.base.config import ServerConfig
+from lightllm.base.config import EngineConfig, ServerConfig
 from lightllm.base.errors import LightLLMError
-from lightllm.bench.options import ServeOptions
+from lightllm.bench.options import LatencyOptions, OfflineOptions, ServeOptions
 from lightllm.cli.flags import add_flags, with_underscores
 
 
@@ -66,7 +66,13 @@ def _benchmarks(bench: _Parser) -> dict[str, _Parser]:
     actions = bench.add_subparsers(dest="work", metavar="WORK", required=True)
     serve = _command(actions, "serve", "latencies and rates of a server that runs, over HTTP")
     add_flags(serve, ServeOptions)
-    return {"bench serve": serve}
+    throughput = _command(actions, "throughput", "how many prompts an engine without HTTP answers, all at once")
+    latency = _command(actions, "latency", "how long a batch and a decode step take, without HTTP")
+    for parser, options in ((throughput, OfflineOptions), (latency, LatencyOptions)):
+        _add_model(parser)
+        add_flags(parser, options)
+        add_flags(parser, EngineConfig)
+    return {"bench serve": serve, "bench throughput": throughput, "bench latency": latency}
 
 
 def _command(actions, name: str, about: str) -> _Parser:

@@ -2,16 +2,37 @@
 
 from typing import Any
 
-from lightllm.base.config import parse
-from lightllm.bench.options import ServeOptions
+from lightllm.base.config import EngineConfig, parse
+from lightllm.bench.options import LatencyOptions, OfflineOptions, ServeOptions
 
 
 def run(*, work: str, **flags: Any) -> int:
     """One of the benchmarks, by its name on the command line; values of flags are text."""
-    return {"serve": _serve}[work](flags)
+    return {"serve": _serve, "throughput": _throughput, "latency": _latency}[work](flags)
 
 
 def _serve(flags: dict[str, Any]) -> int:
     from lightllm.bench import serve
 
     return serve.run(parse(ServeOptions, flags))
+
+
+def _throughput(flags: dict[str, Any]) -> int:
+    from lightllm.bench import offline
+
+    engine = _take_engine(flags)
+    return offline.throughput(parse(OfflineOptions, flags), engine)
+
+
+def _latency(flags: dict[str, Any]) -> int:
+    from lightllm.bench import offline
+
+    engine = _take_engine(flags)
+    return offline.latency(parse(LatencyOptions, flags), engine)
+
+
+def _take_engine(flags: dict[str, Any]) -> dict[str, Any]:
+    """The engine's flags, taken out of all."""
+    model = flags.pop("model", "")
+    engine = {name: flags.pop(name) for name in EngineConfig.__struct_fields__ if name in flags}
+    return ({"model_dir": model} if model else {}) | engine
