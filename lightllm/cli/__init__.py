@@ -12,6 +12,7 @@ from lightllm.base.config import EngineConfig, ServerConfig
 from lightllm.base.errors import LightLLMError
 from lightllm.bench.options import LatencyOptions, OfflineOptions, ServeOptions
 from lightllm.cli.flags import add_flags, with_underscores
+from lightllm.simulation.settings import SimulationSettings
 
 
 class _Parser(argparse.ArgumentParser):
@@ -58,7 +59,10 @@ def _parsers() -> tuple[_Parser, dict[str, _Parser]]:
     _add_model(check)
     check.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto")
     bench = _command(actions, "bench", "measure a server, the engine or its kernels")
-    return parser, {"serve": serve, "chat": chat, "check": check, "bench": bench, **_benchmarks(bench)}
+    simulate = _command(actions, "simulate", "try the scheduler on a trace, without a model or a device")
+    add_flags(simulate, SimulationSettings)
+    found = {"serve": serve, "chat": chat, "check": check, "bench": bench, **_benchmarks(bench), "simulate": simulate}
+    return parser, found
 
 
 def _benchmarks(bench: _Parser) -> dict[str, _Parser]:
