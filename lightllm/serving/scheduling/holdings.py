@@ -51,11 +51,8 @@ class Holdings:
         length = rows.length[taking_part] + next_tokens * (taking_part == candidate)
         own, in_tree = shared_in_tree(running, taking_part)
         alone, to_come = shared_to_come(rows, taking_part, length)
-        to_run = alone.copy()
-        for shares in to_come:
-            to_run[shares.holders[0]] += shares.tokens[0]
         pending = np.maximum(rows.goal[taking_part] - length, 0)
-        slowest = slowest_prefill(pending, to_run, limits)
+        slowest = slowest_prefill(pending, _by_the_oldest(alone, to_come), limits)
         held = length - rows.in_tree[taking_part] + own
         return cls(taking_part, length, held, alone, quickest_prefill(alone, limits), slowest, (in_tree, *to_come))
 
@@ -111,6 +108,25 @@ def shared_to_come(rows: Rows, taking_part: Counts, length: Counts) -> tuple[Cou
                 shares.append(Shares(np.array([end - start]), np.zeros(1, dtype=np.int64), holders))
                 start = end
     return np.maximum(goal - begin, 0), shares
+
+
+def _by_the_oldest(alone: Counts, to_come: list[Shares]) -> Counts:
+    """Tokens that each of n requests has to run if of its holders the oldest runs what they share: [n]."""
+    to_run = alone.copy()
+    for shares in to_come:
+        to_run[shares.holders[0]] += shares.tokens[0]
+    return to_run
+
+
+def most_taken(rows: Rows, prefilling: Counts, limits: StepLimits, *, budget: int) -> int:
+    """Slots that the rows `prefilling`, oldest first, take at most in a step that has `budget` tokens for them."""
+    length = rows.length[prefilling]
+    to_run = _by_the_oldest(*shared_to_come(rows, prefilling, length))
+    chunks = np.minimum(rows.goal[prefilling] - length, limits.chunk)
+    family = rows.family[prefilling]
+    _, family = np.unique(np.where(family < 0, -1 - np.arange(len(family)), family), return_inverse=True)
+    each = np.minimum(np.bincount(family, weights=chunks), np.bincount(family, weights=to_run))
+    return min(budget, int(each.sum()))
 
 
 def quickest_prefill(pending: Counts, limits: StepLimits) -> Counts:

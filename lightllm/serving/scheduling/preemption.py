@@ -5,6 +5,7 @@ in the prefix tree until the slots are needed, and it waits at the front of the 
 """
 
 from lightllm.serving.scheduling.flights import Flights
+from lightllm.serving.scheduling.holdings import most_taken
 from lightllm.serving.scheduling.plan import StepLimits
 from lightllm.serving.scheduling.request import Request
 from lightllm.serving.scheduling.running import Running
@@ -49,4 +50,4 @@ class Preemption:
         # First, since what is found need not be taken, and can no longer be evicted for what is.
         for row in prefilling:
             self._running.find_more(int(row))
-        return decodes + int(self._running.next_chunks(prefilling, self._limits.tokens - decodes).sum())
+        return decodes + most_taken(rows, prefilling, self._limits, budget=self._limits.tokens - decodes)

@@ -104,15 +104,11 @@ class Running:
             rows.length[row] = rows.in_tree[row] = start + len(found)
         return known
 
-    def next_chunks(self, rows: np.ndarray, budget: int) -> np.ndarray:
-        """Tokens that each of `rows`, all prefilling, would run if together they may run `budget`."""
-        wanted = np.minimum(self.rows.goal[rows] - self.rows.length[rows], self._limits.chunk)
-        return np.diff(np.minimum(np.cumsum(wanted), budget), prepend=0)
-
     def _join_family(self, row: int) -> None:
         """Looks for a row that has as much in the tree as this one, and whose next tokens begin with the same ones.
 
-        What they have in common one of them will run and the other find, so admission counts it once.
+        What they have in common one of them will run and the other find, so admission counts it once. Of a family only
+        one is looked at: two others may have more in common than is noticed, and then that is counted for both.
         """
         rows, start = self.rows, int(self.rows.length[row])
         beside = rows.takes_part & (rows.node == rows.node[row]) & (rows.length == start) & (rows.goal > start + 1)
