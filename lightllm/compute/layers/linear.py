@@ -68,6 +68,10 @@ class Projection(nn.Module):
         """x [tokens, local inputs] -> W x + b [tokens, local outputs]."""
         return self.method.multiply(self.tensors, x, self.bias)
 
+    def gated(self, x: Tensor) -> Tensor:
+        """silu(gate) * up, where the product is gate then up: [tokens, local inputs] -> [tokens, local outputs / 2]."""
+        return self.method.gated(self.tensors, x, self.bias)
+
 
 class Linear(Projection):
     """y = W x + b, whole on every rank."""

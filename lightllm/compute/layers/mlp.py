@@ -2,7 +2,6 @@
 
 from torch import Tensor, nn
 
-from lightllm.compute import ops
 from lightllm.compute.layers.linear import ColumnLinear, Output, RowLinear
 
 
@@ -15,4 +14,4 @@ class GatedMLP(nn.Module):
         self.down_proj = RowLinear(width, [Output("down_proj", hidden)], bias=bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.down_proj(ops.silu_and_mul(self.gate_up_proj(x)))
+        return self.down_proj(self.gate_up_proj.gated(x))

@@ -6,7 +6,7 @@ from lightllm.compute.ops.awq import gated_experts_awq, linear_awq
 from lightllm.compute.ops.embedding import embedding
 from lightllm.compute.ops.experts import gated_experts, route_sigmoid, route_softmax
 from lightllm.compute.ops.fp8_block import gated_experts_fp8_block, linear_fp8_block
-from lightllm.compute.ops.linear import linear
+from lightllm.compute.ops.linear import gated_linear, linear
 from lightllm.compute.ops.norm import add_rms_norm, rms_norm
 from lightllm.compute.ops.rope import norm_rotate_store, norm_rotate_store_latent, rotate_halves, rotate_pairs
 from lightllm.compute.ops.sampling import draw, logprobs
@@ -20,6 +20,7 @@ __all__ = [
     "gated_experts",
     "gated_experts_awq",
     "gated_experts_fp8_block",
+    "gated_linear",
     "linear",
     "linear_awq",
     "linear_fp8_block",

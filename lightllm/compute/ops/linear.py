@@ -4,6 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from lightllm.compute.ops.activation import silu_and_mul
 from lightllm.compute.ops.op import TOLERANCE, Facts, op
 
 
@@ -23,3 +24,12 @@ def _cases(facts: Facts):
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """W x + b. x [tokens, inputs]; weight [outputs, inputs]; bias [outputs]. Returns [tokens, outputs]."""
     return F.linear(x, weight, bias)
+
+
+@op(cases=_cases, tolerance=TOLERANCE | {torch.float32: 1e-4})
+def gated_linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """silu(G x + b) * (U x + c), where weight [2 * outputs, inputs] is G above U and bias [2 * outputs] b above c.
+
+    x [tokens, inputs]; returns [tokens, outputs].
+    """
+    return silu_and_mul.reference(F.linear(x, weight, bias))

@@ -43,6 +43,9 @@ class Fp8Block:
     def multiply(self, tensors: Tensors, x: Tensor, bias: Tensor | None) -> Tensor:
         return ops.linear_fp8_block(x, *_of(tensors), bias)
 
+    def gated(self, tensors: Tensors, x: Tensor, bias: Tensor | None) -> Tensor:
+        return ops.silu_and_mul(self.multiply(tensors, x, bias))
+
     def dense(self, tensors: Tensors, dtype: torch.dtype) -> Tensor:
         return dequantized(*_of(tensors), dtype)
 

@@ -25,6 +25,10 @@ class LinearMethod(Protocol):
         """x [tokens, inputs] -> W x + bias [tokens, outputs]."""
         ...
 
+    def gated(self, tensors: Tensors, x: Tensor, bias: Tensor | None) -> Tensor:
+        """silu(G x + b) * (U x + c) [tokens, outputs / 2], where W is G above U and bias b above c."""
+        ...
+
     def dense(self, tensors: Tensors, dtype: torch.dtype) -> Tensor:
         """W [outputs, inputs] itself."""
         ...

@@ -22,6 +22,9 @@ class Unquantized:
     def multiply(self, tensors: Tensors, x: Tensor, bias: Tensor | None) -> Tensor:
         return ops.linear(x, tensors["weight"], bias)
 
+    def gated(self, tensors: Tensors, x: Tensor, bias: Tensor | None) -> Tensor:
+        return ops.gated_linear(x, tensors["weight"], bias)
+
     def dense(self, tensors: Tensors, dtype: torch.dtype) -> Tensor:
         return tensors["weight"].to(dtype)
 

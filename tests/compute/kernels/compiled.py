@@ -3,6 +3,7 @@
 As a program, `python -m tests.compute.kernels.compiled` prints the first table of docs/kernels.md.
 """
 
+import types
 from collections.abc import Callable
 from typing import Any
 
@@ -17,6 +18,7 @@ from lightllm.compute.kernels.triton import (
     attention_prefill,
     embedding,
     matvec,
+    matvec_hopper,
     norm,
     rope,
     sampling,
@@ -59,11 +61,10 @@ def runs(count: int, kv_heads: int, dim: int, window: int | None = None) -> None
     attention_hopper.attend_runs(q, keys, values, TABLE, WHERE, LENGTHS, LENGTHS, 1.0, window, [TOKENS], [TOKENS], q)
 
 
-def multiply(tokens: int) -> None:
+def multiply(module: types.ModuleType, tokens: int, *, gated: bool = False) -> None:
     weight = half(28672, 4096)
-    shape = matvec.shape_for(tokens, *weight.shape)
-    assert shape is not None
-    matvec.multiply(half(tokens, 4096), weight, None, shape)
+    shape = module.shape_for(max(tokens, 16), *weight.shape, gated=gated)
+    module.multiply(half(tokens, 4096), weight, None, shape, gated=gated)
 
 
 def draw() -> None:
@@ -90,8 +91,12 @@ LAUNCHES: dict[str, Callable[[], Any]] = {
     "long prefill, 32/8 heads of 128, window": lambda: runs(32, 8, 128, 4096),
     "long prefill, 16/2 heads of 192": lambda: runs(16, 2, 192),
     "long prefill, 16/2 heads of 256": lambda: runs(16, 2, 256),
-    "linear, 1 token": lambda: multiply(1),
-    "linear, 64 tokens": lambda: multiply(64),
+    "linear, 1 token": lambda: multiply(matvec, 1),
+    "linear, 64 tokens": lambda: multiply(matvec, 64),
+    "gated linear, 64 tokens": lambda: multiply(matvec, 64, gated=True),
+    "streamed linear, 1 token": lambda: multiply(matvec_hopper, 1),
+    "streamed linear, 64 tokens": lambda: multiply(matvec_hopper, 64),
+    "streamed gated linear, 64 tokens": lambda: multiply(matvec_hopper, 64, gated=True),
     "draw": draw,
     "logprobs": lambda: sampling.logprobs(half(TOKENS, 128256), WHERE, 5),
 }
@@ -109,9 +114,9 @@ def test_compiles_for_hopper_without_spilling(name):
     assert max(kernel.stack_bytes for kernel in compiled) <= STACK.get(name, 0)
     if "prefill" in name:
         assert compiled[-1].wgmma, "the matrix unit's own instructions are used"
-    if name.startswith("long prefill"):
+    if name.startswith(("long prefill", "streamed")):
         assert compiled[-1].bulk_copies, "tiles are fetched by the copy engine"
-    if name.startswith(("decode", "linear")):
+    if name.startswith(("decode", "linear", "gated")):
         assert compiled[-1].async_copies, "copies run ahead of what uses them"
 
 

@@ -65,14 +65,16 @@ def test_decodes_shared_among_many_programs_are_joined(tile, monkeypatch):
             assert not launch.arrivals(CPU).any()
 
 
+@pytest.mark.parametrize("gated", [False, True])
 @pytest.mark.parametrize("splits", [1, 2, 5])
-def test_products_split_over_inputs_are_joined(splits):
+def test_products_split_over_inputs_are_joined(splits, gated):
     torch.manual_seed(0)
+    shape = matvec.Shape(outputs=32, inputs=64, splits=splits)
+    op = ops.gated_linear if gated else ops.linear
     for tokens, outputs, inputs in [(1, 40, 300), (20, 64, 256)]:
         x, weight, bias = torch.randn(tokens, inputs), torch.randn(outputs, inputs), torch.randn(outputs)
         arguments = [tensor.bfloat16() for tensor in (x, weight * inputs**-0.5, bias)]
-        multiply = functools.partial(matvec.multiply, shape=matvec.Shape(outputs=32, inputs=64, splits=splits))
-        assert_matches(ops.linear, multiply, arguments, torch.bfloat16)
+        assert_matches(op, functools.partial(matvec.multiply, shape=shape, gated=gated), arguments, torch.bfloat16)
     assert not launch.arrivals(CPU).any()
 
 

@@ -53,14 +53,20 @@ def _silu_and_mul(facts: Facts):
 
 def _linear(facts: Facts):
     make = {"dtype": facts.dtype, "device": facts.device}
-    for tokens, outputs, inputs in [(2, 33, 300), (64, 96, 512), (65, 40, 64)]:
+    for tokens, outputs, inputs in [(2, 34, 300), (64, 96, 512), (65, 40, 64)]:
         weight = torch.randn(outputs, inputs + 8, **make)[:, :inputs] * inputs**-0.5
         yield torch.randn(tokens, inputs + 8, **make)[:, 8:], weight, torch.randn(outputs, **make)
 
 
 CASES: dict[str, Cases] = defaultdict(
     lambda: lambda facts: (),
-    {"attend": _attend, "rms_norm": _norm, "silu_and_mul": _silu_and_mul, "linear": _linear},
+    {
+        "attend": _attend,
+        "gated_linear": _linear,
+        "linear": _linear,
+        "rms_norm": _norm,
+        "silu_and_mul": _silu_and_mul,
+    },
 )
 
 
@@ -111,7 +117,7 @@ def _large_store(facts: Facts):
 
 def _large_linear(facts: Facts):
     make = {"dtype": facts.dtype, "device": facts.device}
-    for outputs, inputs in [(6144, 4096), (4096, 14336), (1024, 3072), (128_256, 1024)]:
+    for outputs, inputs in [(6144, 4096), (28672, 4096), (4096, 14336), (1024, 3072), (128_256, 1024)]:
         weight = torch.randn(outputs, inputs, **make) * inputs**-0.5
         for tokens in (1, 8, 31, 64):
             yield torch.randn(tokens, inputs, **make), weight, None
@@ -140,6 +146,7 @@ LARGE_CASES: dict[str, Cases] = defaultdict(
         "attend": _large_attend,
         "draw": _large_draw,
         "embedding": _large_embedding,
+        "gated_linear": _large_linear,
         "linear": _large_linear,
         "logprobs": _large_logprobs,
         "norm_rotate_store": _large_store,

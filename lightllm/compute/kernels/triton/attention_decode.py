@@ -19,11 +19,11 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from lightllm.compute.kernels.triton.launch import ARRIVALS, arrivals, begin, card, depends
+from lightllm.compute.kernels.triton.launch import ARRIVALS, arrivals, card, depends, let_next_start, wait
 
 LOG2_E = 1.4426950408889634
 NARROWEST = 16  # rows and columns of the smallest matrix product
-JOINED_NUMBERS = 4096  # of parts that are read at once
+JOINED_NUMBERS = 2048  # of parts that are read at once
 
 
 @dataclass(frozen=True)
@@ -126,7 +126,7 @@ def _attend_decodes(
     TILE: tl.constexpr, LEAST_TILES: tl.constexpr, WINDOWED: tl.constexpr, PARTS: tl.constexpr,
     JOINED_HEADS: tl.constexpr, PRECISION: tl.constexpr, DEPENDENT: tl.constexpr,
 ):  # fmt: skip
-    begin(DEPENDENT)
+    let_next_start(DEPENDENT)
     index_S = tl.arange(0, SEQUENCES)
     length_S = tl.load(lengths + index_S, mask=index_S < sequences, other=0)
     row_S = tl.load(row + index_S, mask=index_S < sequences, other=0)
@@ -156,6 +156,7 @@ def _attend_decodes(
         slot_table + _pick(row_S, sequence) * table_stride + position + token_T,
         mask=token_T < length - position, other=0,
     )  # fmt: skip
+    wait(DEPENDENT)
     largest_G = tl.full([HEADS], float("-inf"), tl.float32)
     weight_G = tl.zeros([HEADS], tl.float32)
     sum_GD = tl.zeros([HEADS, PADDED], tl.float32)

@@ -2,9 +2,11 @@
 """What the Triton kernels share: where they can run, how large the device is, and dependent launch.
 
 Dependent launch (programmatic dependent launch, from compute capability 9.0 on): a kernel's programs may start while
-the kernel before it still runs, so that launching and set-up cost no time. Until `begin` returns, a program must
-neither read nor write anything. Asking for weights to be brought into the second cache before that made whole layers
-slower, by 1 to 11 % for 8 to 32 MiB of each matrix: docs/performance-log.md.
+the kernels before it still run, so that launching and set-up cost no time. Until it has waited, a program must write
+nothing and may read only what no dependently launched kernel writes: weights, and what says which tokens a step has.
+That is prepared by kernels launched in the ordinary way, which end before any later kernel's programs start.
+Asking for weights to be brought into the second cache ahead made whole layers slower, by 1 to 11 % for 8 to 32 MiB of
+each matrix, where asking for them in shared memory made them faster: docs/performance-log.md.
 """
 
 import functools
@@ -61,8 +63,21 @@ def depends(device: torch.device) -> bool:
 @triton.jit
 def begin(DEPENDENT: tl.constexpr):
     """Let the next kernel's programs start where there is room, and return when all kernels before this one ended."""
+    let_next_start(DEPENDENT)
+    wait(DEPENDENT)
+
+
+@triton.jit
+def let_next_start(DEPENDENT: tl.constexpr):
+    """The first half of `begin`."""
     if DEPENDENT:
         gdc_launch_dependents()
+
+
+@triton.jit
+def wait(DEPENDENT: tl.constexpr):
+    """The second half of `begin`."""
+    if DEPENDENT:
         gdc_wait()
 
 

@@ -3,9 +3,11 @@
 
 Bytes in flight are what matters: a program streams OUTPUTS rows of the matrix through several stages of shared memory,
 and all programs run at once. The matrix is the tall operand of the matrix unit and the tokens its narrow one.
-Suffixes: O outputs of a program, I inputs of a tile, T tokens, J splits of the inputs.
+On Hopper matvec_hopper.py does the same with the copy engine.
+Suffixes: O rows of the matrix, I inputs of a tile, T tokens, W pairs of rows.
 """
 
+import sys
 from dataclasses import dataclass
 
 import torch
@@ -15,7 +17,9 @@ import triton.language as tl
 from torch import Tensor
 
 from lightllm.compute import ops
-from lightllm.compute.kernels.triton.launch import ARRIVALS, arrivals, begin, depends, why_not
+from lightllm.compute.kernels.triton import matvec_hopper, tuned
+from lightllm.compute.kernels.triton.activation import silu_and_mul
+from lightllm.compute.kernels.triton.launch import ARRIVALS, HOPPER, arrivals, begin, card, depends, why_not
 
 MOST_TOKENS = 64
 NARROWEST = 16  # columns of the smallest matrix product
@@ -36,16 +40,22 @@ class Shape:
 def _multiply(
     x, weight, bias, y, parts, counters, tokens, outputs, inputs, x_stride, weight_stride,
     TOKENS: tl.constexpr, OUTPUTS: tl.constexpr, INPUTS: tl.constexpr, SPLITS: tl.constexpr,
-    EVEN: tl.constexpr, BIASED: tl.constexpr, DEPENDENT: tl.constexpr,
+    EVEN: tl.constexpr, BIASED: tl.constexpr, GATED: tl.constexpr, DEPENDENT: tl.constexpr,
 ):  # fmt: skip
-    """OUTPUTS outputs of all tokens, over one of SPLITS parts of the inputs. EVEN: no tile sticks out."""
+    """OUTPUTS rows of the matrix by all tokens, over one of SPLITS parts of the inputs. EVEN: no tile sticks out.
+
+    GATED: of the matrix's `outputs` rows the first half are gates; each gate and its other row make one number of y.
+    """
     block, split = tl.program_id(0), tl.program_id(1)
-    output_O, token_T, input_I = tl.arange(0, OUTPUTS), tl.arange(0, TOKENS), tl.arange(0, INPUTS)
-    output_O += block * OUTPUTS
-    is_output_O, is_token_T = output_O < outputs, token_T < tokens
+    index_O, token_T, input_I = tl.arange(0, OUTPUTS), tl.arange(0, TOKENS), tl.arange(0, INPUTS)
+    row_O = block * OUTPUTS + index_O
+    is_row_O, is_token_T = row_O < outputs, token_T < tokens
+    if GATED:
+        # A gate and its other row lie next to one another in the tile.
+        row_O = block * (OUTPUTS // 2) + index_O // 2 + (index_O % 2) * (outputs // 2)
     tiles = tl.cdiv(inputs, INPUTS)
     begin_tile, end_tile = split * tiles // SPLITS, (split + 1) * tiles // SPLITS
-    weight_O = weight + output_O.to(tl.int64) * weight_stride
+    weight_O = weight + row_O.to(tl.int64) * weight_stride
     begin(DEPENDENT)
     sum_OT = tl.zeros([OUTPUTS, TOKENS], tl.float32)
     for tile in range(begin_tile, end_tile):
@@ -55,16 +65,16 @@ def _multiply(
             x_TI = tl.load(x + token_T[:, None] * x_stride + here_I[None, :], mask=is_token_T[:, None], other=0.0)
         else:
             is_input_I = here_I < inputs
-            mask_OI, mask_TI = is_output_O[:, None] & is_input_I[None, :], is_token_T[:, None] & is_input_I[None, :]
+            mask_OI, mask_TI = is_row_O[:, None] & is_input_I[None, :], is_token_T[:, None] & is_input_I[None, :]
             weight_OI = tl.load(weight_O[:, None] + here_I[None, :], mask=mask_OI, other=0.0)
             x_TI = tl.load(x + token_T[:, None] * x_stride + here_I[None, :], mask=mask_TI, other=0.0)
         sum_OT = tl.dot(weight_OI, x_TI.T, sum_OT)
 
-    mask_OT = is_output_O[:, None] & is_token_T[None, :]
-    at_OT = token_T[None, :] * outputs + output_O[:, None]
+    mask_OT = is_row_O[:, None] & is_token_T[None, :]
     is_last = True
     if SPLITS > 1:
-        tl.store(parts + split * tokens * outputs + at_OT, sum_OT, mask=mask_OT)
+        part_OT = parts + token_T[None, :] * outputs + (block * OUTPUTS + index_O)[:, None]
+        tl.store(part_OT + split * tokens * outputs, sum_OT, mask=mask_OT)
         # The part of every thread is written before the one thread that counts does so.
         tl.debug_barrier()
         is_last = tl.atomic_add(counters + block, 1, sem="acq_rel") == SPLITS - 1
@@ -73,41 +83,62 @@ def _multiply(
             # In one order whoever is last, so that results do not vary.
             sum_OT = tl.zeros([OUTPUTS, TOKENS], tl.float32)
             for part in tl.static_range(SPLITS):
-                at_JOT = parts + part * tokens * outputs + at_OT
-                sum_OT += tl.load(at_JOT, mask=mask_OT, other=0.0, cache_modifier=".cg")
+                sum_OT += tl.load(part_OT + part * tokens * outputs, mask=mask_OT, other=0.0, cache_modifier=".cg")
             tl.store(counters + block, 0)
         if BIASED:
-            sum_OT += tl.load(bias + output_O, mask=is_output_O, other=0.0).to(tl.float32)[:, None]
-        tl.store(y + at_OT, sum_OT.to(y.dtype.element_ty), mask=mask_OT)
+            sum_OT += tl.load(bias + row_O, mask=is_row_O, other=0.0).to(tl.float32)[:, None]
+        if GATED:
+            gate_WT, up_WT = tl.split(tl.permute(tl.reshape(sum_OT, [OUTPUTS // 2, 2, TOKENS]), [0, 2, 1]))
+            output_W = block * (OUTPUTS // 2) + tl.arange(0, OUTPUTS // 2)
+            at_WT = y + token_T[None, :] * (outputs // 2) + output_W[:, None]
+            gated_WT = gate_WT / (1.0 + tl.exp(-gate_WT)) * up_WT
+            mask_WT = (output_W < outputs // 2)[:, None] & is_token_T[None, :]
+            tl.store(at_WT, gated_WT.to(y.dtype.element_ty), mask=mask_WT)
+        else:
+            tl.store(y + token_T[None, :] * outputs + row_O[:, None], sum_OT.to(y.dtype.element_ty), mask=mask_OT)
 
 
-def shape_for(tokens: int, outputs: int, inputs: int) -> Shape | None:
+def shape_for(tokens: int, outputs: int, inputs: int, *, gated: bool) -> Shape | None:
     """Parameters for these sizes, or None where the library is faster. Source: docs/performance-log.md."""
     if tokens <= 16 and outputs < 5000 and inputs < 4096:
         # Small matrices: what counts is that all multiprocessors have a part.
         return Shape(outputs=32, inputs=256) if outputs >= 4096 else Shape(outputs=16, inputs=256, splits=2, stages=5)
     if tokens <= 32 and (outputs >= 5000 or inputs >= 4096):
         return Shape(outputs=64, inputs=128, splits=1 if outputs >= 5000 else 4)
-    if tokens <= MOST_TOKENS and outputs >= 16_384:
+    if outputs >= 16_384:
         return Shape(outputs=64, inputs=64, stages=5)
-    if tokens <= MOST_TOKENS and inputs >= 8192:
-        return Shape(outputs=64, inputs=128, splits=4, stages=3)
-    return None
+    return Shape(outputs=64, inputs=128, splits=4, stages=3) if inputs >= 8192 else None
 
 
 @ops.linear.implementation("triton", why_not)
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    shape = None
-    if x.dtype != torch.float32 and weight.stride(1) == 1 and len(x) > 0:
-        shape = shape_for(len(x), *weight.shape)
-    return F.linear(x, weight, bias) if shape is None else multiply(x, weight, bias, shape)
+    y = _few(x, weight, bias, gated=False)
+    return F.linear(x, weight, bias) if y is None else y
 
 
-def multiply(x: Tensor, weight: Tensor, bias: Tensor | None, shape: Shape) -> Tensor:
-    """ops.linear for at most MOST_TOKENS tokens of 16 bits."""
-    (tokens, inputs), outputs = x.shape, len(weight)
+@ops.gated_linear.implementation("triton", why_not)
+def gated_linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    y = _few(x, weight, bias, gated=True)
+    return silu_and_mul(F.linear(x, weight, bias)) if y is None else y
+
+
+def _few(x: Tensor, weight: Tensor, bias: Tensor | None, *, gated: bool) -> Tensor | None:
+    """The product by one of the kernels for few tokens, or None where the library is faster."""
+    if not 0 < len(x) <= MOST_TOKENS or x.dtype == torch.float32 or weight.stride(1) != 1:
+        return None
     x = x if x.stride(1) == 1 else x.contiguous()
-    y = torch.empty(tokens, outputs, dtype=x.dtype, device=x.device)
+    is_hopper = card(x.device).capability[0] == HOPPER[0] and matvec_hopper.why_not(x, weight) is None
+    module = matvec_hopper if is_hopper else sys.modules[__name__]
+    tokens, op = max(triton.next_power_of_2(len(x)), NARROWEST), "gated_linear" if gated else "linear"
+    default = module.shape_for(tokens, *weight.shape, gated=gated)
+    shape = tuned.shape(x.device, op, module.Shape, (tokens, *weight.shape), default)
+    return None if shape is None else module.multiply(x, weight, bias, shape, gated=gated)
+
+
+def multiply(x: Tensor, weight: Tensor, bias: Tensor | None, shape: Shape, *, gated: bool = False) -> Tensor:
+    """ops.linear, or if gated ops.gated_linear, for at most MOST_TOKENS tokens of 16 bits."""
+    (tokens, inputs), outputs = x.shape, len(weight)
+    y = torch.empty(tokens, outputs // 2 if gated else outputs, dtype=x.dtype, device=x.device)
     blocks, dependent = triton.cdiv(outputs, shape.outputs), depends(x.device)
     even = outputs % shape.outputs == 0 and inputs % shape.inputs == 0
     parts = y
@@ -117,7 +148,7 @@ def multiply(x: Tensor, weight: Tensor, bias: Tensor | None, shape: Shape) -> Te
     _multiply[(blocks, shape.splits)](
         x, weight, bias, y, parts, arrivals(x.device), tokens, outputs, inputs, x.stride(0), weight.stride(0),
         TOKENS=max(triton.next_power_of_2(tokens), NARROWEST), OUTPUTS=shape.outputs, INPUTS=shape.inputs,
-        SPLITS=shape.splits, EVEN=even, BIASED=bias is not None, DEPENDENT=dependent, launch_pdl=dependent,
-        num_warps=shape.warps, num_stages=shape.stages,
+        SPLITS=shape.splits, EVEN=even, BIASED=bias is not None, GATED=gated, DEPENDENT=dependent,
+        launch_pdl=dependent, num_warps=shape.warps, num_stages=shape.stages,
     )  # fmt: skip
     return y

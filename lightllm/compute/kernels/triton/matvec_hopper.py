@@ -1,0 +1,230 @@
+# ruff: noqa: N803, N806 (shape suffixes and compile-time constants are upper case)
+"""Products of a weight matrix with few tokens, on Hopper: tiles of the matrix are always on their way.
+
+As matvec.py, but the tensor copy engine fetches the tiles, STAGES of them ahead. The first ones are asked for before
+the program waits for the kernel that makes its tokens: programs find room while that one and smaller ones before it
+still run, so that memory is read without a gap from one matrix to the next. In Gluon, Triton's lower level, because
+Triton asks for nothing of a loop before all that comes before the loop.
+
+Suffixes: O rows of the matrix, T tokens.
+"""
+
+from dataclasses import dataclass
+
+import torch
+import triton
+from torch import Tensor
+from triton.experimental import gluon
+from triton.experimental.gluon import language as gl
+from triton.experimental.gluon.language.nvidia.hopper import mbarrier, tma, warpgroup_mma, warpgroup_mma_wait
+from triton.experimental.gluon.nvidia.hopper import TensorDescriptor
+from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
+
+from lightllm.compute.kernels.triton.launch import ARRIVALS, arrivals
+
+NARROWEST = 16  # tokens of the smallest product
+ROWS_OF_A_WARP = 16
+MANY_ROWS = 1 << 16
+MOST_SPLITS = 8
+
+
+@dataclass(frozen=True)
+class Shape:
+    """Launch parameters. halves: tiles of the matrix a stage has; splits: programs that share a row's inputs."""
+
+    inputs: int
+    stages: int
+    splits: int = 1
+    halves: int = 1
+    warps: int = 4
+
+    @property
+    def rows(self) -> int:
+        """Of a tile."""
+        return ROWS_OF_A_WARP * self.warps
+
+
+@gluon.jit
+def _fetch(weight, weights, ready, stage, rows, tile, is_tile, bytes_a_stage: gl.constexpr, HALVES: gl.constexpr):
+    """Asks for the weights of a stage, and announces all of its bytes."""
+    column = tile * weight.block_type.shape[1]
+    mbarrier.expect(ready.index(stage), bytes_a_stage, pred=is_tile)
+    for half in gl.static_range(HALVES):
+        tma.async_copy_global_to_shared(
+            weight, [rows[half], column], ready.index(stage), weights.index(stage * HALVES + half), pred=is_tile
+        )
+
+
+@gluon.jit
+def _sum_tiles(
+    x, weight, rows, first, tiles, weights, xs, ready,
+    ROWS: gl.constexpr, TOKENS: gl.constexpr, INPUTS: gl.constexpr, STAGES: gl.constexpr, HALVES: gl.constexpr,
+    num_warps: gl.constexpr,
+):  # fmt: skip
+    """The products of both halves' rows with all tokens, over `tiles` tiles from `first` on."""
+    SUMS: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [num_warps, 1], [16, TOKENS, 16])
+    BYTES: gl.constexpr = HALVES * weight.block_type.nbytes + x.block_type.nbytes
+    for ahead in gl.static_range(STAGES):
+        _fetch(weight, weights, ready, ahead, rows, first + ahead, ahead < tiles, BYTES, HALVES)
+    gdc_wait()
+    for ahead in gl.static_range(STAGES):
+        tma.async_copy_global_to_shared(
+            x, [0, (first + ahead) * INPUTS], ready.index(ahead), xs.index(ahead), pred=ahead < tiles
+        )
+    sum_OT = gl.zeros([ROWS, TOKENS], gl.float32, SUMS)
+    other_OT = gl.zeros([ROWS, TOKENS], gl.float32, SUMS)
+    for number in range(tiles):
+        stage = number % STAGES
+        mbarrier.wait(ready.index(stage), number // STAGES & 1)
+        tokens_IT = xs.index(stage).permute((1, 0))
+        sum_OT = warpgroup_mma(weights.index(stage * HALVES), tokens_IT, sum_OT, is_async=True)
+        if HALVES == 2:
+            other_OT = warpgroup_mma(weights.index(stage * HALVES + 1), tokens_IT, other_OT, is_async=True)
+            sum_OT, other_OT = warpgroup_mma_wait(0, deps=(sum_OT, other_OT))
+        else:
+            sum_OT = warpgroup_mma_wait(0, deps=(sum_OT,))
+        # All warps have read the stage before it is filled again.
+        gl.thread_barrier()
+        is_tile = number + STAGES < tiles
+        tile = first + number + STAGES
+        _fetch(weight, weights, ready, stage, rows, tile, is_tile, BYTES, HALVES)
+        tma.async_copy_global_to_shared(x, [0, tile * INPUTS], ready.index(stage), xs.index(stage), pred=is_tile)
+    return sum_OT, other_OT
+
+
+@gluon.jit
+def _finish(
+    sum_OT, other_OT, row, bias, y, tokens, outputs, ROWS: gl.constexpr, TOKENS: gl.constexpr, LAYOUT: gl.constexpr,
+    BIASED: gl.constexpr, GATED: gl.constexpr,
+):  # fmt: skip
+    """Writes a tile of results. GATED: sum_OT are the gates of other_OT; `outputs` counts the rows of both."""
+    row_O = row + gl.arange(0, ROWS, gl.SliceLayout(1, LAYOUT))
+    token_T = gl.arange(0, TOKENS, gl.SliceLayout(0, LAYOUT))
+    width = outputs // 2 if GATED else outputs
+    is_row_O = row_O < width
+    if BIASED:
+        sum_OT += gl.load(bias + row_O, mask=is_row_O, other=0.0).to(gl.float32)[:, None]
+        if GATED:
+            other_OT += gl.load(bias + width + row_O, mask=is_row_O, other=0.0).to(gl.float32)[:, None]
+    if GATED:
+        sum_OT = sum_OT / (1.0 + gl.exp(-sum_OT)) * other_OT
+    mask_OT = is_row_O[:, None] & (token_T < tokens)[None, :]
+    gl.store(y + token_T[None, :] * width + row_O[:, None], sum_OT.to(y.dtype.element_ty), mask=mask_OT)
+
+
+@gluon.jit
+def _add_parts(
+    part, stride, tokens, outputs, row, ROWS: gl.constexpr, TOKENS: gl.constexpr, SPLITS: gl.constexpr,
+    LAYOUT: gl.constexpr,
+):  # fmt: skip
+    """The sum of all programs' parts, in one order whoever is last, so that results do not vary."""
+    row_O = row + gl.arange(0, ROWS, gl.SliceLayout(1, LAYOUT))
+    token_T = gl.arange(0, TOKENS, gl.SliceLayout(0, LAYOUT))
+    mask_OT = (row_O < outputs)[:, None] & (token_T < tokens)[None, :]
+    from_OT = part + token_T[None, :] * outputs + row_O[:, None]
+    sum_OT = gl.zeros([ROWS, TOKENS], gl.float32, LAYOUT)
+    for split in gl.static_range(SPLITS):
+        sum_OT += gl.load(from_OT + split * stride, mask=mask_OT, other=0.0, cache_modifier=".cg")
+    return sum_OT
+
+
+@gluon.jit
+def _keep_part(part, sum_OT, tokens, outputs, row, ROWS: gl.constexpr, TOKENS: gl.constexpr, LAYOUT: gl.constexpr):
+    row_O = row + gl.arange(0, ROWS, gl.SliceLayout(1, LAYOUT))
+    token_T = gl.arange(0, TOKENS, gl.SliceLayout(0, LAYOUT))
+    mask_OT = (row_O < outputs)[:, None] & (token_T < tokens)[None, :]
+    gl.store(part + token_T[None, :] * outputs + row_O[:, None], sum_OT, mask=mask_OT)
+
+
+@gluon.jit(do_not_specialize=["tokens"])
+def _stream(
+    x, weight, bias, y, parts, counters, tokens, outputs, inputs,
+    TOKENS: gl.constexpr, ROWS: gl.constexpr, INPUTS: gl.constexpr, STAGES: gl.constexpr, HALVES: gl.constexpr,
+    SPLITS: gl.constexpr, BIASED: gl.constexpr, GATED: gl.constexpr, num_warps: gl.constexpr,
+):  # fmt: skip
+    """x, weight: descriptors of [tokens, inputs] and [outputs, inputs]."""
+    gdc_launch_dependents()
+    MEMORY: gl.constexpr = gl.BlockedLayout([2, 1], [32, 1], [1, num_warps], [0, 1])
+    weights = gl.allocate_shared_memory(weight.dtype, [STAGES * HALVES, ROWS, INPUTS], weight.layout)
+    xs = gl.allocate_shared_memory(x.dtype, [STAGES, TOKENS, INPUTS], x.layout)
+    ready = gl.allocate_shared_memory(gl.int64, [STAGES, 1], mbarrier.MBarrierLayout())
+    for ahead in gl.static_range(STAGES):
+        mbarrier.init(ready.index(ahead), count=1)
+
+    block, split = gl.program_id(0), gl.program_id(1)
+    all_tiles = gl.cdiv(inputs, INPUTS)
+    first = split * all_tiles // SPLITS
+    tiles = (split + 1) * all_tiles // SPLITS - first
+    row = block * ROWS if GATED else block * (ROWS * HALVES)
+    rows = (row, outputs // 2 + row if GATED else row + ROWS)
+    sum_OT, other_OT = _sum_tiles(
+        x, weight, rows, first, tiles, weights, xs, ready, ROWS, TOKENS, INPUTS, STAGES, HALVES, num_warps
+    )
+    sum_OT, other_OT = gl.convert_layout(sum_OT, MEMORY), gl.convert_layout(other_OT, MEMORY)
+    is_last = True
+    if SPLITS > 1:
+        stride = tokens * outputs
+        _keep_part(parts + split * stride, sum_OT, tokens, outputs, rows[0], ROWS, TOKENS, MEMORY)
+        if HALVES == 2:
+            _keep_part(parts + split * stride, other_OT, tokens, outputs, rows[1], ROWS, TOKENS, MEMORY)
+        # The part of every thread is written before the one thread that counts does so.
+        gl.thread_barrier()
+        is_last = gl.atomic_add(counters + block, 1, sem="acq_rel") == SPLITS - 1
+    if is_last:
+        if SPLITS > 1:
+            sum_OT = _add_parts(parts, stride, tokens, outputs, rows[0], ROWS, TOKENS, SPLITS, MEMORY)
+            if HALVES == 2:
+                other_OT = _add_parts(parts, stride, tokens, outputs, rows[1], ROWS, TOKENS, SPLITS, MEMORY)
+            gl.store(counters + block, 0)
+        _finish(sum_OT, other_OT, rows[0], bias, y, tokens, outputs, ROWS, TOKENS, MEMORY, BIASED, GATED)
+        if HALVES == 2 and not GATED:
+            _finish(other_OT, other_OT, rows[1], bias, y, tokens, outputs, ROWS, TOKENS, MEMORY, BIASED, False)
+
+
+def shape_for(tokens: int, outputs: int, inputs: int, *, gated: bool) -> Shape:
+    """Parameters for these sizes; `tokens` is a power of two. Source: docs/performance-log.md."""
+    if gated:
+        return Shape(inputs=128, stages=6 if tokens <= 16 else 3, halves=2)
+    if outputs >= MANY_ROWS:
+        return Shape(inputs=128, stages=3)
+    # Enough programs to ask for as much as the memory can deliver, without cutting rows into more parts than that.
+    programs, fewest_tiles = (192, 2) if tokens <= 16 else (96, 4)
+    blocks, tiles, splits = triton.cdiv(outputs, 4 * ROWS_OF_A_WARP), triton.cdiv(inputs, 128), 1
+    while blocks * splits < programs and tiles // (2 * splits) >= fewest_tiles and splits < MOST_SPLITS:
+        splits *= 2
+    return Shape(inputs=128, stages=5, splits=splits)
+
+
+def why_not(x: Tensor, weight: Tensor) -> str | None:
+    """The reason `multiply` cannot take these, if there is one."""
+    if x.dtype not in (torch.float16, torch.bfloat16) or weight.dtype != x.dtype:
+        return f"computes in 16 bits, not {x.dtype} and {weight.dtype}"
+    for tensor in (x, weight):
+        if tensor.stride(1) != 1 or tensor.stride(0) % 8 or tensor.data_ptr() % 16:
+            return "the copy engine needs rows of neighbouring numbers that begin at multiples of 16 bytes"
+    return None
+
+
+def multiply(x: Tensor, weight: Tensor, bias: Tensor | None, shape: Shape, *, gated: bool = False) -> Tensor:
+    """As matvec.multiply; gated takes two halves."""
+    assert shape.halves == 2 or not gated, "a gate and its other row are of one program"
+    (tokens, inputs), outputs = x.shape, len(weight)
+    y = torch.empty(tokens, outputs // 2 if gated else outputs, dtype=x.dtype, device=x.device)
+    blocks = triton.cdiv(outputs // 2, shape.rows) if gated else triton.cdiv(outputs, shape.rows * shape.halves)
+    parts = y
+    if shape.splits > 1:
+        assert blocks <= ARRIVALS, f"{outputs} outputs in {blocks} blocks; at most {ARRIVALS}"
+        parts = torch.empty(shape.splits, tokens, outputs, dtype=torch.float32, device=x.device)
+    padded = max(triton.next_power_of_2(tokens), NARROWEST)
+    element = gl.bfloat16 if x.dtype == torch.bfloat16 else gl.float16
+    tiles = [[padded, shape.inputs], [shape.rows, shape.inputs]]
+    x_tiles, weight_tiles = (
+        TensorDescriptor.from_tensor(tensor, tile, gl.NVMMASharedLayout.get_default_for(tile, element))
+        for tensor, tile in zip((x, weight), tiles, strict=True)
+    )
+    _stream[(blocks, shape.splits)](
+        x_tiles, weight_tiles, bias, y, parts, arrivals(x.device), tokens, outputs, inputs,
+        TOKENS=padded, ROWS=shape.rows, INPUTS=shape.inputs, STAGES=shape.stages, HALVES=shape.halves,
+        SPLITS=shape.splits, BIASED=bias is not None, GATED=gated, num_warps=shape.warps, launch_pdl=True,
+    )  # fmt: skip
+    return y
