@@ -3,7 +3,7 @@ and device together."""
 
 import math
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -15,9 +15,16 @@ from lightllm.compute.ops.op import Facts
 from lightllm.compute.parallel.mesh import Mesh
 from lightllm.compute.quant.method import LinearMethod
 from lightllm.compute.weights.checkpoint import Checkpoint
+from lightllm.compute.weights.stream import Destination, stream
 from lightllm.compute.weights.weight import Computed, Declared, Stack, Weight, members
 
-READERS = 4  # threads that read layers
+
+@dataclass(frozen=True)
+class Placed:
+    """A layer, and the tensors that it wants on this rank."""
+
+    layer: Placeable
+    declared: Mapping[str, Declared]
 
 
 def materialize(
@@ -33,62 +40,61 @@ def materialize(
 ) -> int:
     """Load every declared tensor and choose what computes each op. Returns the bytes of weights on this rank.
 
-    progress(bytes done, bytes in all) is called as layers come in. Raises ConfigError if the checkpoint does not fit
+    progress(bytes done, bytes in all) is called as weights come in. Raises ConfigError if the checkpoint does not fit
     the model, naming the tensors, or if the model cannot be divided so. allow_reference: see kernels.load.
     """
-    checkpoint.check(_whole(model, dtype, method_for), model.unused)
+    whole = place(model, mesh=Mesh(), dtype=dtype, method_for=method_for)
+    checkpoint.check([one for placed in whole for one in _weights(placed)], model.unused)
     kernels.load(Facts(device, dtype), allow_reference=allow_reference)
-    placed = [(layer, layer.place(Site(path, mesh, dtype, method_for))) for path, layer in _placeables(model)]
-    total = sum(_bytes(declared, dtype) for _, tensors in placed for declared in tensors.values())
-    done = 0
-
-    def read(tensors: Mapping[str, Declared]) -> dict[str, Tensor]:
-        return {name: _tensor(declared, checkpoint, dtype, device) for name, declared in tensors.items()}
-
-    with ThreadPoolExecutor(READERS) as readers:
-        loaded = readers.map(read, [tensors for _, tensors in placed])
-        for (layer, declared), tensors in zip(placed, loaded, strict=True):
-            layer.fill(tensors)
-            done += sum(_bytes(one, dtype) for one in declared.values())
-            if progress is not None:
-                progress(done, total)
+    here = place(model, mesh=mesh, dtype=dtype, method_for=method_for)
+    tensors = [allocate(placed, dtype=dtype, device=device) for placed in here]
+    total = sum(math.prod(weight.shape) * (weight.dtype or dtype).itemsize for one in here for weight in _weights(one))
+    destinations = [
+        Destination(weight, tensor)
+        for placed, made in zip(here, tensors, strict=True)
+        for name, declared in placed.declared.items()
+        for weight, tensor in _each(declared, made[name])
+    ]
+    stream(checkpoint, destinations, device, lambda done: progress(done, total) if progress is not None else None)
+    for placed, made in zip(here, tensors, strict=True):
+        placed.layer.fill(made)
     return total
 
 
-def _placeables(model: CausalLM) -> Iterator[tuple[str, Placeable]]:
-    return ((path, layer) for path, layer in model.named_modules() if isinstance(layer, Placeable))
+def place(
+    model: CausalLM, *, mesh: Mesh, dtype: torch.dtype, method_for: Callable[[str], LinearMethod]
+) -> list[Placed]:
+    """Decides which share of each layer this rank has."""
+    return [
+        Placed(layer, layer.place(Site(path, mesh, dtype, method_for)))
+        for path, layer in model.named_modules()
+        if isinstance(layer, Placeable)
+    ]
 
 
-def _whole(model: CausalLM, dtype: torch.dtype, method_for: Callable[[str], LinearMethod]) -> Iterator[Weight]:
-    """Everything the model would load on a single rank: all that the checkpoint should hold."""
-    for path, layer in _placeables(model):
-        for declared in layer.place(Site(path, Mesh(), dtype, method_for)).values():
-            yield from members(declared)
+def allocate(placed: Placed, *, dtype: torch.dtype, device: torch.device) -> dict[str, Tensor]:
+    """Memory for the tensors of a layer; those that need no checkpoint are computed."""
+    return {name: _memory(declared, dtype, device) for name, declared in placed.declared.items()}
 
 
-def _bytes(declared: Declared, dtype: torch.dtype) -> int:
-    return sum(math.prod(weight.shape) * (weight.dtype or dtype).itemsize for weight in members(declared))
-
-
-def _tensor(declared: Declared, checkpoint: Checkpoint, dtype: torch.dtype, device: torch.device) -> Tensor:
+def _memory(declared: Declared, dtype: torch.dtype, device: torch.device) -> Tensor:
     if isinstance(declared, Computed):
         return declared.compute().to(device)
     if isinstance(declared, Stack):
         first = declared.members[0]
-        stacked = torch.empty(len(declared.members), *first.shape, dtype=first.dtype or dtype, device=device)
-        for tensor, weight in zip(stacked, declared.members, strict=True):
-            _read(weight, checkpoint, tensor)
-        return stacked
-    tensor = torch.empty(declared.shape, dtype=declared.dtype or dtype, device=device)
-    _read(declared, checkpoint, tensor)
-    return tensor
+        return torch.empty(len(declared.members), *first.shape, dtype=first.dtype or dtype, device=device)
+    return torch.empty(declared.shape, dtype=declared.dtype or dtype, device=device)
 
 
-def _read(weight: Weight, checkpoint: Checkpoint, tensor: Tensor) -> None:
-    """Copies the weight's parts into `tensor`, converting on the way, and clears what they leave."""
-    at = 0
-    for part in weight.parts:
-        count = part.local_shape[weight.axis]
-        tensor.narrow(weight.axis, at, count).copy_(checkpoint.read(part, weight))
-        at += count
-    tensor.narrow(weight.axis, at, tensor.shape[weight.axis] - at).zero_()
+def _weights(placed: Placed) -> Iterator[Weight]:
+    """All that is read from the checkpoint for a layer."""
+    for declared in placed.declared.values():
+        yield from members(declared)
+
+
+def _each(declared: Declared, tensor: Tensor) -> Iterator[tuple[Weight, Tensor]]:
+    """What is read from the checkpoint, and where to."""
+    if isinstance(declared, Stack):
+        yield from zip(declared.members, tensor, strict=True)
+    elif isinstance(declared, Weight):
+        yield declared, tensor

@@ -1,13 +1,15 @@
 """Reading a Hugging Face directory: tensors by name from safetensors files, of each only the window asked for."""
 
+import math
+import mmap
 import re
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import msgspec
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from lightllm.base.errors import ConfigError
@@ -36,25 +38,43 @@ class Checkpoint(Protocol):
         ...
 
     def read(self, part: Part, weight: Weight) -> Tensor:
-        """The part's window, in whatever dtype it is stored."""
+        """The part's window, in whatever dtype it is stored; not to be written to. Several threads may read."""
         ...
 
 
+class Header(msgspec.Struct):
+    """What a file says of one tensor. data_offsets: where it begins and ends, after the headers."""
+
+    dtype: str
+    shape: tuple[int, ...]
+    data_offsets: tuple[int, int]
+
+
+@dataclass(frozen=True)
+class Stored:
+    """A tensor in a mapped file, from byte `start` of it on."""
+
+    file: mmap.mmap
+    start: int
+    dtype: str
+    shape: tuple[int, ...]
+
+
 class Safetensors:
-    """A directory with model.safetensors, or with several files and their index. Files are mapped, not read.
+    """A directory with model.safetensors, or with several files and their index. Files are mapped: what nobody reads is
+    not fetched, and nothing is copied here. Source of the format: github.com/huggingface/safetensors.
 
     Raises ConfigError if there are no safetensors, or a file is missing or broken.
     """
 
     def __init__(self, directory: Path):
         self.directory = directory
-        self._where = {}
+        self._where: dict[str, Stored] = {}
         for path in _files(directory):
             try:
-                file = safe_open(path, framework="pt")
-            except (SafetensorError, OSError) as error:
+                self._where |= _mapped(path)
+            except (ValueError, OSError) as error:
                 raise ConfigError(f"cannot read {path}: {error}; download the checkpoint again") from error
-            self._where |= dict.fromkeys(file.keys(), file)
 
     def check(self, wanted: Iterable[Weight], ignored: re.Pattern[str] | None) -> None:
         missing, wrong, used = [], [], set()
@@ -75,18 +95,48 @@ class Safetensors:
             raise ConfigError(f"{self.directory} does not fit its config.json: " + "; ".join(filter(None, problems)))
 
     def read(self, part: Part, weight: Weight) -> Tensor:
-        return self._where[part.name].get_slice(part.name)[part.window]
+        stored = self._where[part.name]
+        if not math.prod(stored.shape):
+            return torch.empty(part.local_shape, dtype=DTYPES[stored.dtype])
+        count = math.prod(stored.shape)
+        flat = torch.frombuffer(stored.file, dtype=DTYPES[stored.dtype], count=count, offset=stored.start)
+        return flat.view(stored.shape)[part.window]
 
     def _mismatch(self, part: Part, weight: Weight) -> str | None:
-        stored = self._where[part.name].get_slice(part.name)
-        shape, dtype = tuple(stored.get_shape()), DTYPES.get(stored.get_dtype())
-        if shape != part.shape:
-            return f"{part.name} has shape {list(shape)} instead of {list(part.shape)}"
+        stored = self._where[part.name]
+        dtype = DTYPES.get(stored.dtype)
+        if stored.shape != part.shape:
+            return f"{part.name} has shape {list(stored.shape)} instead of {list(part.shape)}"
         expected = FLOATS if weight.dtype is None or weight.dtype in FLOATS else {weight.dtype}
         if dtype not in expected:
             names = " or ".join(sorted(str(x).removeprefix("torch.") for x in expected))
-            return f"{part.name} is stored as {stored.get_dtype()} instead of {names}"
+            return f"{part.name} is stored as {stored.dtype} instead of {names}"
         return None
+
+
+def _mapped(path: Path) -> dict[str, Stored]:
+    """The tensors of a file, by name. Raises ValueError if it is no safetensors file, or cut short."""
+    with path.open("rb") as file:
+        # Private, so that torch may take it for writable memory; nothing is written.
+        mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
+    data = 8 + int.from_bytes(mapped[:8], "little")
+    if not 8 < data <= len(mapped):
+        raise ValueError(f"its header has {data - 8} bytes, the file {len(mapped)}")
+    try:
+        described = msgspec.json.decode(mapped[8:data], type=dict[str, Any])
+        described.pop("__metadata__", None)
+        headers = msgspec.convert(described, dict[str, Header])
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"its header is not safetensors: {error}") from error
+    for name, header in headers.items():
+        start, stop = header.data_offsets
+        size = math.prod(header.shape) * DTYPES[header.dtype].itemsize if header.dtype in DTYPES else stop - start
+        if not 0 <= start <= stop <= len(mapped) - data or stop - start != size:
+            raise ValueError(f"{name} lies at bytes {start} to {stop} of {len(mapped) - data}, and takes {size}")
+    return {
+        name: Stored(mapped, data + header.data_offsets[0], header.dtype, header.shape)
+        for name, header in headers.items()
+    }
 
 
 class Index(msgspec.Struct):

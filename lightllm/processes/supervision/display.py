@@ -2,6 +2,7 @@
 
 import json
 import sys
+import time
 from collections.abc import Iterable, Sequence
 
 from tqdm import tqdm
@@ -23,9 +24,11 @@ class LoadingProgress:
         self._done, self._total = [0] * ranks, [0] * ranks
         self._bar: tqdm | None = None
         self._quarters = 0
+        self._began: float | None = None  # when the first rank began to load
 
     def update(self, rank: int, done: int, total: int) -> None:
         self._done[rank], self._total[rank] = done, total
+        self._began = self._began or time.monotonic()
         if sum(self._total) < _WORTH_SHOWING:
             return
         if sys.stderr.isatty() and _log.isEnabledFor(20):
@@ -48,7 +51,8 @@ class LoadingProgress:
         done, total = sum(self._done), sum(self._total)
         if 4 * done // total > self._quarters:
             self._quarters = 4 * done // total
-            _log.info("weights: %d of %d MiB loaded", done // _MIB, total // _MIB)
+            rate = done / 1e9 / max(time.monotonic() - (self._began or 0.0), 1e-3)
+            _log.info("weights: %d of %d MiB loaded, %.1f GB/s", done // _MIB, total // _MIB, rate)
 
 
 def show_processes(supervisor: int, children: Iterable[ChildProcess]) -> None:

@@ -142,3 +142,10 @@ def test_a_broken_index_is_named(twin):
     (twin.directory / INDEX).write_text("[]")
     with pytest.raises(ConfigError, match=r"index.json is not a safetensors index"):
         load(twin.directory)
+
+
+def test_a_file_cut_short_is_named(twin):
+    path = twin.directory / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:-100])
+    with pytest.raises(ConfigError, match=r"cannot read .*model.safetensors: .* lies at bytes"):
+        load(twin.directory)
