@@ -100,6 +100,7 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
         OnFailure, about("When scheduler, worker or detokenizer dies: end the server, or restart the engine")
     ] = "exit"
     log_level: A[LogLevel, about("Least severe messages shown")] = env.LOG_LEVEL
+    profile_dir: A[str, about("Folder for the traces of /start_profile and /stop_profile, refused if empty")] = ""
     disable_log_stats: A[bool, about("Do not log throughput and memory use")] = False
     log_stats_interval: A[float, above(0), about("Seconds between two lines of statistics")] = 10.0
 

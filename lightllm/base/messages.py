@@ -124,9 +124,25 @@ class Failed(Message, frozen=True):
     reason: str
 
 
+# Profiling: client -> scheduler -> all workers, and back.
+
+
+class Profile(Message, frozen=True):
+    """Start a trace, or stop it and write it. Each that is told answers with Profiled, the scheduler for all ranks."""
+
+    starts: bool
+
+
+class Profiled(Message, frozen=True):
+    """Done, or why not. files: the traces that were written."""
+
+    files: list[str] = []
+    failure: str = ""
+
+
 AnyMessage = (
     Requests | Progress | TextReady | Stopped | PlanReady | ResultReady | Start | Connect | ClientLost | ClientForgotten
-    | EngineLost | Drain | Loading | Ready | Failed
+    | EngineLost | Drain | Loading | Ready | Failed | Profile | Profiled
 )  # fmt: skip
 
 

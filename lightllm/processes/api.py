@@ -69,6 +69,7 @@ class Api:
         loop = asyncio.get_running_loop()
         loop.add_reader(self._control.fileno(), self._obey)
         loop.add_reader(self._channels["detokenizer"].fileno(), self._take_news)
+        loop.add_reader(self._channels["scheduler"].fileno(), self._take_answers)
         # What was loaded stays for good: the collector need not look at it while tokens stream.
         gc.collect()
         gc.freeze()
@@ -103,6 +104,12 @@ class Api:
         except Closed:
             asyncio.get_running_loop().remove_reader(self._channels["detokenizer"].fileno())
 
+    def _take_answers(self) -> None:
+        try:
+            self._client.take_answers()
+        except Closed:
+            asyncio.get_running_loop().remove_reader(self._channels["scheduler"].fileno())
+
     def _obey(self) -> None:
         try:
             while self._obeyed():
@@ -118,7 +125,8 @@ class Api:
             case None:
                 return False
             case EngineLost(reason):
-                asyncio.get_running_loop().remove_reader(self._channels["detokenizer"].fileno())
+                for channel in self._channels.values():
+                    asyncio.get_running_loop().remove_reader(channel.fileno())
                 self._client.engine_lost(reason)
             case Connect(name):
                 self._connect(name, Channel.of_descriptor(descriptors[0]))
@@ -134,8 +142,7 @@ class Api:
         self._channels[name].close()
         self._channels[name] = channel
         self._client.reconnect(name, channel)
-        if name == "detokenizer":
-            loop.add_reader(channel.fileno(), self._take_news)
+        loop.add_reader(channel.fileno(), self._take_news if name == "detokenizer" else self._take_answers)
 
     async def _drain(self, seconds: float) -> None:
         """Lets open requests finish; what is not done in time ends with an error that says so."""

@@ -3,8 +3,9 @@
 One step ahead: while the workers run step n, plan n + 1 lies in the ring. The process sleeps while nothing comes in.
 """
 
+import contextlib
 import select
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from lightllm.base.errors import Closed
 from lightllm.base.messages import (
@@ -12,6 +13,8 @@ from lightllm.base.messages import (
     ClientLost,
     Connect,
     PlanReady,
+    Profile,
+    Profiled,
     Ready,
     Requests,
     ResultReady,
@@ -28,6 +31,33 @@ _MOST_OUTSTANDING = 2  # plans: the one that runs and the one after it
 _READER = 0
 
 
+class Profiling:
+    """Passes a client's order to profile on to all workers, and their answers back as one."""
+
+    def __init__(self, workers: Sequence[Channel]):
+        self._workers = workers
+        self._client: Channel | None = None  # whose order the workers are at
+        self._answers: list[Profiled] = []
+
+    def order(self, client: Channel, message: Profile) -> None:
+        if self._client is not None:
+            client.send(Profiled(failure="another order to profile is being carried out; try again"))
+            return
+        self._client, self._answers = client, []
+        for worker in self._workers:
+            worker.send(message)
+
+    def take(self, answer: Profiled) -> None:
+        self._answers.append(answer)
+        if len(self._answers) < len(self._workers) or self._client is None:
+            return
+        files = [file for one in self._answers for file in one.files]
+        failures = [one.failure for one in self._answers if one.failure]
+        with contextlib.suppress(Closed, OSError):  # the client has left meanwhile
+            self._client.send(Profiled(files, failures[0] if failures else ""))
+        self._client = None
+
+
 class SchedulerProcess:
     """The channels and rings around a Scheduler."""
 
@@ -38,6 +68,7 @@ class SchedulerProcess:
         self._plans, self._results = Ring(me.memory("plans")), Ring(me.memory("results"))
         self._detokenizer = me.channel("detokenizer")
         self._workers = [me.channel(f"worker:{rank}") for rank in range(config.tp)]
+        self._profiling = Profiling(self._workers)
         self._clients: dict[int, Channel] = {}
         self._lost_clients: list[int] = []
         self._receivers: dict[Channel, Callable[[], None]] = {self._detokenizer: self._receive_stops}
@@ -88,7 +119,10 @@ class SchedulerProcess:
     def _receive_results(self) -> None:
         for worker in self._workers:
             while (message := worker.receive()) is not None:
-                assert isinstance(message, ResultReady), "workers only say that there is a result"
+                if isinstance(message, Profiled):
+                    self._profiling.take(message)
+                else:
+                    assert isinstance(message, ResultReady), "else workers only say that there is a result"
 
     def _receive_stops(self) -> None:
         while (message := self._detokenizer.receive()) is not None:
@@ -99,7 +133,10 @@ class SchedulerProcess:
     def _receive_requests(self, client: int) -> None:
         try:
             while (message := self._clients[client].receive()) is not None:
-                assert isinstance(message, Requests), "clients only submit and release"
+                if isinstance(message, Profile):
+                    self._profiling.order(self._clients[client], message)
+                    continue
+                assert isinstance(message, Requests), "else clients only submit and release"
                 # A record may be released and submitted again in one message, or submitted and released.
                 for reference in message.submit:
                     self._scheduler.submit(*reference)

@@ -3,12 +3,12 @@
 import select
 from collections import deque
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
 from datetime import timedelta
 from typing import TYPE_CHECKING, Protocol
 
 from lightllm.base.errors import EngineDeadError
-from lightllm.base.messages import Loading, PlanReady, Ready, ResultReady
+from lightllm.base.messages import Loading, PlanReady, Profile, Profiled, Ready, ResultReady
 from lightllm.base.ring import Ring
 from lightllm.base.step import StepPlan, StepResult, pack, unpack
 from lightllm.processes import child
@@ -36,19 +36,56 @@ class Runner(Protocol):
     def launch(self, plan: StepPlan) -> Launched: ...
 
 
-def serve(me: child.Child, runner: Runner) -> None:
+class Profiler(Protocol):
+    """What traces steps; a worker without one refuses to."""
+
+    def why_not(self, *, starts: bool) -> str | None: ...
+
+    def start(self) -> None: ...
+
+    def stop(self) -> str: ...
+
+    def step(self, plan: StepPlan) -> AbstractContextManager[None]: ...
+
+
+class Tracing:
+    """The profiler, if there is one, and what the scheduler wants of it."""
+
+    def __init__(self, profiler: Profiler | None = None):
+        self._profiler = profiler
+
+    def obey(self, message: Profile) -> Profiled:
+        if self._profiler is None:
+            return Profiled(failure="the worker runs without --profile_dir")
+        if reason := self._profiler.why_not(starts=message.starts):
+            return Profiled(failure=reason)
+        if message.starts:
+            self._profiler.start()
+            return Profiled()
+        try:
+            return Profiled([self._profiler.stop()])
+        except OSError as error:
+            return Profiled(failure=f"the trace could not be written: {error}")
+
+    def step(self, plan: StepPlan) -> AbstractContextManager[None]:
+        return nullcontext() if self._profiler is None else self._profiler.step(plan)
+
+
+def serve(me: child.Child, runner: Runner, profiler: Profiler | None = None) -> None:
     """Runs plans until the scheduler is gone: then raises Closed. Rank 0 answers for all ranks.
 
     A plan that comes while the device computes the one before is launched at once, so that the device need not wait.
     """
     plans, results, rank = Ring(me.memory("plans")), Ring(me.memory("results")), me.start.index
     launched: deque[Launched] = deque()
+    tracing = Tracing(profiler)
     with closing(me.channel("scheduler")) as scheduler:
         while True:
             if not launched or (len(launched) < _MOST_LAUNCHED and not launched[0].is_ready()):
-                plan = _next_plan(plans, scheduler, rank, timeout_s=_LOOK_EVERY_S if launched else None)
+                timeout_s = _LOOK_EVERY_S if launched else None
+                plan = _next_plan(plans, scheduler, rank, tracing, timeout_s=timeout_s)
                 if plan is not None:
-                    with _other_ranks():
+                    with _other_ranks(), tracing.step(plan):
                         launched.append(runner.launch(plan))
                 continue
             with _other_ranks():
@@ -63,11 +100,16 @@ def serve(me: child.Child, runner: Runner) -> None:
                 scheduler.send(ResultReady())
 
 
-def _next_plan(plans: Ring, scheduler: Channel, rank: int, *, timeout_s: float | None) -> StepPlan | None:
+def _next_plan(
+    plans: Ring, scheduler: Channel, rank: int, tracing: Tracing, *, timeout_s: float | None
+) -> StepPlan | None:
     """Waits for the next plan in the ring, or for `timeout_s` at most. A message only says that there may be one."""
     while True:
         while (message := scheduler.receive()) is not None:
-            assert isinstance(message, PlanReady), "the scheduler only says that there is a plan"
+            if isinstance(message, Profile):
+                scheduler.send(tracing.obey(message))
+            else:
+                assert isinstance(message, PlanReady), "the scheduler says nothing else"
         if (place := plans.place_to_read(rank)) is not None:
             plan = unpack(StepPlan, place)
             plans.consume(rank)
@@ -102,15 +144,18 @@ def _store(me: child.Child) -> "TCPStore | None":
 
 
 def main(me: child.Child) -> None:
+    from lightllm.compute.execution.profiler import Profiler
     from lightllm.compute.execution.runner import Runner
 
     def show(done: int, total: int) -> None:
         me.control.send(Loading(done, total))
 
     me.metrics.clear()
+    folder = me.start.config.profile_dir
+    profiler = Profiler(folder, me.start.index) if folder else None
     runner = Runner(me.start.config, rank=me.start.index, store=_store(me), progress=show)
     me.control.send(Ready(pool_tokens=runner.pool_tokens, memory=runner.memory))
-    serve(me, runner)
+    serve(me, runner, profiler)
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ import numpy as np
 
 from lightllm.base.config import EngineConfig
 from lightllm.base.errors import Closed, RequestError
-from lightllm.base.messages import AnyMessage, Message, Requests, TextReady, parse_references
+from lightllm.base.messages import AnyMessage, Message, Profile, Profiled, Requests, TextReady, parse_references
 from lightllm.base.metrics import Metrics
 from lightllm.base.request import FinishReason, SamplingParams
 from lightllm.base.request_table import RequestTable
@@ -21,6 +21,7 @@ from lightllm.serving.records import Records, Request, Update
 from lightllm.serving.scheduling.admission import longest_admissible, why_not_alone
 
 OnNews = Callable[[Request], None]
+OnProfiled = Callable[[Profiled], None]
 
 
 class Channel(Protocol):
@@ -54,6 +55,7 @@ class EngineClient:
         self._eos_ids, self._vocab_size, self._default_max_tokens = list(eos_ids), vocab_size, default_max_tokens
         self._open: dict[int, Request] = {}
         self._refusal: str | None = None
+        self._on_profiled: OnProfiled | None = None
 
     # What the engine is asked.
 
@@ -128,11 +130,41 @@ class EngineClient:
         """Whether the next read completes the request."""
         return request.error is not None or self._records.has_ended(request)
 
+    # Profiling.
+
+    def profile(self, *, starts: bool, on_done: OnProfiled) -> None:
+        """Starts a trace of all ranks, or stops it and has it written; `on_done` is called from `take_answers`.
+
+        Raises RequestError where the engine does not serve or another order of this client is not done.
+        """
+        if not self._config.profile_dir:
+            raise RequestError("profiling is off; start the server with --profile_dir=FOLDER")
+        scheduler = self._channels["scheduler"]
+        if scheduler is None:
+            raise RequestError("the engine has failed; try again later", status=503)
+        if self._on_profiled is not None:
+            raise RequestError("another order to profile is being carried out; try again", status=409)
+        scheduler.send(Profile(starts))
+        self._on_profiled = on_done
+
+    def take_answers(self) -> None:
+        """Takes in what the scheduler has sent. Raises Closed after its death."""
+        scheduler = self._channels["scheduler"]
+        while scheduler is not None and (message := scheduler.receive()) is not None:
+            assert isinstance(message, Profiled), "the scheduler answers orders to profile only"
+            self._profiled(message)
+
+    def _profiled(self, answer: Profiled) -> None:
+        on_done, self._on_profiled = self._on_profiled, None
+        if on_done is not None:
+            on_done(answer)
+
     # The engine's end and its return.
 
     def engine_lost(self, reason: str) -> None:
         """The engine died: open requests end with FinishReason.ERROR and this reason, new ones are refused."""
         self._channels = dict.fromkeys(self._channels)
+        self._profiled(Profiled(failure=reason))
         now = time.monotonic()
         for request in list(self._open.values()):
             if not request.is_finished:

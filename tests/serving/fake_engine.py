@@ -11,7 +11,7 @@ import numpy as np
 from tokenizers import Tokenizer
 
 from lightllm.base.errors import Closed
-from lightllm.base.messages import Requests, TextReady
+from lightllm.base.messages import Profile, Requests, TextReady
 from lightllm.base.request import FinishReason
 from lightllm.base.request_table import RequestTable, TableShape
 from lightllm.base.status import State, Status
@@ -53,6 +53,7 @@ class FakeEngine:
     prompts: list[list[int]] = field(default_factory=list)  # of all requests so far
     records: list[np.void] = field(default_factory=list)  # copies, as they were when the requests came
     paused: threading.Event = field(default_factory=threading.Event)
+    profiles: list[Profile] = field(default_factory=list)  # orders, never answered
 
     def __post_init__(self) -> None:
         self.table_memory, self.status_memory = RequestTable.create(self.shape), Status.create()
@@ -98,6 +99,9 @@ class FakeEngine:
                 return
 
     def _receive(self, message: object) -> None:
+        if isinstance(message, Profile):
+            self.profiles.append(message)
+            return
         assert isinstance(message, Requests)
         for reference in message.submit:
             if (request := self._read(*reference)) is not None:

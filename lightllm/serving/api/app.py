@@ -2,7 +2,7 @@
 
 from fastapi import FastAPI
 
-from lightllm.serving.api import documents, errors, native, openai_chat, openai_completions, state_routes
+from lightllm.serving.api import documents, errors, native, openai_chat, openai_completions, profiling, state_routes
 from lightllm.serving.api.service import Service
 
 
@@ -10,7 +10,7 @@ def create_app(service: Service) -> FastAPI:
     """No middleware but pure ASGI ones may be added: any other triples what a streamed token costs."""
     app = FastAPI(title="LightLLM", description="Inference and serving of large language models", version="2")
     errors.install(app, service.metrics)
-    for family in (openai_chat, openai_completions, native, state_routes):
+    for family in (openai_chat, openai_completions, native, state_routes, profiling):
         app.include_router(family.router(service))
     documents.install(app)
     return app

@@ -15,6 +15,7 @@ _TYPES = {
     400: "invalid_request_error",
     404: "not_found_error",
     405: "method_not_allowed_error",
+    409: "conflict_error",
     413: "request_too_large_error",
     429: "rate_limit_error",
     500: "internal_server_error",
