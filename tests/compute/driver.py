@@ -2,13 +2,14 @@
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from lightllm.compute.attention.batch import Batch
+from lightllm.compute.attention.batch import Batch, Wanted
 from lightllm.compute.execution.materialize import materialize
 from lightllm.compute.layers.decoder import CausalLM
 from lightllm.compute.models import registry
@@ -68,10 +69,20 @@ class Driver:
             context_lengths=lengths[decodes:],
             max_length=max(lengths),
         )
-        logits = self.model.logits(self.model(batch))
+        hidden = self.model(batch)
+        self._check_wanted(batch, hidden)
+        logits = self.model.logits(hidden)
         for i, part in zip(order, logits.split([len(span) for span in spans]), strict=True):
             self.done[i] += counts[i]
             self.outputs[i].append(part)
+
+    def _check_wanted(self, batch: Batch, hidden: Tensor) -> None:
+        """If only every other sequence's last token is wanted, its hidden state is the same."""
+        which = torch.arange(0, len(batch.row), 2)
+        token = batch.query_start.long()[1:][which] - 1
+        start = torch.arange(len(which) + 1, dtype=torch.int32)
+        wanted = Wanted(token=token, row=batch.row[which], query_start=start, lengths=batch.lengths[which])
+        torch.testing.assert_close(self.model(replace(batch, wanted=wanted, memo={})), hidden[token])
 
     def logits(self) -> list[Tensor]:
         return [torch.cat(parts) for parts in self.outputs]

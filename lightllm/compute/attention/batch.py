@@ -1,10 +1,23 @@
 """The tensors of one step, as the model's layers see it."""
 
 from collections.abc import Hashable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from torch import Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """The last tokens of n sequences: of no others are hidden states wanted of the model.
+
+    So the last layer's attention has their queries only, each like a decode, and what follows it has fewer tokens.
+    """
+
+    token: Tensor  # [n] int64: place in the batch
+    row: Tensor  # [n] int64
+    query_start: Tensor  # [n + 1] int32: 0 ... n
+    lengths: Tensor  # [n] int32: context, this step's tokens included
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,3 +40,28 @@ class Batch:
     context_lengths: Sequence[int]  # lengths of the sequences after the decodes
     max_length: int  # no length is larger
     memo: dict[Hashable, Any] = field(default_factory=dict)  # what attention works out once for all layers
+    wanted: Wanted | None = None  # None: all tokens
+    is_last_layer: bool = False
+
+    def last_layer(self) -> "Batch":
+        """What the last layer is given."""
+        return self if self.wanted is None else replace(self, is_last_layer=True)
+
+    def outputs(self, x: Tensor) -> Tensor:
+        """Of x [tokens, ...] what belongs to the tokens that this layer has outputs for."""
+        return x.index_select(0, self.wanted.token) if self.is_last_layer and self.wanted is not None else x
+
+    def queries(self) -> "Batch":
+        """The batch as attention sees it, whose queries are of the tokens that this layer has outputs for."""
+        if not self.is_last_layer or self.wanted is None:
+            return self
+        return replace(
+            self,
+            row=self.wanted.row,
+            query_start=self.wanted.query_start,
+            lengths=self.wanted.lengths,
+            decodes=len(self.wanted.row),
+            query_lengths=(),
+            context_lengths=(),
+            memo={},
+        )

@@ -7,18 +7,17 @@ import torch
 from torch import Tensor
 
 from lightllm.base.step import StepPlan
-from lightllm.compute.attention.batch import Batch
+from lightllm.compute.attention.batch import Batch, Wanted
 from lightllm.compute.execution.rows import Rows
 from lightllm.compute.execution.transfers import Upload
 
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """A batch, and of its n sequences that sample: the last token's place in the batch, the row, the length."""
+    """A batch of which n sequences' last tokens are wanted: of those that sample or, if none does, of one other."""
 
     batch: Batch
-    last: Tensor  # [n] int64
-    row: Tensor  # [n] int64
+    row: Tensor  # [n] int64: of these sequences
     length: Tensor  # [n] int64
 
 
@@ -31,8 +30,7 @@ def build(plan: StepPlan, rows: Rows, upload: Upload) -> Step:
     positions = runs(plan.starts, plan.counts)
     row_of_token = np.repeat(plan.rows, plan.counts)
     changes = _entries(plan.update_rows, plan.update_starts, plan.update_counts, rows.longest)
-    samples = plan.samples
-    sampling = query_start[1:][samples] - 1, plan.rows[samples], lengths[samples]
+    samples = np.flatnonzero(plan.samples) if plan.samples.any() else np.array([len(plan.rows) - 1])
     on_device = upload.together(
         changes,
         plan.update_slots,
@@ -43,12 +41,16 @@ def build(plan: StepPlan, rows: Rows, upload: Upload) -> Step:
         plan.rows,
         query_start,
         lengths,
-        *sampling,
+        query_start[1:][samples] - 1,
+        plan.rows[samples],
+        lengths[samples],
+        np.arange(len(samples) + 1),
     )
-    changed, new_slots, tokens, position, entries, token_row, row, start, length, *sampling = on_device
+    changed, new_slots, tokens, position, entries, token_row, row, start, length, *wanted = on_device
     rows.set_slots(changed, new_slots)
     tokens, slots = rows.resolve(tokens, token_row), rows.slots(entries)
     rows.set_tokens(slots, tokens)
+    last_token, last_row, last_length, last_start = wanted
     decodes = int(np.count_nonzero(plan.counts == 1))
     batch = Batch(
         tokens=tokens,
@@ -62,8 +64,9 @@ def build(plan: StepPlan, rows: Rows, upload: Upload) -> Step:
         query_lengths=plan.counts[decodes:].tolist(),
         context_lengths=lengths[decodes:].tolist(),
         max_length=int(lengths.max()),
+        wanted=Wanted(last_token, last_row, last_start.to(torch.int32), last_length.to(torch.int32)),
     )
-    return Step(batch, *sampling)
+    return Step(batch, last_row, last_length)
 
 
 def runs(starts: np.ndarray, counts: np.ndarray) -> np.ndarray:

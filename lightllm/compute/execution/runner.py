@@ -86,7 +86,7 @@ class Runner:
     def _compute(self, plan: StepPlan) -> Sampling:
         """Any step."""
         step = batch.build(plan, self._rows, self._upload)
-        return Sampling(self._model(step.batch).index_select(0, step.last), step.row, step.length)
+        return Sampling(self._model(step.batch), step.row, step.length)
 
     def _sample(self, plan: StepPlan, sampling: Sampling, which: np.ndarray) -> tuple[Tensor, Logprobs | None]:
         """The next tokens of the sequences `which`, the same on all ranks; the rows remember them."""

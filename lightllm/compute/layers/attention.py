@@ -50,7 +50,7 @@ class Attention(nn.Module):
         self.keys, self.values = tensors["keys"], tensors["values"]
 
     def forward(self, x: Tensor, batch: Batch) -> Tensor:
-        """x [tokens, hidden] -> [tokens, hidden]; stores this step's keys and values in the batch's slots."""
+        """x [tokens, hidden] -> [outputs, hidden]; stores this step's keys and values in the batch's slots."""
         q, k, v = self.qkv_proj.heads(x)
         q = ops.norm_rotate_store(
             q,
@@ -65,20 +65,21 @@ class Attention(nn.Module):
             self.keys,
             self.values,
         )
+        asking = batch.queries()
         attended = ops.attend(
-            q,
+            batch.outputs(q),
             self.keys,
             self.values,
-            batch.slot_table,
-            batch.row,
-            batch.query_start,
-            batch.lengths,
+            asking.slot_table,
+            asking.row,
+            asking.query_start,
+            asking.lengths,
             self.scale,
             self.window,
-            batch.decodes,
-            batch.query_lengths,
-            batch.context_lengths,
-            batch.max_length,
-            batch.memo,
+            asking.decodes,
+            asking.query_lengths,
+            asking.context_lengths,
+            asking.max_length,
+            asking.memo,
         )
         return self.o_proj(attended.flatten(1))

@@ -30,7 +30,7 @@ class Block(nn.Module):
     def forward(self, x: Tensor, residual: Tensor | None, batch: Batch) -> tuple[Tensor, Tensor]:
         x, residual = self.input_layernorm.add(x, residual)
         x = self.self_attn(x, batch)
-        x, residual = self.post_attention_layernorm.add(x, residual)
+        x, residual = self.post_attention_layernorm.add(x, batch.outputs(residual))
         return self.mlp(x), residual
 
 
@@ -51,7 +51,7 @@ class Config(Protocol):
 
 
 class Decoder(nn.Module):
-    """Batch -> [tokens, hidden]."""
+    """Batch -> hidden states of the wanted tokens [n, hidden], of all if none are named."""
 
     def __init__(self, config: Config, blocks: Iterable[nn.Module]):
         super().__init__()
@@ -61,8 +61,10 @@ class Decoder(nn.Module):
 
     def forward(self, batch: Batch) -> Tensor:
         x, residual = self.embed_tokens.rows(batch.tokens), None
-        for block in self.layers:
+        *blocks, last = self.layers
+        for block in blocks:
             x, residual = block(x, residual, batch)
+        x, residual = last(x, residual, batch.last_layer())
         return self.norm.add(x, residual)[0]
 
 
@@ -83,7 +85,7 @@ class CausalLM(nn.Module):
         self.unused = re.compile("|".join(patterns) or "(?!)")
 
     def forward(self, batch: Batch) -> Tensor:
-        """Hidden states after the final norm, [tokens, hidden]."""
+        """Hidden states of the wanted tokens after the final norm, [n, hidden]."""
         return self.model(batch)
 
     def logits(self, hidden: Tensor) -> Tensor:

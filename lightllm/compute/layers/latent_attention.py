@@ -95,7 +95,7 @@ class LatentAttention(nn.Module):
         return self.q_b_proj(self.q_a_layernorm(q)), compressed
 
     def forward(self, x: Tensor, batch: Batch) -> Tensor:
-        """x [tokens, hidden] -> [tokens, hidden]; stores this step's latents in the batch's slots."""
+        """x [tokens, hidden] -> [outputs, hidden]; stores this step's latents in the batch's slots."""
         q, compressed = self.project(x)
         fixed, turning = q.unflatten(-1, (-1, sum(self.query_parts))).split(self.query_parts, dim=-1)
         turning = ops.norm_rotate_store_latent(
@@ -109,19 +109,20 @@ class LatentAttention(nn.Module):
             self.latents,
         )
         q = torch.cat([torch.einsum("thk,hkl->thl", fixed, self.kv_b_proj.key), turning], dim=-1)
+        asking = batch.queries()
         attended = ops.attend_latent(
-            q,
+            batch.outputs(q),
             self.latents,
             self.latent,
-            batch.slot_table,
-            batch.row,
-            batch.query_start,
-            batch.lengths,
+            asking.slot_table,
+            asking.row,
+            asking.query_start,
+            asking.lengths,
             self.scale,
-            batch.decodes,
-            batch.query_lengths,
-            batch.context_lengths,
-            batch.max_length,
-            batch.memo,
+            asking.decodes,
+            asking.query_lengths,
+            asking.context_lengths,
+            asking.max_length,
+            asking.memo,
         )
         return self.o_proj(torch.einsum("thl,hvl->thv", attended, self.kv_b_proj.value).flatten(1))

@@ -35,7 +35,7 @@ def test_a_plan_becomes_tensors():
     assert batch.lengths.tolist() == [6, 5, 3, 4]
     assert (batch.decodes, batch.query_lengths, batch.context_lengths, batch.max_length) == (2, [3, 2], [3, 4], 6)
     assert batch.slot_table[2, :4].tolist() == [30, 31, 7, 8]
-    assert [x.tolist() for x in (step.last, step.row, step.length)] == [[0, 4, 6], [3, 0, 2], [6, 3, 4]]
+    assert [x.tolist() for x in (step.batch.wanted.token, step.row, step.length)] == [[0, 4, 6], [3, 0, 2], [6, 3, 4]]
     assert {x.dtype for x in (batch.tokens, batch.positions, batch.slots, batch.row)} == {torch.int64}
     assert {x.dtype for x in (batch.query_start, batch.lengths, batch.slot_table)} == {torch.int32}
 
