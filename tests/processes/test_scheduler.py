@@ -21,6 +21,8 @@ from lightllm.base.messages import (
     Connect,
     Message,
     PlanReady,
+    Profile,
+    Profiled,
     Progress,
     Ready,
     Requests,
@@ -36,6 +38,7 @@ from lightllm.base.ring import Ring
 from lightllm.base.status import Status
 from lightllm.base.step import StepPlan, pack, unpack
 from lightllm.processes.channels import Channel
+from lightllm.processes.scheduler import Profiling
 from lightllm.serving.scheduling.plan import plan_bytes, result_bytes
 from tests.serving.scheduling.device import Device, alone
 
@@ -307,3 +310,22 @@ def wait_until(holds, timeout_s: float = 10.0) -> None:
     while not holds():
         assert time.monotonic() < deadline
         time.sleep(0.005)
+
+
+def test_all_ranks_are_told_to_profile_and_answer_as_one():
+    ends = [[Channel(end) for end in Channel.pair()] for _ in range(4)]
+    (first, his), (second, hers), *workers = ends
+    profiling = Profiling([mine for mine, _ in workers])
+    profiling.order(first, Profile(starts=False))
+    assert [its.receive() for _, its in workers] == [Profile(starts=False)] * 2
+    profiling.order(second, Profile(starts=True))
+    assert "another order" in hers.receive().failure
+    assert [its.receive() for _, its in workers] == [None, None]
+    profiling.take(Profiled(["a"]))
+    assert his.receive() is None
+    profiling.take(Profiled(["b"], "full"))
+    assert his.receive() == Profiled(["a", "b"], "full")
+    profiling.order(second, Profile(starts=True))
+    assert [its.receive() for _, its in workers] == [Profile(starts=True)] * 2
+    for end in (end for pair in ends for end in pair):
+        end.close()
