@@ -29,9 +29,5 @@ def arrival_times(
     gaps = np.random.default_rng([seed, 1]).exponential(size=len(trace))
     for phase in np.unique(trace.phase):
         chosen = trace.phase == phase
-        gaps[chosen] *= seconds_per_request(_part(trace, chosen), cost, pool_tokens=pool_tokens, rows=rows) / load
+        gaps[chosen] *= seconds_per_request(trace.part(chosen), cost, pool_tokens=pool_tokens, rows=rows) / load
     return np.cumsum(gaps)
-
-
-def _part(trace: Trace, chosen: NDArray[np.bool_]) -> Trace:
-    return Trace(trace.name, trace.prompt[chosen], trace.output[chosen], trace.max_tokens[chosen], trace.phase[chosen])

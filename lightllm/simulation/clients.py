@@ -1,6 +1,7 @@
 """The clients of a simulated server: when they ask, what they wait for, and how they were served."""
 
 from collections import deque
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -11,6 +12,7 @@ from lightllm.base.messages import parse_references
 from lightllm.base.request import FinishReason, SamplingParams
 from lightllm.base.request_table import RequestTable
 from lightllm.serving.records import Records, Request
+from lightllm.serving.scheduling import request as scheduling
 from lightllm.serving.scheduling.scheduler import Scheduler
 from lightllm.simulation.trace import Trace
 from lightllm.simulation.worker import EOS
@@ -66,7 +68,8 @@ class Clients:
 
     def __init__(self, trace: Trace, arrivals: Arrivals, targets: Targets, table: RequestTable, scheduler: Scheduler):
         self.service = Service.of(len(trace))
-        self._trace, self._arrivals, self._targets, self._scheduler = trace, arrivals, targets, scheduler
+        self._trace, self._arrivals, self._targets = trace, arrivals, targets
+        self._table, self._scheduler = table, scheduler
         self._records, self._fields = Records(table, 0), table.records
         self._requests: dict[int, Request] = {}  # by index of the record
         records = len(table.records)
@@ -107,6 +110,15 @@ class Clients:
             _, index, generation = self._hopeful.popleft()
             self._leave_if_waiting(index, generation, now)
 
+    def asked_before(self, past: Trace) -> Iterator[tuple[scheduling.Request, int]]:
+        """Each request of `past` as the scheduler reads it, and the length of its output."""
+        for number in range(len(past)):
+            asked = self._fill_record(past, number)
+            request = scheduling.read_request(self._table, asked.index, asked.generation, order=0)
+            assert request is not None, "nobody has taken it back"
+            yield request, int(past.output[number])
+            self._records.give_back(asked)
+
     def hear(self, progressed: bytes, now: float) -> None:
         """What the scheduler says: these requests have new tokens or have ended."""
         indexes = np.unique(parse_references(progressed)[:, 0].astype(np.int64))
@@ -131,18 +143,20 @@ class Clients:
         came = now if self._arrivals.times is None else float(self._arrivals.times[number])
         self._num_submitted += 1
         self._num_idle -= 1
-        params = SamplingParams(seed=number, max_tokens=int(trace.max_tokens[number]))
-        taken = self._records.take(
-            trace.prompt_tokens(number), params, max_tokens=int(trace.max_tokens[number]), stop_ids=[EOS]
-        )
-        if taken is None:
-            raise ConfigError("the simulated request table is full; lower the load or the number of clients")
-        (request,) = taken
+        request = self._fill_record(trace, number)
         index = request.index
         self._fields["arrival"][index] = self.service.submitted[number] = came
         self._requests[index], self._number[index], self._seen[index] = request, number, 0
         self._scheduler.submit(index, request.generation)
         self._hopeful.append((came + self._targets.patience_s, index, request.generation))
+
+    def _fill_record(self, trace: Trace, number: int) -> Request:
+        max_tokens = int(trace.max_tokens[number])
+        params = SamplingParams(seed=number, max_tokens=max_tokens)
+        taken = self._records.take(trace.prompt_tokens(number), params, max_tokens=max_tokens, stop_ids=[EOS])
+        if taken is None:
+            raise ConfigError("the simulated request table is full; lower the load or the number of clients")
+        return taken[0]
 
     def _leave_if_waiting(self, index: int, generation: int, now: float) -> None:
         request = self._requests.get(index)

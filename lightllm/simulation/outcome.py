@@ -57,7 +57,8 @@ def outcome(
     warm_up: float, with_series: bool,
 ) -> Outcome:  # fmt: skip
     """`trace`, `pool_tokens` and `steps` in units of `scale` tokens."""
-    begin, end = service.submitted[int(warm_up * len(trace))], service.submitted[-1]
+    end = service.submitted[-1]
+    begin = warm_up * end
     has_ended = (service.ended > begin) & (service.ended <= end)
     is_answered = has_ended & ((service.reason == FinishReason.STOP) | (service.reason == FinishReason.LENGTH))
     ttft = service.first_token - service.submitted

@@ -14,6 +14,7 @@ from lightllm.base.errors import ConfigError
 from lightllm.base.metrics import Metrics
 from lightllm.base.request_table import RequestTable, TableShape
 from lightllm.base.step import StepPlan, StepResult
+from lightllm.serving.scheduling.length_history import LengthHistory
 from lightllm.serving.scheduling.peak_memory import peak_tokens
 from lightllm.serving.scheduling.scheduler import Scheduler
 from lightllm.simulation.clients import Arrivals, Clients, Service, Targets
@@ -49,14 +50,18 @@ def simulate(
     pool_tokens: int,
     cost: StepCost,
     targets: Targets,
+    past: Trace | None = None,
 ) -> tuple[Service, Steps]:
-    """Until the last request of the trace has come. Raises ConfigError if the pool cannot hold a request of it."""
+    """Until the last request of the trace has come; those of `past` have been answered before, so that the scheduler
+    knows how long their outputs were. Raises ConfigError if the pool cannot hold a request of the trace."""
     if trace.longest > pool_tokens + 1:
         raise ConfigError(
             f"trace {trace.name} has requests of up to {trace.longest} tokens, the pool has {pool_tokens}; "
             "give more --pool_tokens"
         )
     simulation = Simulation(trace, arrivals, config, pool_tokens=pool_tokens, cost=cost, targets=targets)
+    if past is not None:
+        simulation.remember(past)
     simulation.run()
     return simulation.clients.service, simulation.log.steps()
 
@@ -81,17 +86,23 @@ class Simulation:
         table, self._metrics = RequestTable(requests, shape), Metrics(metrics, 0)
         for memory in (requests, metrics):
             memory.close()
+        self._predictor = LengthHistory(config)
         self._scheduler = Scheduler(
             config,
             table,
             pool_tokens=pool_tokens,
             max_length=trace.longest,
             metrics=self._metrics,
+            predictor=self._predictor,
             clock=lambda: _START_S + self._now,
         )
         self._worker = PretendedWorker(trace, rows=config.running_max_req_size)
         self.clients = Clients(trace, arrivals, targets, table, self._scheduler)
         self.log = _Log()
+
+    def remember(self, past: Trace) -> None:
+        for request, output in self.clients.asked_before(past):
+            self._predictor.observe(request, output)
 
     def run(self) -> None:
         while not self.clients.are_done:

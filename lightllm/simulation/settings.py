@@ -29,9 +29,12 @@ class SimulationSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unkno
     clients: A[list[int], about("Instead of loads: how many clients ask, each again as soon as it has its answer")] = []
     seeds: A[int, at_least(1), about("Runs of each combination; all policies meet the same requests")] = 3
     requests: A[int, at_least(2), about("Requests of each run")] = 1000
-    warm_up: A[float, msgspec.Meta(ge=0, lt=1), about("Share of the requests that come before anything is counted")] = (
+    warm_up: A[float, msgspec.Meta(ge=0, lt=1), about("Share of the time that passes before anything is counted")] = (
         0.25
     )
+    history: A[
+        int, at_least(0), about("Requests that the server has answered before; recorded traces have none before them")
+    ] = 1000
     pool_tokens: A[int, at_least(1), about("Slots of the KV pool")] = 120_000
     scale: A[
         int, at_least(1), about("Tokens that each simulated one stands for: faster, the more the coarser; 1 is exact")

@@ -21,6 +21,8 @@ from lightllm.simulation.run import simulate
 from lightllm.simulation.settings import SimulationSettings
 from lightllm.simulation.trace import Trace
 
+_PAST = 1_000_000  # added to seeds
+
 
 @dataclass(frozen=True)
 class Sweep:
@@ -78,6 +80,7 @@ class Sweep:
             pool_tokens=settings.pool_tokens // settings.scale,
             cost=self.cost.scaled(settings.scale),
             targets=targets,
+            past=self._past(case),
         )
         return outcome(
             case,
@@ -90,6 +93,14 @@ class Sweep:
             warm_up=settings.warm_up,
             with_series=case.seed == 0,
         )
+
+    def _past(self, case: Case) -> Trace | None:
+        """Requests of the trace's first phase, others than those of the trace."""
+        settings = self.settings
+        if case.trace not in workloads.WORKLOADS or not settings.history:
+            return None
+        drawn = workloads.draw(case.trace, seed=_PAST + case.seed, count=settings.history)
+        return drawn.part(drawn.phase == 0).scaled(settings.scale)
 
     def _arrivals(self, asked: Trace, case: Case) -> Arrivals:
         if case.clients:

@@ -52,6 +52,19 @@ class Trace:
         ids = np.repeat(np.array(self.blocks[number], dtype=np.int32), self.block_tokens)[:length]
         return np.pad(ids, (0, length - len(ids)), mode="edge") + np.int32(FIRST_PROMPT_TOKEN)
 
+    def part(self, chosen: NDArray[np.bool_]) -> "Trace":
+        """The chosen requests, [n] bool, without the times of their arrival."""
+        blocks = self.blocks and [ids for ids, is_chosen in zip(self.blocks, chosen, strict=True) if is_chosen]
+        return replace(
+            self,
+            prompt=self.prompt[chosen],
+            output=self.output[chosen],
+            max_tokens=self.max_tokens[chosen],
+            phase=self.phase[chosen],
+            arrival=None,
+            blocks=blocks,
+        )
+
     def scaled(self, scale: int) -> "Trace":
         """The trace where a token stands for `scale` tokens."""
         if scale == 1:

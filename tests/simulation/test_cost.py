@@ -62,6 +62,11 @@ def test_shipped_cost_is_the_fit_of_the_steps_it_names():
     assert max(map(abs, cost.relative_errors(shipped))) < 0.06
 
 
+def test_every_shipped_cost_can_be_loaded():
+    for path in cost.DEFAULT.parent.iterdir():
+        assert cost.load(path).about
+
+
 def test_a_scaled_decode_step_costs_as_much_as_the_steps_it_stands_for():
     once, often = KNOWN.scaled(8).seconds(plan([(99, 1)])), 8 * KNOWN.seconds(plan([(799, 1)]))
     assert once == pytest.approx(often)

@@ -102,14 +102,28 @@ def test_clients_in_a_closed_loop_ask_when_they_are_answered():
     assert asked[2:].tolist() == answered[: len(asked) - 2].tolist()
 
 
+def test_lengths_of_the_past_are_known_from_the_start():
+    trace = workloads.draw("decode_heavy", seed=0, count=40).scaled(32)
+    times, config = np.linspace(0, 1, 40), EngineConfig(running_max_req_size=64, admission="past_future")
+
+    def predicted(past: Trace | None) -> list[int]:
+        arrivals = Arrivals(times)
+        _, steps = simulate(trace, arrivals, config, pool_tokens=3750, cost=COST, targets=TARGETS, past=past)
+        return steps.predicted_peak.tolist()
+
+    # Shorter than their clients allow, as is known only after they have ended.
+    short = requests(*[(10, 20)] * 500, max_tokens=128)
+    assert all(known < unknown for known, unknown in zip(predicted(short), predicted(None), strict=True))
+
+
 def test_capacity_is_what_a_full_server_reaches():
-    trace = workloads.draw("decode_heavy", seed=0, count=400).scaled(32)
+    trace = workloads.draw("decode_heavy", seed=0, count=250).scaled(32)
     told, cost = replace(trace, max_tokens=trace.output), COST.scaled(32)
     config = EngineConfig(running_max_req_size=64, batch_max_tokens=256)
     patient = Targets(patience_s=1e6)
     service, _ = simulate(told, Arrivals(clients=50), config, pool_tokens=3750, cost=cost, targets=patient)
-    window = service.submitted[200] < service.ended
-    reached = window.sum() / (service.submitted[-1] - service.submitted[200])
+    window = service.submitted[100] < service.ended
+    reached = window.sum() / (service.submitted[-1] - service.submitted[100])
     expected = 1 / seconds_per_request(told, cost, pool_tokens=3750, rows=64)
     assert reached == pytest.approx(expected, rel=0.1)
 

@@ -11,7 +11,7 @@ from lightllm.simulation.policies import policy
 from lightllm.simulation.settings import SimulationSettings
 from lightllm.simulation.sweep import Sweep
 
-SMALL = ["--pool_tokens", "16000", "--scale", "64", "--requests", "40", "--jobs", "1"]
+SMALL = ["--pool_tokens", "16000", "--scale", "64", "--requests", "30", "--history", "100", "--jobs", "1"]
 
 
 def test_a_sweep_prints_a_table_and_writes_results(tmp_path: Path, capsys):
