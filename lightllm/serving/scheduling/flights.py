@@ -35,8 +35,9 @@ class Flights:
 
         What was sampled for a row that has changed hands since is nobody's: a wasted row.
         """
+        due = self._flights[0].step if self._flights else None
+        assert result.step == due, "each result comes once, in the order of the plans"
         flight = self._flights.popleft()
-        assert flight.step == result.step, "results come in the order of the plans"
         positions = np.flatnonzero(flight.samples & (self._rows.epoch[flight.rows] == flight.epochs))
         return positions, flight.rows[positions]
 

@@ -1,5 +1,6 @@
 """The scheduler with a device that notices every wrong slot: what a request gets never depends on what else runs."""
 
+import dataclasses
 import random
 
 import numpy as np
@@ -370,3 +371,16 @@ def test_metrics_show_what_is_there():
     assert total("kv_slots_used") == 0
     assert total("kv_slots_cached") == 3 * 29
     finish_and_check(engine, asked)
+
+
+def test_a_result_that_is_not_due_is_refused_and_changes_nothing():
+    engine = Engine()
+    asked = engine.ask([1, 2, 3], 10)
+    for _ in range(3):
+        engine.step()
+    engine.launch(engine.scheduler.plan())
+    for again_or_early in (engine.results[0].step - 1, engine.results[1].step):
+        with pytest.raises(AssertionError, match="each result comes once"):
+            engine.scheduler.digest(dataclasses.replace(engine.results[0], step=again_or_early))
+    assert engine.scheduler.num_outstanding == 2
+    finish_and_check(engine, [asked])
