@@ -1,6 +1,7 @@
 # make serve    installs what is needed and serves the bundled model (MODEL=, ARGS= to change that)
 # make test     installs what tests need, then runs every check and test
 # make nightly  also runs the tests that take long
+# make fuzz     runs the scheduler through episodes drawn from seeds (SEEDS=, PROCESSES=), and goes on where it was interrupted
 # make gpu      runs the tests that need a GPU, and measures the engine on it
 
 PYTHON ?= python3
@@ -8,8 +9,10 @@ VENV := .venv
 BIN := $(VENV)/bin
 MODEL ?=
 ARGS ?=
+SEEDS ?= 1000000
+PROCESSES ?= 2
 
-.PHONY: serve test check nightly benchmark gpu clean
+.PHONY: serve test check nightly fuzz benchmark gpu clean
 
 serve: $(VENV)/installed
 	$(BIN)/lightllm serve $(MODEL) $(ARGS)
@@ -26,6 +29,9 @@ check: $(VENV)/installed-test
 
 nightly: check
 	$(BIN)/pytest -m "not gpu"
+
+fuzz: $(VENV)/installed-test
+	$(BIN)/python -m tests.fuzzing --seeds $(SEEDS) --processes $(PROCESSES)
 
 benchmark: $(VENV)/installed-test
 	$(BIN)/python -m benchmarks.cpu

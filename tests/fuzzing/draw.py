@@ -1,0 +1,132 @@
+"""Draws an episode from a seed. Most are short; some are long, so that what builds up slowly is met as well."""
+
+import random
+
+from tests.fuzzing.events import (
+    CLIENTS,
+    EVERYBODY,
+    Ask,
+    Crash,
+    Die,
+    Episode,
+    Event,
+    Release,
+    Settings,
+    Stop,
+    Turn,
+    WrongResult,
+)
+
+_LONG, _TIMES_LONGER = 0.02, 8
+
+
+def episode(seed: int) -> Episode:
+    return _Drawing(random.Random(seed)).episode()
+
+
+class _Drawing:
+    """What happens often, and what never, is drawn for each episode, so that rare things also come together."""
+
+    def __init__(self, draw: random.Random):
+        self._draw = draw
+        self._settings = self._draw_settings()
+        vocabulary = self._settings.vocabulary
+        self._prompts = [[draw.randrange(vocabulary) for _ in range(14)] for _ in range(2)]
+        self._length, self._arrivals = draw.choice([2, 6, 14]), draw.choice([0.3, 0.5, 0.7])
+        self._is_late = draw.choice([0.0, 0.2, 0.6])  # messages and results
+        self._disturbances = {
+            self._release: draw.choice([0.0, 0.2, 0.6]),
+            self._stop: draw.choice([0.0, 0.3, 0.6]),
+            self._die: draw.choice([0.0, 0.0, 0.2]),
+            self._crash: draw.choice([0.0, 0.0, 0.0, 0.2]),
+            self._wrong_result: draw.choice([0.0, 0.0, 0.0, 0.2]),
+        }
+        self._asks: list[Ask] = []
+        self._events: list[Event] = []
+
+    def episode(self) -> Episode:
+        draw = self._draw
+        turns = draw.randint(1, 4) * (_TIMES_LONGER if draw.random() < _LONG else 1)
+        self._ask()
+        for _ in range(turns):
+            while draw.random() < self._arrivals:
+                self._ask()
+            for disturb, rate in self._disturbances.items():
+                if draw.random() < rate:
+                    disturb(draw.choice(self._asks))
+            self._turn()
+        return Episode(self._settings, self._events)
+
+    def _draw_settings(self) -> Settings:
+        draw = self._draw
+        config = {
+            "admission": draw.choice(["past_future", "past_future", "conservative", "watermark", "watermark"]),
+            "watermark": draw.choice([0.5, 1.0, 1.0]),
+            "prediction_samples": draw.choice([1, 4, 64]),
+            "prediction_quantile": draw.choice([0.1, 0.5, 1.0]),
+            "prediction_window": draw.choice([1, 5, 100]),
+            "disable_dynamic_prompt_cache": draw.random() < 0.2,
+            "batch_max_tokens": draw.choice([3, 8, 20, 400]),
+            "chunked_prefill_size": draw.choice([1, 3, 8, None, None]),
+            "running_max_req_size": draw.choice([1, 3, 8, 8, 8]),
+            "router_max_new_token_len": draw.choice([1, 1, 4, 64]),
+            "max_queued_requests": draw.choice([0, 2, 100, 100]),
+        }
+        return Settings(
+            pool_tokens=draw.choice([12, 16, 20, 24, 24, 32, 200]),
+            vocabulary=draw.choice([2, 4, 50]),
+            records=draw.choice([3, 8]),
+            output_pages=draw.choice([1, 3]) if draw.random() < 0.03 else None,
+            default_max_tokens=draw.choice([2, 6, 12]),
+            outstanding=draw.choice([1, 2, 2, 2]),
+            bans_stops=draw.random() < 0.5,
+            is_awaited=draw.random() < 0.6,
+            config=config,
+        )
+
+    def _turn(self) -> None:
+        draw = self._draw
+        hears, lands = EVERYBODY, 1
+        if draw.random() < self._is_late:
+            hears, lands = draw.randrange(CLIENTS << self._settings.clients), draw.choice([0, 0, 1, 2])
+        self._events.append(Turn(hears, lands))
+
+    def _release(self, ask: Ask) -> None:
+        self._events.append(Release(ask.name, self._draw.randrange(ask.n)))
+
+    def _stop(self, ask: Ask) -> None:
+        stop = Stop(ask.name, self._draw.randrange(ask.n))
+        if self._draw.random() < 0.3:  # too late: the record is another request's
+            self._events.append(Release(stop.name, stop.sample))
+            self._ask(client=ask.client)
+            self._events.append(Turn())
+        self._events.append(stop)
+
+    def _die(self, ask: Ask) -> None:
+        self._events.append(Die(ask.client))
+
+    def _crash(self, ask: Ask) -> None:
+        self._events.append(Crash())
+
+    def _wrong_result(self, ask: Ask) -> None:
+        self._events.append(WrongResult(self._draw.random() < 0.5))
+
+    def _ask(self, client: int | None = None) -> None:
+        draw, vocabulary = self._draw, self._settings.vocabulary
+        prompt = draw.choice(self._prompts)[: draw.choice([0, self._length // 2, self._length])]
+        prompt += [draw.randrange(vocabulary) for _ in range(draw.choice([0, 1, 1, 3]))]
+        after = draw.choice(self._asks).name if self._asks and draw.random() < 0.1 else -1
+        ask = Ask(
+            name=len(self._asks),
+            prompt=tuple(prompt or [0]),
+            client=draw.randrange(self._settings.clients) if client is None else client,
+            n=draw.choice([1, 1, 1, 2, 3]),
+            max_tokens=draw.choice([None, None, 1, 2, 4, 9]),
+            min_tokens=draw.choice([0, 0, 0, 1, 4]),
+            stops=tuple(draw.sample(range(vocabulary), draw.choice([0, 0, 1, min(3, vocabulary - 1)]))),
+            logprobs=draw.choice([0, 2, 20]) if draw.random() < 0.1 else None,
+            variant=draw.randrange(4),
+            after=after,
+        )
+        self._asks.append(ask)
+        self._events.append(ask)
