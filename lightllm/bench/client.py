@@ -119,10 +119,14 @@ async def _measure_lag(lags: list[float]) -> None:
         lags.append(time.perf_counter() - due)
 
 
+# Not sys.stdout.buffer: where Python runs unbuffered (-u), that may write a part of a message only.
+_out = open(sys.__stdout__.fileno(), "wb", closefd=False)  # noqa: SIM115
+
+
 def send(message: Message) -> None:
     try:
-        sys.stdout.buffer.write(msgspec.json.encode(message) + b"\n")
-        sys.stdout.buffer.flush()
+        _out.write(msgspec.json.encode(message) + b"\n")
+        _out.flush()
     except BrokenPipeError:
         os._exit(1)  # whoever asked for this is gone
 
