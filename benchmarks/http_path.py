@@ -40,7 +40,9 @@ def children() -> dict[str, int]:
     for task in Path(f"/proc/{os.getpid()}/task").iterdir():
         for pid in (task / "children").read_text().split():
             line = Path(f"/proc/{pid}/cmdline").read_bytes().decode().split("\0")
-            name = next((part.rpartition(".")[2] for part in line if part.startswith(("lightllm.pro", "benchmarks."))), "")
+            name = next(
+                (part.rpartition(".")[2] for part in line if part.startswith(("lightllm.pro", "benchmarks."))), ""
+            )
             if name:
                 found[f"{name} {sum(key.startswith(name) for key in found)}"] = int(pid)
     return found
@@ -80,7 +82,9 @@ def measure(arguments: argparse.Namespace) -> None:
     found = figures.totals(measured.outcomes, {})
     assert found["completed"] == arguments.streams, found["most_common_errors"]
     tokens = found["total_output_tokens"]
-    print(f"reached {found['output_throughput']:,.0f} tokens/s in {took:.1f} s, {found['tokens_per_event']:.2f} an event;")
+    print(
+        f"reached {found['output_throughput']:,.0f} tokens/s in {took:.1f} s, {found['tokens_per_event']:.2f} an event;"
+    )
     print(f"the client was busy for {measured.cpu_share:.0%}")
     print("| process | us a token | of it in the kernel | tokens/s with a core of its own |\n| --- | --- | --- | --- |")
     for name, (own, kernel) in sorted(spent.items()):

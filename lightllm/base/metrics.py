@@ -23,6 +23,7 @@ class Metric:
     kind: Literal["counter", "gauge", "histogram"]
     help: str
     buckets: tuple[float, ...] = ()
+    is_per_api: bool = False  # each api process's own value is shown, not the sum
 
     @property
     def words(self) -> int:
@@ -43,7 +44,10 @@ METRICS = {
         Metric("request_inference_duration", "histogram", "Seconds from arrival to end of a request", SECONDS),
         Metric("request_first_token_duration", "histogram", "Seconds from arrival to the first token", SECONDS),
         Metric("request_mean_time_per_token_duration", "histogram", "Seconds per token after the first", SECONDS),
-        Metric("event_loop_lag", "gauge", "Seconds by which a timer of the api process fired late, last reading"),
+        Metric(
+            "event_loop_lag", "gauge", "Seconds by which the last timer of an api process was late", is_per_api=True
+        ),
+        Metric("event_loop_lag_duration", "histogram", "Seconds by which timers of api processes were late", SECONDS),
         # scheduler
         Metric("queue_size", "gauge", "Requests that wait to run"),
         Metric("batch_current_size", "gauge", "Requests that run"),
@@ -100,6 +104,10 @@ class Metrics:
     def total(self, name: str) -> float:
         """A counter's or gauge's sum over all processes."""
         return float(self._all[:, _OFFSETS[name]].sum())
+
+    def of_api_processes(self, name: str, count: int) -> list[float]:
+        """A gauge of each of `count` api processes, whose blocks are the last ones."""
+        return self._all[-count:, _OFFSETS[name]].tolist()
 
     def histogram(self, name: str) -> tuple[np.ndarray, float]:
         """Counts by bucket (the last one is unbounded) and the sum of what was observed, over all processes."""

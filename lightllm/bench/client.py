@@ -120,7 +120,7 @@ async def _measure_lag(lags: list[float]) -> None:
 
 
 # Not sys.stdout.buffer: where Python runs unbuffered (-u), that may write a part of a message only.
-_out = open(sys.__stdout__.fileno(), "wb", closefd=False)  # noqa: SIM115
+_out = open(1, "wb", closefd=False)  # noqa: SIM115 (open as long as the process)
 
 
 def send(message: Message) -> None:

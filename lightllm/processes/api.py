@@ -91,7 +91,9 @@ class Api:
         while True:
             due = time.monotonic() + _TICK_S
             await asyncio.sleep(_TICK_S)
-            self._metrics.set("event_loop_lag", max(0.0, time.monotonic() - due))
+            lag = max(0.0, time.monotonic() - due)
+            self._metrics.set("event_loop_lag", lag)
+            self._metrics.observe("event_loop_lag_duration", lag)
             for channel in self._channels.values():
                 try:
                     channel.flush()

@@ -12,20 +12,29 @@ from lightllm.base.metrics import METRICS, Metric, Metrics
 CONTENT_TYPE = CONTENT_TYPE_LATEST
 
 
-def render(metrics: Metrics) -> bytes:
-    """Everything declared in base/metrics, summed over processes."""
+def render(metrics: Metrics, *, api_processes: int) -> bytes:
+    """Everything declared in base/metrics, summed over processes but for what each api process has of its own."""
     registry = CollectorRegistry(auto_describe=False)
-    registry.register(_Collector(metrics))
+    registry.register(_Collector(metrics, api_processes))
     return generate_latest(registry)
 
 
 class _Collector(Collector):
-    def __init__(self, metrics: Metrics):
-        self._metrics = metrics
+    def __init__(self, metrics: Metrics, api_processes: int):
+        self._metrics, self._api_processes = metrics, api_processes
 
     def collect(self) -> Iterator[Family]:
         for metric in METRICS.values():
-            yield _family(metric, self._metrics)
+            if metric.is_per_api:
+                yield self._family_per_api(metric)
+            else:
+                yield _family(metric, self._metrics)
+
+    def _family_per_api(self, metric: Metric) -> Family:
+        family = GaugeMetricFamily(f"lightllm_{metric.name}", metric.help, labels=["api"])
+        for number, value in enumerate(self._metrics.of_api_processes(metric.name, self._api_processes)):
+            family.add_metric([str(number)], value)
+        return family
 
 
 def _family(metric: Metric, metrics: Metrics) -> Family:

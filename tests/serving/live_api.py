@@ -40,7 +40,7 @@ class LiveApi:
             byte_level(), script, TableShape.of(clients=1, records=records, max_length=4096), **(engine or {})
         )
         self._metrics_memory = Metrics.create(2)
-        self.metrics = Metrics(self._metrics_memory, 1)
+        self.metrics = Metrics(self._metrics_memory, 0)
         listener = socket.create_server(("127.0.0.1", 0))
         self.url = f"http://127.0.0.1:{listener.getsockname()[1]}"
         mine, theirs = Channel.pair()
@@ -57,7 +57,7 @@ class LiveApi:
             descriptors=descriptors,
             table=self.engine.table,
             status=self.engine.status,
-            metrics=Metrics(SharedMemory(self._metrics_memory.fd), 0),
+            metrics=Metrics(SharedMemory(self._metrics_memory.fd), 1),
         )
         self.error: BaseException | None = None
         self._thread = threading.Thread(target=self._run, daemon=True)

@@ -135,6 +135,7 @@ class Crew:
 
     def _metrics_block(self, member: Member) -> int:
         tp = self._config.tp
+        # Clients are last: what each of them has of its own is found there (base/metrics).
         first = {"scheduler": 0, "detokenizer": 1, "worker": 2, "api": 2 + tp, "client": 2 + tp}
         return first[member.process] + member.index
 

@@ -101,7 +101,8 @@ def _add_numbers(routes: APIRouter, service: Service) -> None:
     @routes.get("/metrics", response_class=Response)
     async def show_metrics() -> Response:
         """Counters, gauges and histograms in the text format of Prometheus."""
-        return Response(metrics.render(service.metrics), headers={"content-type": metrics.CONTENT_TYPE})
+        content = metrics.render(service.metrics, api_processes=service.config.httpserver_workers)
+        return Response(content, headers={"content-type": metrics.CONTENT_TYPE})
 
 
 def _add(routes: APIRouter, endpoint: Any, answer: type[msgspec.Struct], *paths: str) -> None:
