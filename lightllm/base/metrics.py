@@ -66,6 +66,7 @@ METRICS = {
         Metric("steps_run", "counter", "Steps run"),
         Metric("steps_overlapped", "counter", "Steps at whose end the next plan had already arrived"),
         Metric("step_seconds", "counter", "Seconds spent in steps"),
+        Metric("kernels_compiled_after_start", "counter", "Kernels compiled while requests waited; none is expected"),
     )
 }
 _OFFSETS = dict(zip(METRICS, np.cumsum([0] + [metric.words for metric in METRICS.values()]).tolist(), strict=False))

@@ -7,6 +7,7 @@ from contextlib import AbstractContextManager, closing, contextmanager, nullcont
 from datetime import timedelta
 from typing import TYPE_CHECKING, Protocol
 
+from lightllm.base import log
 from lightllm.base.errors import EngineDeadError
 from lightllm.base.messages import Loading, PlanReady, Profile, Profiled, Ready, ResultReady
 from lightllm.base.ring import Ring
@@ -17,6 +18,7 @@ from lightllm.processes.channels import Channel
 if TYPE_CHECKING:
     from torch.distributed import TCPStore  # pyright: ignore[reportPrivateImportUsage]
 
+_log = log.get(__name__)
 _MEETING_TIMEOUT_S = 600.0  # ranks load at their own pace
 _MOST_LAUNCHED = 2  # steps: the one that the device computes and the one after it
 _LOOK_EVERY_S = 50e-6  # whether the device has ended a step, while a plan may still come
@@ -150,10 +152,15 @@ def main(me: child.Child) -> None:
     def show(done: int, total: int) -> None:
         me.control.send(Loading(done, total))
 
+    def compiled(kernel: str) -> None:
+        me.metrics.add("kernels_compiled_after_start")
+        _log.warning("kernel %s was compiled while requests waited; please report what they asked for", kernel)
+
     me.metrics.clear()
     folder = me.start.config.profile_dir
     profiler = Profiler(folder, me.start.index) if folder else None
     runner = Runner(me.start.config, rank=me.start.index, store=_store(me), progress=show)
+    runner.tell_of_compiling(compiled)
     me.control.send(Ready(pool_tokens=runner.pool_tokens, memory=runner.memory))
     serve(me, runner, profiler)
 

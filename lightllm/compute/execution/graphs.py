@@ -31,7 +31,7 @@ Compute = Callable[[], Tensor]
 class Recorder(Protocol):
     """How computations are recorded; a test may put something in the place of CUDA graphs."""
 
-    def __call__(self, compute: Compute) -> tuple[Callable[[], None], Tensor]:
+    def __call__(self, compute: Compute) -> tuple[Callable[[], object], Tensor]:
         """What computes the same again, and the tensor in which the outcome then lies."""
         ...
 
@@ -72,7 +72,7 @@ class Graphs:
         most, device = max(sizes), rows.slot_table.device
         self._buffer = torch.zeros(_LINES * _width(most), dtype=torch.int64, device=device)
         self._query_start = torch.arange(most + 1, dtype=torch.int32, device=device)
-        self._recorded: dict[int, tuple[Callable[[], None], Sampling]] = {}
+        self._recorded: dict[int, tuple[Callable[[], object], Sampling]] = {}
         # Largest first: the smaller ones then find room in the memory of the larger.
         for done, size in enumerate(sorted(sizes, reverse=True), start=1):
             self._fill(None, size)
@@ -154,6 +154,12 @@ class Graphs:
 
 def _width(size: int) -> int:
     return -(-size // _ALIGN) * _ALIGN
+
+
+def compute_again(compute: Compute) -> tuple[Callable[[], object], Tensor]:
+    """In the place of a recorder where there is no device to record: what replays just computes."""
+    outcome = compute()
+    return lambda: outcome.copy_(compute()), outcome
 
 
 class CudaRecorder:

@@ -15,6 +15,7 @@ from lightllm.compute.execution.materialize import materialize
 from lightllm.compute.layers.decoder import CausalLM
 from lightllm.compute.models import registry
 from lightllm.compute.parallel.mesh import Mesh
+from lightllm.compute.quant.method import LinearMethod
 from lightllm.compute.quant.select import method_for
 from lightllm.compute.weights.checkpoint import Safetensors
 from lightllm.compute.weights.dummy import Dummy
@@ -31,14 +32,29 @@ DTYPES = {
 
 
 @dataclass(frozen=True)
-class Loaded:
-    """A materialized model. longest: tokens that one request may have."""
+class Blueprint:
+    """What is known of a model before its weights are. longest: tokens that one request may have."""
 
-    model: CausalLM
+    directory: Path
+    raw: dict[str, Any]
+    device: torch.device
     dtype: torch.dtype
-    state_dtype: torch.dtype
-    weight_bytes: int
     longest: int
+
+    @property
+    def state_dtype(self) -> torch.dtype:
+        # Attention in half precision is several times slower than in float32 on a CPU.
+        return torch.float32 if self.device.type == "cpu" else self.dtype
+
+    def build(self) -> CausalLM:
+        """The model without tensors."""
+        model = registry.build(registry.load_config(self.raw)[1])
+        model.extend(self.longest)
+        return model
+
+    def method_for(self) -> Callable[[str], LinearMethod]:
+        """How each matrix is stored and multiplied."""
+        return method_for(self.raw.get("quantization_config"))
 
 
 def choose_device(config: EngineConfig, rank: int) -> torch.device:
@@ -61,27 +77,31 @@ def choose_device(config: EngineConfig, rank: int) -> torch.device:
     return device
 
 
-def load(config: EngineConfig, mesh: Mesh, device: torch.device, progress: Progress | None) -> Loaded:
-    """Raises ConfigError if the checkpoint is not supported, does not fit its own config.json, or is too large."""
+def read_blueprint(config: EngineConfig, device: torch.device) -> Blueprint:
+    """Raises ConfigError if the checkpoint's configuration is missing or not supported."""
     directory = Path(config.model_dir)
     raw = read_json(directory, "config.json", required=True)
-    model = registry.build(registry.load_config(raw)[1])
-    longest = config.max_req_total_len or model.max_positions
-    model.extend(longest)
-    dtype = _dtype(config, raw, device)
+    longest = config.max_req_total_len or registry.build(registry.load_config(raw)[1]).max_positions
+    return Blueprint(directory, raw, device, _dtype(config, raw, device), longest)
+
+
+def load(
+    blueprint: Blueprint, config: EngineConfig, mesh: Mesh, progress: Progress | None = None
+) -> tuple[CausalLM, int]:
+    """The model with its tensors, and their bytes. Raises ConfigError if the checkpoint does not fit its own
+    config.json, or is too large."""
+    model = blueprint.build()
     weight_bytes = materialize(
         model,
-        Dummy(device) if config.load_format == "dummy" else Safetensors(directory),
+        Dummy(blueprint.device) if config.load_format == "dummy" else Safetensors(blueprint.directory),
         mesh=mesh,
-        dtype=dtype,
-        device=device,
-        method_for=method_for(raw.get("quantization_config")),
+        dtype=blueprint.dtype,
+        device=blueprint.device,
+        method_for=blueprint.method_for(),
         progress=progress,
         allow_reference=config.allow_reference_ops,
     )
-    # Attention in half precision is several times slower than in float32 on a CPU.
-    state_dtype = torch.float32 if device.type == "cpu" else dtype
-    return Loaded(model.eval(), dtype, state_dtype, weight_bytes, longest)
+    return model.eval(), weight_bytes
 
 
 def _dtype(config: EngineConfig, raw: dict[str, Any], device: torch.device) -> torch.dtype:

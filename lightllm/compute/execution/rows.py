@@ -5,6 +5,8 @@ from torch import Tensor
 
 from lightllm.compute.state.zeros import zeros
 
+_ALIGN = 16  # positions: kernels are compiled once more for lines that do not all begin at a multiple of 16 numbers
+
 
 class Rows:
     """slot_table [rows + 1, longest] int32: the slot of each position; last_token [rows + 1] int64: what was sampled
@@ -15,17 +17,18 @@ class Rows:
 
     def __init__(self, rows: int, longest: int, slots: int, device: torch.device):
         self.hold_row = rows
-        self.slot_table = zeros((rows + 1, longest), torch.int32, device)
+        self.slot_table = zeros((rows + 1, _width(longest)), torch.int32, device)
         self.last_token = torch.zeros(rows + 1, dtype=torch.int64, device=device)
         self.token_of_slot = zeros((slots + 1,), torch.int32, device)
 
     @staticmethod
     def table_bytes(rows: int, longest: int) -> int:
         """What a slot table takes on a device."""
-        return 4 * (rows + 1) * longest
+        return 4 * (rows + 1) * _width(longest)
 
     @property
     def longest(self) -> int:
+        """Positions of a row, somewhat more than asked for."""
         return self.slot_table.shape[1]
 
     def set_slots(self, entries: Tensor, slots: Tensor) -> None:
@@ -48,3 +51,7 @@ class Rows:
         """Tokens of these rows at positions 0 ... longest - 1, [n, longest] int64; undefined past a row's length."""
         slots = self.slot_table[:, :longest].index_select(0, rows)
         return self.token_of_slot.index_select(0, slots.flatten()).view_as(slots).long()
+
+
+def _width(longest: int) -> int:
+    return -(-longest // _ALIGN) * _ALIGN

@@ -1,26 +1,31 @@
-"""Runs steps on one rank's device: owns the model, the KV pool, the rows and the sampler."""
+"""Runs steps on one rank's device: loads the model, measures how large the pool may be, launches plans."""
 
 import math
 import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 
-import numpy as np
 import torch
-from torch import Tensor
 from torch.distributed.distributed_c10d import Store
 
+from lightllm.base import log
 from lightllm.base.config import EngineConfig
 from lightllm.base.step import StepPlan, StepResult
-from lightllm.compute.execution import batch, memory
-from lightllm.compute.execution.graphs import CudaRecorder, Graphs, Sampling, sizes_up_to
-from lightllm.compute.execution.largest_step import largest_steps
+from lightllm.compute import kernels
+from lightllm.compute.execution import made_up_steps, memory
+from lightllm.compute.execution.graphs import CudaRecorder, sizes_up_to
 from lightllm.compute.execution.launched import Launched, Stopwatch
-from lightllm.compute.execution.loading import Progress, choose_device, load
+from lightllm.compute.execution.loading import Progress, choose_device, load, read_blueprint
+from lightllm.compute.execution.rehearsal import rehearse
 from lightllm.compute.execution.rows import Rows
+from lightllm.compute.execution.stepper import Stepper
 from lightllm.compute.execution.transfers import Download, Upload
+from lightllm.compute.ops.op import Facts
 from lightllm.compute.parallel.mesh import Group, Mesh
 from lightllm.compute.parallel.process_group import join
-from lightllm.compute.sampling.sampler import Logprobs, Sampler
-from lightllm.compute.state.token_pool import TokenPool
+
+_log = log.get(__name__)
+_WARM_UP_TOKENS = 2048  # larger steps launch the same kernels, and take longer
 
 
 class Runner:
@@ -40,19 +45,23 @@ class Runner:
             assert store is not None, "ranks need a place to meet"
             self._group = join(store, rank=rank, ranks=config.tp, device=self._device)
         available = memory.available(self._device)
-        with memory.explained("loading the weights", "use more ranks (--tp) or a smaller checkpoint"):
-            self._loaded = load(config, Mesh(tensor=self._group), self._device, progress)
-        self._model = self._loaded.model
         self._num_rows = min(config.running_max_req_size, config.batch_max_tokens)
-        self._upload, self._stopwatch = Upload(self._device), Stopwatch()
         # Copies what was sampled to the host; before that, records graphs.
         self._side_stream = torch.cuda.Stream(self._device) if self._device.type == "cuda" else None
-        self._token_bytes = 4 + sum(state.bytes_per_token(self._loaded.state_dtype) for state in self._model.states())
-        self.memory: list[tuple[str, int]] = [("weights", self._loaded.weight_bytes)]
-        self.pool_tokens = self._fit_pool(available)
+        self._upload, self._stopwatch = Upload(self._device), Stopwatch()
+        self._blueprint = read_blueprint(config, self._device)
+        with (
+            self._compiling(),
+            memory.explained("loading the weights", "use more ranks (--tp) or a smaller checkpoint"),
+        ):
+            self._model, weight_bytes = load(self._blueprint, config, Mesh(tensor=self._group), progress)
+        state_dtype = self._blueprint.state_dtype
+        self._token_bytes = 4 + sum(state.bytes_per_token(state_dtype) for state in self._model.states())
+        self.memory: list[tuple[str, int]] = [("weights", weight_bytes)]
+        self.pool_tokens = self._fit_pool(available, weight_bytes)
         with memory.explained(f"making a KV pool of {self.pool_tokens} tokens", "lower --mem_fraction"):
-            self._make_pool(self.pool_tokens)
-            self._make_graphs()
+            self.stepper = self._stepper_with(self.pool_tokens)
+            self._capture()
 
     def step(self, plan: StepPlan) -> StepResult:
         """Computes a plan and waits for it."""
@@ -65,77 +74,86 @@ class Runner:
         Log-probabilities are known on rank 0 only.
         """
         started = time.perf_counter()
-        if self._group.rank == 0 and len(plan.begins):
-            self._sampler.begin(plan.begins, plan.stop_tokens)
-        which = np.flatnonzero(plan.samples)
-        replayed = self._graphs.run(plan) if self._graphs is not None else None
-        sampling = replayed or self._compute(plan)
-        outcome, logprobs = (), None
-        if len(which):
-            tokens, logprobs = self._sample(plan, sampling, which)
-            outcome = (tokens,) if logprobs is None else (tokens, logprobs.chosen, logprobs.top_tokens, logprobs.top)
+        outcome = self.stepper.launch(plan)
         return Launched(
             plan,
-            Download(outcome, self._side_stream),
-            which=which,
-            logprobs_of=None if logprobs is None else logprobs.which,
+            Download(outcome.tensors, self._side_stream),
+            which=outcome.which,
+            logprobs_of=None if outcome.logprobs is None else outcome.logprobs.which,
             started=started,
             stopwatch=self._stopwatch,
         )
 
-    def _compute(self, plan: StepPlan) -> Sampling:
-        """Any step."""
-        step = batch.build(plan, self._rows, self._upload)
-        return Sampling(self._model(step.batch), step.row, step.length)
+    def tell_of_compiling(self, listener: Callable[[str], None] | None) -> None:
+        """From now on `listener` is called with the name of each kernel that has to be compiled. None is expected:
+        while one is, requests wait."""
+        if self._device.type == "cuda":
+            from lightllm.compute.kernels.triton import compiling
 
-    def _sample(self, plan: StepPlan, sampling: Sampling, which: np.ndarray) -> tuple[Tensor, Logprobs | None]:
-        """The next tokens of the sequences `which`, the same on all ranks; the rows remember them."""
-        logits = self._model.logits(sampling.hidden)
-        tokens, logprobs = torch.empty_like(sampling.row), None
-        if self._group.rank == 0:
-            lengths = (plan.starts + plan.counts)[which]
-            on_device = sampling.row, sampling.length
-            tokens, logprobs = self._sampler.sample(logits, plan.rows[which], lengths, on_device)
-        tokens = self._group.broadcast(tokens)
-        self._rows.last_token.index_copy_(0, sampling.row, tokens)
-        return tokens, logprobs
+            compiling.tell_of_each(listener)
+
+    # ---- kernels ----
+
+    def _compiling(self) -> AbstractContextManager[None]:
+        """While it lasts kernels are compiled; it ends when all are."""
+        if self._device.type != "cuda" or self._config.allow_reference_ops:
+            return nullcontext()
+        from lightllm.compute.kernels.triton.compiling import compiled_beside
+
+        kernels.load(Facts(self._device, self._blueprint.dtype), allow_reference=False)
+        longest = self._blueprint.longest
+        sizes = [] if self._config.disable_cudagraph else [1, self._graph_sizes[-1]]
+        plans = self._warm_up_steps(slots=longest)
+        return compiled_beside(
+            lambda: rehearse(
+                self._blueprint, self._group, plans, rows=self._num_rows, longest=longest, graph_sizes=sizes
+            ),
+            _log.info,
+        )
+
+    def _warm_up_steps(self, *, slots: int) -> list[StepPlan]:
+        return list(
+            made_up_steps.every_kind_of_step(
+                tokens=self._config.batch_max_tokens, rows=self._num_rows, longest=self._blueprint.longest, slots=slots
+            )
+        )
+
+    @property
+    def _graph_sizes(self) -> list[int]:
+        return sizes_up_to(min(self._num_rows, self._config.graph_max_batch_size))
 
     # ---- memory ----
 
-    def _make_pool(self, slots: int) -> None:
-        """A KV pool, and what depends on its size; no graphs yet."""
-        self._graphs: Graphs | None = None
-        self._pool = TokenPool(self._model.states(), slots, self._loaded.state_dtype, self._device)
-        self._pool.bind(self._model)
-        self._rows = Rows(self._num_rows, min(self._loaded.longest, slots), slots, self._device)
-        self._sampler = Sampler(
+    def _stepper_with(self, slots: int, longest: int | None = None) -> Stepper:
+        """What runs steps with a pool of this size; no graphs yet. longest: of a row, if not what fits the pool."""
+        blueprint = self._blueprint
+        return Stepper(
+            self._model,
             rows=self._num_rows,
-            vocab=self._model.vocab,
-            device=self._device,
+            longest=longest or min(blueprint.longest, slots),
+            slots=slots,
+            dtype=blueprint.state_dtype,
+            group=self._group,
             upload=self._upload,
-            context=self._rows.context,
         )
 
-    def _make_graphs(self) -> None:
+    def _capture(self) -> None:
         """Graphs of decode steps, for the pool as it is."""
         config, stream = self._config, self._side_stream
         if stream is None or config.disable_cudagraph or config.allow_reference_ops:
             return
-        sizes = sizes_up_to(min(self._num_rows, config.graph_max_batch_size))
         with torch.inference_mode():
-            self._graphs = Graphs(
-                self._model, self._rows, self._pool.hold_slot, sizes, upload=self._upload, record=CudaRecorder(stream)
-            )
+            self.stepper.capture(self._graph_sizes, CudaRecorder(stream))
 
-    def _fit_pool(self, available: int) -> int:
+    def _fit_pool(self, available: int, weight_bytes: int) -> int:
         """Slots of the pool, the same on all ranks. Adds to `memory` what is counted on the way."""
-        config, longest = self._config, self._loaded.longest
+        config = self._config
         if self._device.type == "cuda":
             room, cap = self._room_beside_largest_step(), math.inf
         else:
-            room = config.mem_fraction * available / config.tp - self._loaded.weight_bytes
+            room = config.mem_fraction * available / config.tp - weight_bytes
             cap = memory.CPU_POOL_BYTES / config.tp
-        most = self._num_rows * longest
+        most = self._num_rows * self._blueprint.longest
         tokens = memory.pool_tokens(config, room=room, per_token=self._token_bytes, most=most, cap=cap)
         tokens = int(self._group.gather_last(torch.tensor([tokens], device=self._device)).min())
         is_capped = config.max_total_token_num is None and tokens == cap // self._token_bytes
@@ -145,15 +163,25 @@ class Runner:
 
     def _room_beside_largest_step(self) -> float:
         """Bytes of a CUDA device that may go to the pool."""
-        config, tokens = self._config, self._config.batch_max_tokens
+        config, tokens, longest = self._config, self._config.batch_max_tokens, self._blueprint.longest
         with memory.explained("running the largest step", "lower --batch_max_tokens or --running_max_req_size"):
-            self._make_pool(tokens)
-            plans = largest_steps(tokens=tokens, rows=self._num_rows, longest=self._rows.longest)
+            self.stepper = self._stepper_with(tokens, longest)
+            before = memory.used(self._device)
+            for plan in self._warm_up_steps(slots=tokens):
+                if len(plan.tokens) <= _WARM_UP_TOKENS:
+                    self.step(plan)
+            kernel_bytes = memory.used(self._device) - before
+            plans = made_up_steps.largest_steps(tokens=tokens, rows=self._num_rows, longest=longest)
             step_bytes = memory.peak_of(lambda: [self.step(plan) for plan in plans], self._device)
         with memory.explained("capturing CUDA graphs", "lower --graph_max_batch_size"):
-            graph_bytes = memory.kept_by(self._make_graphs, self._device)
-        self._make_pool(1)  # frees the one before, and its graphs
-        table_bytes = Rows.table_bytes(self._num_rows, self._loaded.longest)
-        self.memory += [("largest step", step_bytes), ("CUDA graphs", graph_bytes), ("slot table", table_bytes)]
+            graph_bytes = memory.kept_by(self._capture, self._device)
+        self.stepper = self._stepper_with(1)  # frees the one before, and its graphs
+        table_bytes = Rows.table_bytes(self._num_rows, longest)
+        self.memory += [
+            ("kernels and libraries", kernel_bytes),
+            ("largest step", step_bytes),
+            ("CUDA graphs", graph_bytes),
+            ("slot table", table_bytes),
+        ]
         total = torch.cuda.get_device_properties(self._device).total_memory
         return config.mem_fraction * total - memory.used(self._device) - step_bytes - graph_bytes - table_bytes

@@ -9,13 +9,13 @@ class Upload:
     """Host arrays as tensors on the device; integers become int64. What is uploaded must not change any more."""
 
     def __init__(self, device: torch.device):
-        self._device = device
+        self.device = device
 
     def __call__(self, array: np.ndarray) -> Tensor:
         tensor = torch.from_numpy(array.astype(np.int64, copy=False) if array.dtype.kind in "iu" else array)
-        if self._device.type == "cpu":
-            return tensor
-        return tensor.pin_memory().to(self._device, non_blocking=True)
+        if self.device.type != "cuda":
+            return tensor.to(self.device)
+        return tensor.pin_memory().to(self.device, non_blocking=True)
 
     def together(self, *arrays: np.ndarray) -> tuple[Tensor, ...]:
         """Several integer arrays [n] in one copy, each from a multiple of 16 bytes on."""
@@ -29,7 +29,7 @@ class Upload:
     def into(self, target: Tensor, array: np.ndarray) -> None:
         """Copies an array over a tensor of its shape, after all that was launched before."""
         source = torch.from_numpy(array)
-        target.copy_(source if self._device.type == "cpu" else source.pin_memory(), non_blocking=True)
+        target.copy_(source.pin_memory() if self.device.type == "cuda" else source, non_blocking=True)
 
 
 class Download:

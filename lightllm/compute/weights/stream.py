@@ -40,7 +40,8 @@ def stream(
 ) -> None:
     """Fills all destinations, converting to their types. Returns when all is there.
 
-    progress(bytes of destinations filled) is called before the first and then now and then, by this thread. Raises what reading raises.
+    progress(bytes of destinations filled) is called by this thread, before the first and then now and then. Raises what
+    reading raises.
     """
     copiers, done = local(), 0
     progress(done)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from lightllm.compute.execution.graphs import Graphs, sizes_up_to
+from lightllm.compute.execution.graphs import Graphs, compute_again, sizes_up_to
 from lightllm.compute.execution.rows import Rows
 from lightllm.compute.execution.runner import Runner
 from lightllm.compute.execution.transfers import Upload
@@ -14,15 +14,9 @@ from tests.compute.execution.plans import Run, decodes, plan
 CPU = torch.device("cpu")
 
 
-def record(compute):
-    """In the place of a CUDA graph: the outcome lies in the same tensor each time."""
-    outcome = compute()
-    return lambda: outcome.copy_(compute()), outcome
-
-
 def graphs(sizes, model=lambda batch: batch.tokens.float(), *, rows=8):
     held = Rows(rows, 16, 50, CPU)
-    return Graphs(model, held, 50, sizes, upload=Upload(CPU), record=record), held
+    return Graphs(model, held, 50, sizes, upload=Upload(CPU), record=compute_again), held
 
 
 def test_sizes_leave_little_padding():
@@ -94,14 +88,7 @@ def test_replayed_answers_equal_those_that_are_computed_anew(tmp_path):
     plain, replaying = Runner(config(tmp_path)), Runner(config(tmp_path))
     torch.set_num_threads(1)
     with torch.inference_mode():
-        replaying._graphs = Graphs(
-            replaying._model,
-            replaying._rows,
-            replaying._pool.hold_slot,
-            [1, 4, 8],
-            upload=replaying._upload,
-            record=record,
-        )
+        replaying.stepper.capture([1, 4, 8], compute_again)
     begins = [
         {"temperature": 0.0},
         {"temperature": 1.0, "seed": 3, "top_p": 0.9},

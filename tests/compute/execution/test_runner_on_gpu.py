@@ -3,7 +3,7 @@ import pytest
 import torch
 
 from lightllm.base.config import EngineConfig
-from lightllm.compute.execution.largest_step import largest_steps
+from lightllm.compute.execution.made_up_steps import largest_steps
 from lightllm.compute.execution.runner import Runner
 from tests.compute.execution.checkpoint import SIZES, config, make
 from tests.compute.execution.plans import Run, decodes, plan
@@ -65,8 +65,8 @@ def test_answers_are_the_same_with_and_without_graphs(checkpoint, runner):
     plain = Runner(
         config(checkpoint[0], device="cuda", data_type="float32", batch_max_tokens=512, disable_cudagraph=True)
     )
-    assert plain._graphs is None
-    assert runner._graphs is not None
+    assert not plain.stepper.has_graphs
+    assert runner.stepper.has_graphs
     for batch in (1, 3, 8, 13, 200):
         slots = [scattered(900)[row * 4 : row * 4 + 4] for row in range(batch)]
         begins = {**GREEDY, "prompt_length": 2}
@@ -76,13 +76,38 @@ def test_answers_are_the_same_with_and_without_graphs(checkpoint, runner):
             assert runner.step(step).tokens.tolist() == plain.step(step).tokens.tolist()
 
 
+def test_nothing_is_compiled_once_a_runner_is_ready(checkpoint):
+    """Half precision, in which all kernels run: chunks of all lengths beside decodes, every way of sampling."""
+    made = Runner(EngineConfig(model_dir=str(checkpoint[0]), running_max_req_size=300, device="cuda"))
+    compiled: list[str] = []
+    made.tell_of_compiling(compiled.append)
+    try:
+        sampled(made)
+        generator = np.random.default_rng(0)
+        for _ in range(50):
+            lengths = [1] * int(generator.integers(150)) + generator.integers(
+                2, 120, generator.integers(1, 60)
+            ).tolist()
+            begins = {"temperature": 1.0, "prompt_length": 1}
+            parts = [
+                Run(row, 0, prompt(length), generator.integers(0, 1000, length).tolist(), begins=begins)
+                for row, length in enumerate(lengths)
+            ]
+            made.step(plan(*parts))
+            rows = range(int(generator.integers(1, 300)))
+            made.step(decodes(rows, [1] * len(rows), [5] * len(rows)))
+    finally:
+        made.tell_of_compiling(None)
+    assert compiled == []
+
+
 def test_the_largest_step_fits_beside_the_pool(checkpoint):
     """Half precision, measured: what the pool leaves is what the largest step takes."""
     measured = Runner(
         EngineConfig(model_dir=str(checkpoint[0]), running_max_req_size=2000, mem_fraction=0.5, device="cuda")
     )
     names = [name.partition(",")[0] for name, _ in measured.memory]
-    assert names == ["weights", "largest step", "CUDA graphs", "slot table", "KV pool"]
+    assert names == ["weights", "kernels and libraries", "largest step", "CUDA graphs", "slot table", "KV pool"]
     total = torch.cuda.get_device_properties(0).total_memory
     assert sum(size for _, size in measured.memory) <= 0.5 * total
     torch.cuda.empty_cache()

@@ -102,7 +102,7 @@ LAUNCHES: dict[str, Callable[[], Any]] = {
 }
 STACK = {  # bytes a thread may have in memory
     "prefill, 16/2 heads of 256": 32,
-    "long prefill, 32/8 heads of 128": 16,
+    "long prefill, 32/8 heads of 128": 24,
     "long prefill, 32/8 heads of 128, window": 88,
     "draw": 64,
 }

@@ -247,7 +247,7 @@ def _copy(
         tma.async_copy_global_to_shared(values, [token, column], value_ready.index(stage), value_tiles.index(stage))
 
 
-@gluon.jit
+@gluon.jit(do_not_specialize=["sequences"], do_not_specialize_on_alignment=["query_start", "lengths"])
 def _attend_runs(
     q, keys, values, out, query_start, lengths, sequences, scale, window,
     q_stride, q_head_stride, out_stride, out_head_stride,

@@ -38,6 +38,9 @@ INTERPRETED = Card((0, 0), 2)  # a CPU, where Triton interprets
 
 @functools.cache
 def card(device: torch.device) -> Card:
+    if device.type == "meta":
+        # Kernels are compiled for the card that will run them.
+        device = torch.device("cuda", torch.cuda.current_device())
     if device.type != "cuda":
         return INTERPRETED
     facts = torch.cuda.get_device_properties(device)

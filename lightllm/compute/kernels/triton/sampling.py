@@ -260,8 +260,9 @@ def draw(
     (rows, vocab), make = logits.shape, {"device": logits.device}
     chunks, dependent = triton.cdiv(vocab, CHUNK), depends(logits.device)
     out = torch.empty(rows, dtype=torch.int64, **make)
-    largest, noisy = torch.empty(2, rows, chunks, dtype=torch.float32, **make)
-    tokens, noisy_tokens = torch.empty(2, rows, chunks, dtype=torch.int32, **make)
+    # One by one, so that each begins at a multiple of 16 bytes whatever the number of rows.
+    largest, noisy = (torch.empty(rows, chunks, dtype=torch.float32, **make) for _ in range(2))
+    tokens, noisy_tokens = (torch.empty(rows, chunks, dtype=torch.int32, **make) for _ in range(2))
     histogram = torch.empty(rows, BINS.value, dtype=torch.int32, **make)
     room = min(MOST_CANDIDATES, vocab)
     values = torch.empty(rows, room, dtype=torch.float32, **make)
@@ -314,8 +315,8 @@ def logprobs(logits: Tensor, tokens: Tensor, count: int) -> tuple[Tensor, Tensor
     assert logits.stride(1) == 1, "a row of logits lies in a run"
     rows, vocab = logits.shape
     chunks, dependent = triton.cdiv(vocab, CHUNK), depends(logits.device)
-    largest, mass = torch.empty(2, rows, chunks, dtype=torch.float32, device=logits.device)
-    totals, chosen = torch.empty(2, rows, dtype=torch.float32, device=logits.device)
+    largest, mass = (torch.empty(rows, chunks, dtype=torch.float32, device=logits.device) for _ in range(2))
+    totals, chosen = (torch.empty(rows, dtype=torch.float32, device=logits.device) for _ in range(2))
     _sum_chunk[(rows, chunks)](
         logits, largest, mass, vocab, chunks, logits.stride(0),
         CHUNK=CHUNK, DEPENDENT=dependent, launch_pdl=dependent, num_warps=WARPS,

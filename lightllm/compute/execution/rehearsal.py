@@ -1,0 +1,48 @@
+"""Steps without weights, memory or results: so that kernels are compiled while weights are still being read."""
+
+from collections.abc import Iterable, Sequence
+
+import torch
+
+from lightllm.base.step import StepPlan
+from lightllm.compute.execution.graphs import compute_again
+from lightllm.compute.execution.loading import Blueprint
+from lightllm.compute.execution.materialize import allocate, place
+from lightllm.compute.execution.stepper import Stepper
+from lightllm.compute.execution.transfers import Upload
+from lightllm.compute.parallel.mesh import Group, Mesh
+
+META = torch.device("meta")
+
+
+@torch.inference_mode()
+def rehearse(
+    blueprint: Blueprint,
+    group: Group,
+    plans: Iterable[StepPlan],
+    *,
+    rows: int,
+    longest: int,
+    graph_sizes: Sequence[int],
+) -> None:
+    """Computes these plans as `group`'s rank will, with tensors that have types and shapes and no memory.
+
+    Ops and kernels must have been chosen, for the device that will run them. rows, longest: see Stepper.
+    """
+    alone = Group(group.rank, group.ranks, gather_last=lambda x: x.new_empty(*x.shape[:-1], x.shape[-1] * group.ranks))
+    model = blueprint.build().eval()
+    for placed in place(model, mesh=Mesh(tensor=alone), dtype=blueprint.dtype, method_for=blueprint.method_for()):
+        placed.layer.fill(allocate(placed, dtype=blueprint.dtype, device=META))
+    stepper = Stepper(
+        model,
+        rows=rows,
+        longest=longest,
+        slots=longest,
+        dtype=blueprint.state_dtype,
+        group=alone,
+        upload=Upload(META),
+    )
+    if graph_sizes:
+        stepper.capture(graph_sizes, compute_again)
+    for plan in plans:
+        stepper.launch(plan)

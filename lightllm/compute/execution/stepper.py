@@ -1,0 +1,84 @@
+"""Computes plans: a model with one pool, its rows, its sampler and its graphs."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lightllm.base.step import StepPlan
+from lightllm.compute.execution import batch
+from lightllm.compute.execution.graphs import Graphs, Recorder, Sampling
+from lightllm.compute.execution.rows import Rows
+from lightllm.compute.execution.transfers import Upload
+from lightllm.compute.layers.decoder import CausalLM
+from lightllm.compute.parallel.mesh import Group
+from lightllm.compute.sampling.sampler import Logprobs, Sampler
+from lightllm.compute.state.token_pool import TokenPool
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What the sequences `which` of a plan sample, on the device; log-probabilities on rank 0 only."""
+
+    which: np.ndarray  # [n], on the host
+    tokens: Tensor | None  # [n] int64
+    logprobs: Logprobs | None
+
+    @property
+    def tensors(self) -> tuple[Tensor, ...]:
+        if self.tokens is None:
+            return ()
+        known = self.logprobs
+        return (self.tokens,) if known is None else (self.tokens, known.chosen, known.top_tokens, known.top)
+
+
+class Stepper:
+    """Everything that depends on the size of the pool. Nothing here waits for the device."""
+
+    def __init__(
+        self, model: CausalLM, *, rows: int, longest: int, slots: int, dtype: torch.dtype, group: Group, upload: Upload
+    ):
+        """longest: positions of a row; slots, dtype: of the pool."""
+        self._model, self._group, self._upload = model, group, upload
+        device = upload.device
+        self._pool = TokenPool(model.states(), slots, dtype, device)
+        self._pool.bind(model)
+        self._rows = Rows(rows, longest, slots, device)
+        self._sampler = Sampler(rows=rows, vocab=model.vocab, device=device, upload=upload, context=self._rows.context)
+        self._graphs: Graphs | None = None
+
+    @property
+    def has_graphs(self) -> bool:
+        return self._graphs is not None
+
+    def capture(self, sizes: Sequence[int], record: Recorder) -> None:
+        """Records decode steps of these sizes, to be replayed from now on."""
+        self._graphs = Graphs(self._model, self._rows, self._pool.hold_slot, sizes, upload=self._upload, record=record)
+
+    def launch(self, plan: StepPlan) -> Outcome:
+        """Computes a plan. All ranks are given the same ones, and all learn what rank 0 samples."""
+        if self._group.rank == 0 and len(plan.begins):
+            self._sampler.begin(plan.begins, plan.stop_tokens)
+        which = np.flatnonzero(plan.samples)
+        replayed = self._graphs.run(plan) if self._graphs is not None else None
+        sampling = replayed or self._compute(plan)
+        return Outcome(which, *self._sample(plan, sampling, which)) if len(which) else Outcome(which, None, None)
+
+    def _compute(self, plan: StepPlan) -> Sampling:
+        """Any step."""
+        step = batch.build(plan, self._rows, self._upload)
+        return Sampling(self._model(step.batch), step.row, step.length)
+
+    def _sample(self, plan: StepPlan, sampling: Sampling, which: np.ndarray) -> tuple[Tensor, Logprobs | None]:
+        """The next tokens of the sequences `which`, the same on all ranks; the rows remember them."""
+        logits = self._model.logits(sampling.hidden)
+        tokens, logprobs = torch.empty_like(sampling.row), None
+        if self._group.rank == 0:
+            lengths = (plan.starts + plan.counts)[which]
+            on_device = sampling.row, sampling.length
+            tokens, logprobs = self._sampler.sample(logits, plan.rows[which], lengths, on_device)
+        tokens = self._group.broadcast(tokens)
+        self._rows.last_token.index_copy_(0, sampling.row, tokens)
+        return tokens, logprobs

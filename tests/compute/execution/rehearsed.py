@@ -1,0 +1,149 @@
+"""After what is made up at start no step brings a kernel that is not compiled yet. Run by test_rehearsal.py, in a
+process of its own: here launching a kernel compiles it for an H200 at most, and runs nothing."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import triton
+import triton.language as tl
+from triton.runtime.jit import JITFunction
+
+from tests.compute.kernels import hopper  # isort: skip  (changes Triton, so before any kernel)
+from lightllm.base.config import EngineConfig
+from lightllm.compute import kernels
+from lightllm.compute.execution.graphs import compute_again, sizes_up_to
+from lightllm.compute.execution.loading import Blueprint, load
+from lightllm.compute.execution.made_up_steps import every_kind_of_step, largest_steps
+from lightllm.compute.execution.rehearsal import rehearse
+from lightllm.compute.execution.stepper import Stepper
+from lightllm.compute.execution.transfers import Upload
+from lightllm.compute.kernels.triton import activation, compiling, launch
+from lightllm.compute.ops.op import Facts
+from lightllm.compute.parallel.mesh import Group, Mesh
+from tests.compute.execution.plans import Run, decodes, plan
+
+LONGEST, ROWS, TOKENS, SLOTS, VOCABULARY = 3000, 300, 1200, 4000, 500
+LLAMA = {
+    "architectures": ["LlamaForCausalLM"],
+    "hidden_size": 64,
+    "intermediate_size": 64,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 8,
+    "num_key_value_heads": 2,
+    "head_dim": 64,
+    "vocab_size": VOCABULARY,
+    "rms_norm_eps": 1e-6,
+    "max_position_embeddings": LONGEST,
+}
+QWEN = LLAMA | {"architectures": ["Qwen3ForCausalLM"], "num_key_value_heads": 8, "head_dim": 128}
+MISTRAL = LLAMA | {"architectures": ["MistralForCausalLM"], "sliding_window": 500}
+AMPERE = launch.Card((8, 0), 108)
+WAYS = [
+    {"temperature": 0.0},
+    {"temperature": 1.0},
+    {"temperature": 0.5, "top_k": 5, "top_p": 0.5},
+    {"temperature": 1.5, "min_p": 0.2, "num_logprobs": 3},
+    {"temperature": 0.0, "repetition_penalty": 1.2, "num_logprobs": 0},
+    {"temperature": 0.9, "presence_penalty": 0.2, "min_tokens": 50},
+]
+META = torch.device("meta")
+
+
+@pytest.fixture
+def noted(monkeypatch):
+    """Kernels and what they would be compiled for; nothing is compiled."""
+    seen = set()
+    monkeypatch.setattr(JITFunction, "_do_compile", lambda self, key, *_: seen.add((self.fn.__name__, key)))
+    return seen
+
+
+def made_up_ones():
+    return every_kind_of_step(tokens=TOKENS, rows=ROWS, longest=LONGEST, slots=SLOTS)
+
+
+def random_plan(draw):
+    """Any step that a scheduler may ask for."""
+    left, runs = TOKENS, []
+    kinds = int(draw.integers(4))
+    counts = [int(draw.choice([0, 1, 3, 17, 130, 260])) if kinds != 1 else 0]
+    counts += [int(draw.choice([1, 2, 5, 20, 70])) if kinds != 2 else 0]
+    for row in range(max(sum(counts), 1)):
+        count = 1 if row < counts[0] else int(min(draw.choice([2, 7, 15, 16, 30, 100, 700, 2000]), left))
+        start = int(draw.choice([0, 1, 50, 900]))
+        if count == 0 or start + count > LONGEST:
+            continue
+        how = WAYS[int(draw.integers(len(WAYS)))] if kinds else WAYS[0]
+        begins = {**how, "seed": row, "prompt_length": start + count}
+        tokens, slots = [0] * count, draw.integers(0, SLOTS, start + count).tolist()
+        runs.append(Run(row, start, tokens, slots, bool(draw.integers(8)), told=0, begins=begins, stop_tokens=[1, 2]))
+        left -= count
+    return plan(*runs) if runs else random_plan(draw)
+
+
+@pytest.mark.parametrize(
+    ("model", "card"), [(LLAMA, hopper.H200), (MISTRAL, hopper.H200), (QWEN, AMPERE)], ids=["llama", "mistral", "qwen"]
+)
+def test_no_step_needs_a_kernel_that_was_not_rehearsed(model, card, noted, monkeypatch):
+    monkeypatch.setattr(launch, "card", lambda device: card)
+    torch.manual_seed(0)
+    config = EngineConfig(load_format="dummy")
+    blueprint = Blueprint(Path(), model, torch.device("cuda"), torch.bfloat16, LONGEST)
+    on_cpu = Blueprint(Path(), model, torch.device("cpu"), torch.bfloat16, LONGEST)
+    loaded, _ = load(on_cpu, config, Mesh())
+    kernels.load(Facts(torch.device("cuda"), torch.bfloat16))
+    rehearse(blueprint, Group(), made_up_ones(), rows=ROWS, longest=LONGEST, graph_sizes=[1, 256])
+    rehearsed = set(noted)
+    assert {"_attend_decodes", "_attend_chunks", "_draw_chunk", "_sum_chunk"} <= {kernel for kernel, _ in rehearsed}
+
+    upload = Upload(torch.device("cpu"))
+    stepper = Stepper(
+        loaded, rows=ROWS, longest=LONGEST, slots=SLOTS, dtype=torch.bfloat16, group=Group(), upload=upload
+    )
+    generator = np.random.default_rng(0)
+
+    def meets(step):
+        stepper.launch(step)
+        stepper._rows.last_token.zero_()  # what was not drawn may be any number
+        assert {kernel for kernel, _ in noted - rehearsed} == set()
+
+    with torch.inference_mode():
+        stepper.capture(sizes_up_to(256), compute_again)
+        for step in largest_steps(tokens=TOKENS, rows=ROWS, longest=LONGEST):
+            meets(step)
+        for _ in range(40):
+            meets(random_plan(generator))
+            rows = generator.permutation(ROWS)[: generator.integers(1, 257)].tolist()
+            meets(decodes(rows, [7] * len(rows), [3] * len(rows)))
+
+
+def test_kernels_are_compiled_beside_other_work_and_once():
+    def launched(dtype):
+        activation.silu_and_mul(torch.empty(3, 64, dtype=dtype, device=META))
+
+    lines, named = [], []
+    with compiling.compiled_beside(lambda: launched(torch.float16), lambda *line: lines.append(line[0] % line[1:])):
+        torch.ones(3).sum()
+    assert lines[0].startswith("kernels: 1 ")
+    compiling.tell_of_each(named.append)
+    try:
+        launched(torch.float16)
+        assert named == []
+        launched(torch.bfloat16)
+        launched(torch.bfloat16)
+    finally:
+        compiling.tell_of_each(None)
+    assert [name.rpartition(".")[2] for name in named] == ["_silu_and_mul"]
+
+
+def test_what_the_compiler_refuses_ends_the_start():
+    @triton.jit
+    def broken(x):
+        tl.store(x, undefined)  # noqa: F821
+
+    with (
+        pytest.raises(triton.CompilationError, match="undefined"),
+        compiling.compiled_beside(lambda: broken[(1,)](torch.empty(1, device=META)), lambda *line: None),
+    ):
+        pass
