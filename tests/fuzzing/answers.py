@@ -5,6 +5,11 @@ from collections.abc import Sequence
 _PRIME = (1 << 61) - 1
 
 
+def following(context: int, token: int) -> int:
+    """Hash of the tokens that have the hash `context`, and this one. Of no tokens it is 0."""
+    return (context * 1_000_003 + token + 1) % _PRIME
+
+
 class Answer:
     """A request's tokens, prompt first, and for each the hash of all tokens up to it: what its slot has to hold.
 
@@ -35,9 +40,8 @@ class Answer:
             self._sample()
 
     def _add(self, token: int) -> None:
-        before = self.hashes[-1] if self.hashes else 0
         self.tokens.append(token)
-        self.hashes.append((before * 1_000_003 + token + 1) % _PRIME)
+        self.hashes.append(following(self.hashes[-1] if self.hashes else 0, token))
 
     def _sample(self) -> None:
         context = self.hashes[-1]

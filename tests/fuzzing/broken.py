@@ -10,6 +10,7 @@ from lightllm.serving.scheduling import preemption, scheduler
 from lightllm.serving.scheduling.flights import Flights
 from lightllm.serving.scheduling.output import OutputWriter
 from lightllm.serving.scheduling.plan import PlanDraft
+from lightllm.serving.scheduling.policies.conservative import Conservative
 from lightllm.serving.scheduling.pool import Pool
 from lightllm.serving.scheduling.prefix_tree import ROOT, PrefixTree
 from lightllm.serving.scheduling.rows import Rows
@@ -132,6 +133,15 @@ def nobody_gives_way():
 @_mistake
 def who_came_last_is_served_first():
     return mock.patch.object(Waiting, "head", property(lambda self: self._requests[-1] if self._requests else None))
+
+
+@_mistake
+def the_peak_is_underestimated():
+    def needed(self: Conservative, running: Running, candidate: int, next_tokens: int) -> int:
+        return ask(self, running, candidate, next_tokens) * 3 // 4
+
+    ask = Conservative.needed
+    return mock.patch.object(Conservative, "needed", needed)
 
 
 @_mistake

@@ -2,6 +2,8 @@
 
 import random
 
+import msgspec
+
 from tests.fuzzing.events import (
     CLIENTS,
     EVERYBODY,
@@ -17,7 +19,7 @@ from tests.fuzzing.events import (
     WrongResult,
 )
 
-_LONG, _TIMES_LONGER = 0.02, 8
+_LONG, _TIMES_LONGER = 0.01, 8
 
 
 def episode(seed: int) -> Episode:
@@ -29,6 +31,7 @@ class _Drawing:
 
     def __init__(self, draw: random.Random):
         self._draw = draw
+        self._is_tight = draw.random() < 0.25  # much is let in that has no room to grow
         self._settings = self._draw_settings()
         vocabulary = self._settings.vocabulary
         self._prompts = [[draw.randrange(vocabulary) for _ in range(14)] for _ in range(2)]
@@ -72,15 +75,18 @@ class _Drawing:
             "router_max_new_token_len": draw.choice([1, 1, 4, 64]),
             "max_queued_requests": draw.choice([0, 2, 100, 100]),
         }
+        if self._is_tight:
+            config |= {"watermark": 1.0, "prediction_quantile": 0.1, "router_max_new_token_len": 1}
+            config["running_max_req_size"] = 8
         return Settings(
-            pool_tokens=draw.choice([12, 16, 20, 24, 24, 32, 200]),
+            pool_tokens=draw.choice([12, 16, 20] if self._is_tight else [12, 20, 24, 32, 200]),
             vocabulary=draw.choice([2, 4, 50]),
             records=draw.choice([3, 8]),
             output_pages=draw.choice([1, 3]) if draw.random() < 0.03 else None,
-            default_max_tokens=draw.choice([2, 6, 12]),
+            default_max_tokens=draw.choice([6, 9, 12] if self._is_tight else [2, 6, 12]),
             outstanding=draw.choice([1, 2, 2, 2]),
             bans_stops=draw.random() < 0.5,
-            is_awaited=draw.random() < 0.6,
+            is_awaited=draw.random() < 0.5,
             config=config,
         )
 
@@ -95,11 +101,15 @@ class _Drawing:
         self._events.append(Release(ask.name, self._draw.randrange(ask.n)))
 
     def _stop(self, ask: Ask) -> None:
-        stop = Stop(ask.name, self._draw.randrange(ask.n))
-        if self._draw.random() < 0.3:  # too late: the record is another request's
+        stop, chance = Stop(ask.name, self._draw.randrange(ask.n)), self._draw.random()
+        if chance < 0.3:  # too late: the record is another request's
             self._events.append(Release(stop.name, stop.sample))
             self._ask(client=ask.client)
             self._events.append(Turn())
+        elif chance < 0.4:  # too late: it has ended otherwise
+            stop = Stop(len(self._asks))
+            self._ask(client=ask.client, max_tokens=1)
+            self._events += [Turn(), Turn()]
         self._events.append(stop)
 
     def _die(self, ask: Ask) -> None:
@@ -111,9 +121,10 @@ class _Drawing:
     def _wrong_result(self, ask: Ask) -> None:
         self._events.append(WrongResult(self._draw.random() < 0.5))
 
-    def _ask(self, client: int | None = None) -> None:
+    def _ask(self, *, client: int | None = None, max_tokens: int | None = None) -> None:
         draw, vocabulary = self._draw, self._settings.vocabulary
-        prompt = draw.choice(self._prompts)[: draw.choice([0, self._length // 2, self._length])]
+        length = 2 if self._is_tight else self._length
+        prompt = draw.choice(self._prompts)[: draw.choice([0, length // 2, length])]
         prompt += [draw.randrange(vocabulary) for _ in range(draw.choice([0, 1, 1, 3]))]
         after = draw.choice(self._asks).name if self._asks and draw.random() < 0.1 else -1
         ask = Ask(
@@ -121,12 +132,14 @@ class _Drawing:
             prompt=tuple(prompt or [0]),
             client=draw.randrange(self._settings.clients) if client is None else client,
             n=draw.choice([1, 1, 1, 2, 3]),
-            max_tokens=draw.choice([None, None, 1, 2, 4, 9]),
+            max_tokens=None if self._is_tight else draw.choice([None, 1, 2, 4, 9]),
             min_tokens=draw.choice([0, 0, 0, 1, 4]),
             stops=tuple(draw.sample(range(vocabulary), draw.choice([0, 0, 1, min(3, vocabulary - 1)]))),
             logprobs=draw.choice([0, 2, 20]) if draw.random() < 0.1 else None,
             variant=draw.randrange(4),
             after=after,
         )
+        if max_tokens is not None:
+            ask = msgspec.structs.replace(ask, max_tokens=max_tokens)
         self._asks.append(ask)
         self._events.append(ask)

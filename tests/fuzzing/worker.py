@@ -3,7 +3,8 @@
 import numpy as np
 
 from lightllm.base.step import LAST_SAMPLED, StepPlan, StepResult
-from tests.fuzzing.answers import Answer
+from lightllm.serving.scheduling.prefix_tree import ROOT, PrefixTree
+from tests.fuzzing.answers import Answer, following
 from tests.serving.scheduling.device import logprobs
 
 _NOTHING = -1
@@ -39,6 +40,16 @@ class Worker:
             for row, start, count, samples in zip(rows, starts, counts, plan.samples.tolist(), strict=True)
         ]
         return self._result(plan, sampled)
+
+    def check_tree(self, tree: PrefixTree) -> None:
+        """Raises AssertionError unless each slot of the tree holds what the tree says."""
+        reached = [(child, 0) for child in tree._children[ROOT].values()]
+        while reached:
+            node, context = reached.pop()
+            for token, slot in zip(tree._tokens[node].tolist(), tree._slots[node].tolist(), strict=True):
+                context = following(context, token)
+                assert self._held[slot] == context, "the tree offers the keys and values of other tokens"
+            reached += [(child, context) for child in tree._children[node].values()]
 
     def _begin(self, plan: StepPlan) -> None:
         at, stop_tokens = 0, plan.stop_tokens.tolist()

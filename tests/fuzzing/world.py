@@ -276,6 +276,7 @@ class World:
             self._launch(plan)
         self._look()
         invariants.check(self.scheduler)
+        self._worker.check_tree(self.scheduler._pool.tree)
 
     def _hear_stops(self) -> None:
         while self._stops:
