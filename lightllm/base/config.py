@@ -26,12 +26,15 @@ def above(bound: float, *, below: float = 1e12) -> msgspec.Meta:
 
 
 Count = A[int, at_least(1)]
+PositiveSeconds = A[float, above(0)]
 DataType = Literal["auto", "float32", "fp32", "bfloat16", "bf16", "float16", "fp16"]
 Tokenizer = Literal["auto", "fast", "none"]
 LoadFormat = Literal["auto", "dummy"]
 Device = Literal["auto", "cpu", "cuda"]
 Admission = Literal["past_future", "conservative", "watermark"]
+SchedulePolicy = Literal["fcfs", "priority", "shortest_predicted", "longest_prefix", "fair_share"]
 OnFailure = Literal["exit", "restart"]
+FairShareBy = Literal["user", "api_key"]
 LogLevel = Literal["debug", "info", "warning", "error"]
 
 
@@ -74,6 +77,27 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     ] = None
     running_max_req_size: A[int, at_least(1), about("Most requests that run at a time")] = 1000
     max_queued_requests: A[int, at_least(0), about("Requests that may wait; one more is refused with 429")] = 4096
+    max_queued_tokens: A[
+        Count | None,
+        about("Prompt tokens of the requests that may wait; more are refused with 429; no limit if not given"),
+    ] = None
+    timeout_s: A[
+        PositiveSeconds | None,
+        about("Seconds after which any request ends with what there is, or with 503; requests may ask for less"),
+    ] = None
+    schedule_policy: A[
+        SchedulePolicy,
+        about(
+            "Who of the waiting requests goes next. fcfs: the oldest; priority: the smallest `priority`; "
+            "shortest_predicted: the shortest expected answer; longest_prefix: the longest prompt prefix in the cache; "
+            "fair_share: the tenant that was served least"
+        ),
+    ] = "fcfs"
+    schedule_aging_s: A[
+        float,
+        above(0),
+        about("Once the oldest request has waited this many seconds, every second admission is the oldest's"),
+    ] = 10.0
     admission: A[
         Admission,
         about(
@@ -112,6 +136,14 @@ class ServerConfig(EngineConfig, frozen=True, kw_only=True, forbid_unknown_field
     port: A[int, msgspec.Meta(ge=0, le=65535), about("Port to listen on; 0 picks a free one")] = 8000
     httpserver_workers: A[int, msgspec.Meta(ge=1, le=64), about("API processes that share the port")] = 1
     max_request_bytes: A[int, at_least(1), about("Largest request body; a larger one is refused with 413")] = 32 << 20
+    ttft_target_s: A[
+        PositiveSeconds | None,
+        about("Refuse with 429 what would wait longer than this for its first token; no target if not given"),
+    ] = None
+    fair_share_by: A[
+        FairShareBy,
+        about("Who is a tenant. user: the request's `user`, or else its API key; api_key: the API key only"),
+    ] = "user"
     graceful_timeout_s: A[float, at_least(0), about("After SIGTERM, seconds that open requests have to finish")] = 60.0
 
 

@@ -10,11 +10,16 @@ class ConfigError(LightLLMError, ValueError):
 
 
 class RequestError(LightLLMError, ValueError):
-    """A request cannot be served as it stands. `status` is the HTTP status that says so."""
+    """A request cannot be served as it stands, or not now. `status` is the HTTP status that says so.
 
-    def __init__(self, message: str, *, status: int = 400, param: str | None = None):
+    `retry_after_s`: after how many seconds it may be tried again; None if nothing is known of that.
+    """
+
+    def __init__(
+        self, message: str, *, status: int = 400, param: str | None = None, retry_after_s: float | None = None
+    ):
         super().__init__(message)
-        self.status, self.param = status, param
+        self.status, self.param, self.retry_after_s = status, param, retry_after_s
 
 
 class EngineDeadError(LightLLMError, RuntimeError):

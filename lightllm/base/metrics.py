@@ -50,6 +50,15 @@ METRICS = {
         Metric("event_loop_lag_duration", "histogram", "Seconds by which timers of api processes were late", SECONDS),
         # scheduler
         Metric("queue_size", "gauge", "Requests that wait to run"),
+        Metric("queue_tokens", "gauge", "Prompt tokens of requests that have not run yet"),
+        Metric(
+            "request_queue_duration", "histogram", "Seconds from a request's coming to its first admission", SECONDS
+        ),
+        Metric("refused_queue_requests", "counter", "Requests refused because as many wait as may wait"),
+        Metric("refused_queue_tokens", "counter", "Requests refused because as many prompt tokens wait as may wait"),
+        Metric("refused_too_late", "counter", "Requests refused because they would have waited too long"),
+        Metric("expired_waiting", "counter", "Requests whose time was up before they ran"),
+        Metric("expired_running", "counter", "Requests whose time was up after they had begun to run"),
         Metric("batch_current_size", "gauge", "Requests that run"),
         Metric("kv_slots_used", "gauge", "Slots of the KV pool that running requests hold"),
         Metric("kv_slots_cached", "gauge", "Slots of the KV pool that only the prefix tree holds"),

@@ -15,6 +15,37 @@ class FinishReason(IntEnum):
     LENGTH = 2
     ABORT = 3  # the client left, or the server is shutting down
     ERROR = 4  # the engine could not go on with it
+    REFUSED = 5  # never ran, for the reason that is its Refusal
+    TIMEOUT = 6  # its time was up; it ends with what there is, which may be nothing
+
+
+class Refusal(IntEnum):
+    """Why the scheduler did not take a request in. The values are stored in the request table."""
+
+    NONE = 0
+    QUEUE_REQUESTS = 1  # as many wait as may wait
+    QUEUE_TOKENS = 2  # as many prompt tokens wait as may wait
+    TOO_LATE = 3  # it would wait longer than the target for first tokens, or than its own time
+
+
+class Terms(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """On what terms a request waits and runs, whatever it asks for."""
+
+    priority: int = 0  # smaller goes first, where the queue is ordered by priority
+    timeout_s: float | None = None  # from submission to the last token; None: the server's
+    tenant: int = 0  # whose share of the server it uses: any 64 bits; 0: that of all who are not told apart
+
+    def __post_init__(self) -> None:
+        if not -1000 <= self.priority <= 1000:
+            raise RequestError(
+                f"priority={self.priority} is not allowed; use an integer from -1000 (first) to 1000", param="priority"
+            )
+        # Written so that NaN fails it.
+        if self.timeout_s is not None and not 0 < self.timeout_s <= 1e9:
+            raise RequestError(f"timeout_s={self.timeout_s} is not allowed; use seconds above 0", param="timeout_s")
+
+
+NO_TERMS = Terms()
 
 
 class SamplingParams(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -40,6 +40,9 @@ RECORD = np.dtype(
         ("frequency_penalty", np.float32),
         ("seed", np.uint64),
         ("num_logprobs", np.int32),  # -1: none wanted
+        ("priority", np.int32),  # smaller goes first
+        ("tenant", np.uint64),
+        ("timeout_s", np.float64),  # from its coming to the scheduler until its time is up; 0: never
         # written by the scheduler
         ("output_generation", np.uint32),
         ("output_page", np.int32),  # rows of `output_words(num_logprobs)` words, see there
@@ -48,6 +51,8 @@ RECORD = np.dtype(
         ("finish_reason", np.uint8),  # publishes the end of the request
         ("preemptions", np.int32),
         ("started", np.float64),  # time.monotonic() of the first admission, s
+        ("refusal", np.uint8),  # why it was not taken in: Refusal
+        ("predicted_wait", np.float64),  # when it came: seconds until it would be admitted; NaN: nothing is known
         # written by the detokenizer
         ("text_generation", np.uint32),
         ("text_page", np.int32),  # UTF-8

@@ -22,6 +22,9 @@ STATUS = np.dtype(
         ("restarts", np.int64),  # written by the supervisor: how often the engine was started again
         ("pool_tokens", np.int64),  # written by the scheduler: slots of the KV pool
         ("max_request_tokens", np.int64),  # written by the scheduler: longest prompt plus output it can serve
+        ("waiting_requests", np.int64),  # written by the scheduler: requests that have not run yet
+        ("waiting_tokens", np.int64),  # written by the scheduler: tokens of their prompts
+        ("predicted_wait", np.float64),  # written by the scheduler: seconds until all of them are admitted, or NaN
     ]
 )
 
@@ -59,3 +62,21 @@ class Status:
     @property
     def max_request_tokens(self) -> int:
         return int(self.record["max_request_tokens"][0])
+
+    @property
+    def waiting_requests(self) -> int:
+        return int(self.record["waiting_requests"][0])
+
+    @property
+    def waiting_tokens(self) -> int:
+        return int(self.record["waiting_tokens"][0])
+
+    @property
+    def predicted_wait(self) -> float:
+        return float(self.record["predicted_wait"][0])
+
+    def show_queue(self, requests: int, tokens: int, predicted_wait: float) -> None:
+        """Tells clients how much waits, so that they need not ask where there is no room."""
+        record = self.record[0]
+        record["waiting_requests"], record["waiting_tokens"] = requests, tokens
+        record["predicted_wait"] = predicted_wait

@@ -5,6 +5,7 @@ One step ahead: while the workers run step n, plan n + 1 lies in the ring. The p
 
 import contextlib
 import select
+import time
 from collections.abc import Callable, Sequence
 
 from lightllm.base.errors import Closed
@@ -29,6 +30,7 @@ from lightllm.serving.scheduling.statistics import Statistics
 
 _MOST_OUTSTANDING = 2  # plans: the one that runs and the one after it
 _READER = 0
+_LONGEST_WAIT_S = 3600.0  # a deadline may be further off than the system can wait
 
 
 class Profiling:
@@ -63,7 +65,7 @@ class SchedulerProcess:
 
     def __init__(self, me: child.Child, scheduler: Scheduler):
         config = me.start.config
-        self._scheduler, self._control = scheduler, me.control
+        self._scheduler, self._control, self._status = scheduler, me.control, me.status
         self._statistics = None if config.disable_log_stats else Statistics(me.metrics, config.log_stats_interval)
         self._plans, self._results = Ring(me.memory("plans")), Ring(me.memory("results"))
         self._detokenizer = me.channel("detokenizer")
@@ -81,13 +83,16 @@ class SchedulerProcess:
         while True:
             self._receive()
             self._digest()
+            self._scheduler.expire()
             self._report()
             self._launch()
+            self._status.show_queue(*self._scheduler.queue)
 
     def _receive(self) -> None:
-        """Waits for messages and takes them in."""
+        """Waits for messages and takes them in, or until the time of some request is up."""
         blocked = [channel for channel in (self._detokenizer, *self._workers) if channel.has_waiting]
-        readable, writable, _ = select.select(list(self._receivers), blocked, [])
+        seconds = min(max(0.0, self._scheduler.next_deadline - time.monotonic()), _LONGEST_WAIT_S)
+        readable, writable, _ = select.select(list(self._receivers), blocked, [], seconds)
         for channel in writable:
             channel.flush()
         for channel in readable:
@@ -138,8 +143,7 @@ class SchedulerProcess:
                     continue
                 assert isinstance(message, Requests), "else clients only submit and release"
                 # A record may be released and submitted again in one message, or submitted and released.
-                for reference in message.submit:
-                    self._scheduler.submit(*reference)
+                self._scheduler.submit_samples(message.submit)
                 for reference in message.release:
                     self._scheduler.release(*reference)
         except Closed:
@@ -170,7 +174,14 @@ def main(me: child.Child) -> None:
     max_length = config.max_req_total_len
     assert max_length is not None, "the supervisor has looked it up"
     me.metrics.clear()
-    scheduler = Scheduler(config, me.table, pool_tokens=pool_tokens, max_length=max_length, metrics=me.metrics)
+    scheduler = Scheduler(
+        config,
+        me.table,
+        pool_tokens=pool_tokens,
+        max_length=max_length,
+        metrics=me.metrics,
+        ttft_target_s=config.ttft_target_s,
+    )
     me.status.record["pool_tokens"] = pool_tokens
     # The last token of a request needs no slot.
     me.status.record["max_request_tokens"] = min(max_length, pool_tokens + 1)

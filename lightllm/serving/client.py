@@ -4,8 +4,10 @@ Nothing here waits: `submit` and `release` send, `poll` receives, `read` takes w
 nobody reads stays there, so a slow reader costs no one else.
 """
 
+import math
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Protocol
 
 import numpy as np
@@ -14,7 +16,7 @@ from lightllm.base.config import EngineConfig
 from lightllm.base.errors import Closed, RequestError
 from lightllm.base.messages import AnyMessage, Message, Profile, Profiled, Requests, TextReady, parse_references
 from lightllm.base.metrics import Metrics
-from lightllm.base.request import FinishReason, SamplingParams
+from lightllm.base.request import NO_TERMS, FinishReason, Refusal, SamplingParams, Terms
 from lightllm.base.request_table import RequestTable
 from lightllm.base.status import State, Status
 from lightllm.serving.records import Records, Request, Update
@@ -22,6 +24,8 @@ from lightllm.serving.scheduling.admission import longest_admissible, why_not_al
 
 OnNews = Callable[[Request], None]
 OnProfiled = Callable[[Profiled], None]
+_OUTCOMES = {FinishReason.ABORT: "request_aborted", FinishReason.TIMEOUT: "request_failure"}
+_TOO_LATE = "its time was up before its first token; try again later, or give it more (timeout_s, --timeout_s)"
 
 
 class Channel(Protocol):
@@ -49,7 +53,7 @@ class EngineClient:
         default_max_tokens: int | None = None,
     ):
         """`default_max_tokens` bounds the output of requests that set no maximum, as far as the engine allows it."""
-        self._records = Records(table, client)
+        self._records, self._has_others = Records(table, client), table.shape.clients > 1
         self._status, self._metrics, self._config = status, metrics, config
         self._channels: dict[str, Channel | None] = {"scheduler": scheduler, "detokenizer": detokenizer}
         self._eos_ids, self._vocab_size, self._default_max_tokens = list(eos_ids), vocab_size, default_max_tokens
@@ -60,7 +64,12 @@ class EngineClient:
     # What the engine is asked.
 
     def submit(
-        self, prompt: Sequence[int] | np.ndarray, params: SamplingParams, on_news: OnNews | None = None
+        self,
+        prompt: Sequence[int] | np.ndarray,
+        params: SamplingParams,
+        on_news: OnNews | None = None,
+        *,
+        terms: Terms = NO_TERMS,
     ) -> list[Request]:
         """Sends params.n requests, with seeds seed, seed + 1, ... `on_news` is called from `poll` when there is news.
 
@@ -69,10 +78,12 @@ class EngineClient:
         if reason := self.why_not_serving():
             raise RequestError(f"{reason}; try again later", status=503)
         tokens = self._checked_prompt(prompt)
-        max_tokens = self._max_tokens(len(tokens), params)
-        self._check_room(params.n)
+        max_tokens, timeout_s = self._max_tokens(len(tokens), params), self._timeout_s(terms)
+        self._check_room(params.n, len(tokens))
         stop_ids = [*([] if params.ignore_eos else self._eos_ids), *params.stop_token_ids]
-        requests = self._records.take(tokens, params, max_tokens=max_tokens, stop_ids=stop_ids)
+        requests = self._records.take(
+            tokens, params, max_tokens=max_tokens, stop_ids=stop_ids, terms=terms, timeout_s=timeout_s
+        )
         if requests is None:
             raise RequestError("the prompts of open requests fill the request table; try again later", status=429)
         self._send(requests, on_news)
@@ -120,10 +131,19 @@ class EngineClient:
         if request.error is not None:
             update = Update(num_tokens=request.num_tokens, finish_reason=FinishReason.ERROR, error=request.error)
         else:
-            update = self._records.read(request, with_tokens=with_tokens)
+            update = self._explained(request, self._records.read(request, with_tokens=with_tokens))
         if update.finish_reason is not None and not request.is_finished:
             request.is_finished = True
             self._observe_end(request, update)
+        return update
+
+    def _explained(self, request: Request, update: Update) -> Update:
+        """The update with what people need to know of a request that got nothing."""
+        if update.finish_reason is FinishReason.REFUSED:
+            refused = self._refused(*self._records.refusal(request))
+            return replace(update, error=str(refused), retry_after_s=refused.retry_after_s)
+        if update.finish_reason is FinishReason.TIMEOUT and not update.num_tokens:
+            return replace(update, error=_TOO_LATE)
         return update
 
     def has_ended(self, request: Request) -> bool:
@@ -226,21 +246,60 @@ class EngineClient:
             )
         return asked
 
-    def _check_room(self, count: int) -> None:
+    def _timeout_s(self, terms: Terms) -> float | None:
+        """Seconds that the request has. Raises RequestError for terms that this server does not grant."""
+        policy, longest = self._config.schedule_policy, self._config.timeout_s
+        if terms.priority and policy != "priority":
+            raise RequestError(
+                f"priority={terms.priority} has no effect with --schedule_policy={policy}; leave it out, or start the "
+                "server with --schedule_policy=priority",
+                param="priority",
+            )
+        if terms.timeout_s is None or longest is None:
+            return terms.timeout_s or longest
+        if terms.timeout_s > longest:
+            raise RequestError(
+                f"timeout_s={terms.timeout_s:g} is more than the server allows; use at most {longest:g}",
+                param="timeout_s",
+            )
+        return terms.timeout_s
+
+    def _check_room(self, count: int, prompt_tokens: int) -> None:
+        """Refuses what the scheduler would surely refuse, which costs the engine nothing.
+
+        What is seen of other clients' requests may be a moment old: the last word is the scheduler's.
+        """
         if count > self._records.num_free:
             raise RequestError(
                 f"{len(self._open)} requests are open and {count} more have no room; try again later",
                 status=429,
             )
-        limit = self._config.max_queued_requests
-        if len(self._open) + count <= limit:
-            return
-        waiting = self._records.num_waiting(self._open.values())
+        waiting, tokens = (self._status.waiting_requests, self._status.waiting_tokens) if self._has_others else (0, 0)
+        most, most_tokens = self._config.max_queued_requests, self._config.max_queued_tokens
+        if len(self._open) + count > most or most_tokens is not None:
+            mine, my_tokens = self._records.waiting(self._open.values())
+            waiting, tokens = max(waiting, mine), max(tokens, my_tokens)
         # With nobody waiting the request may run at once, so it is let in whatever the limit.
-        if waiting and waiting + count > limit:
-            raise RequestError(
-                f"{waiting} requests wait already and --max_queued_requests={limit}; try again later", status=429
-            )
+        if not waiting:
+            return
+        if waiting + count > most:
+            raise self._refused(Refusal.QUEUE_REQUESTS, self._status.predicted_wait)
+        if most_tokens is not None and tokens + count * prompt_tokens > most_tokens:
+            raise self._refused(Refusal.QUEUE_TOKENS, self._status.predicted_wait)
+
+    def _refused(self, refusal: Refusal, wait: float) -> RequestError:
+        """`wait`: seconds it would have to wait, NaN if nothing is known of that."""
+        reason = {
+            Refusal.NONE: "the scheduler has refused it",
+            Refusal.QUEUE_REQUESTS: f"as many requests wait as may wait (--max_queued_requests="
+            f"{self._config.max_queued_requests})",
+            Refusal.QUEUE_TOKENS: f"prompts of as many tokens wait as may wait (--max_queued_tokens="
+            f"{self._config.max_queued_tokens})",
+            Refusal.TOO_LATE: f"its first token would come in about {wait:.1f} s, which is later than it may "
+            "(--ttft_target_s, timeout_s)",
+        }[refusal]
+        known = None if math.isnan(wait) else wait
+        return RequestError(f"{reason}; try again later", status=429, retry_after_s=known)
 
     # Bookkeeping.
 
@@ -260,10 +319,10 @@ class EngineClient:
 
     def _observe_end(self, request: Request, update: Update) -> None:
         observe, tokens = self._metrics.observe, update.num_tokens
-        if update.finish_reason is FinishReason.ERROR:
+        if update.error is not None or update.finish_reason is None:
             self._metrics.add("request_failure")
             return
-        self._metrics.add("request_aborted" if update.finish_reason is FinishReason.ABORT else "request_success")
+        self._metrics.add(_OUTCOMES.get(update.finish_reason, "request_success"))
         observe("request_generated_tokens", tokens)
         observe("cache_length", update.cached_tokens)
         observe("request_inference_duration", request.last_news - request.arrival)

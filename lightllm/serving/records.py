@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import msgspec
 import numpy as np
 
-from lightllm.base.request import FinishReason, SamplingParams
+from lightllm.base.request import NO_TERMS, FinishReason, Refusal, SamplingParams, Terms
 from lightllm.base.request_table import Options, RequestTable
 
 _encode = msgspec.msgpack.Encoder().encode
@@ -76,10 +76,13 @@ class Update:
     finish_reason: FinishReason | None = None
     stop_index: int = -1  # into Request.stops: what ended it; -1: none of them
     cached_tokens: int = 0  # of the prompt
-    error: str | None = None  # with FinishReason.ERROR: the reason, for people
+    error: str | None = None  # why there is nothing, or not all, for people: with ERROR, REFUSED, and TIMEOUT at once
+    retry_after_s: float | None = None  # with REFUSED: when it may be tried again, as far as one knows
 
     def stop_reason(self, request: Request) -> str | int | None:
-        """The stop string or stop token of the client's that ended the request, if one did."""
+        """The stop string or stop token of the client's that ended the request, or "timeout", if one did."""
+        if self.finish_reason is FinishReason.TIMEOUT:
+            return "timeout"
         return request.stops[self.stop_index] if 0 <= self.stop_index < len(request.stops) else None
 
 
@@ -105,7 +108,14 @@ class Records:
         return len(self._free)
 
     def take(
-        self, tokens: np.ndarray, params: SamplingParams, *, max_tokens: int, stop_ids: list[int]
+        self,
+        tokens: np.ndarray,
+        params: SamplingParams,
+        *,
+        max_tokens: int,
+        stop_ids: list[int],
+        terms: Terms = NO_TERMS,
+        timeout_s: float | None = None,
     ) -> list[Request] | None:
         """Fills params.n records for a prompt, tokens [prompt] int32; None if the pages do not suffice."""
         options = _encode(
@@ -126,6 +136,9 @@ class Records:
             "options_page": pages.options,
             "options_bytes": len(options),
             "arrival": now,
+            "priority": terms.priority,
+            "tenant": terms.tenant,
+            "timeout_s": timeout_s or 0.0,
         }
         for name, value in (place | _sampling_fields(params, max_tokens)).items():
             self.columns[name][indexes] = value
@@ -183,12 +196,18 @@ class Records:
         columns, index = self.columns, request.index
         return columns["text_generation"][index] == request.generation and bool(columns["text_finish"][index])
 
-    def num_waiting(self, requests: Iterable[Request]) -> int:
-        """How many of these requests have not been admitted yet."""
+    def waiting(self, requests: Iterable[Request]) -> tuple[int, int]:
+        """How many of these requests have not been admitted yet, and the tokens of their prompts."""
         indexes = np.fromiter((request.index for request in requests), dtype=np.int64)
         columns = self.columns
         is_seen = columns["output_generation"][indexes] == columns["generation"][indexes]
-        return len(indexes) - int((is_seen & (columns["started"][indexes] > 0)).sum())
+        indexes = indexes[~(is_seen & ((columns["started"][indexes] > 0) | (columns["finish_reason"][indexes] > 0)))]
+        return len(indexes), int(columns["prompt_length"][indexes].sum())
+
+    def refusal(self, request: Request) -> tuple[Refusal, float]:
+        """Why the scheduler refused a request, and how many seconds it would have waited; NaN if that is not known."""
+        columns, index = self.columns, request.index
+        return Refusal(int(columns["refusal"][index])), float(columns["predicted_wait"][index])
 
 
 def _sampling_fields(params: SamplingParams, max_tokens: int) -> dict[str, object]:

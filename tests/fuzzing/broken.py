@@ -132,7 +132,10 @@ def nobody_gives_way():
 
 @_mistake
 def who_came_last_is_served_first():
-    return mock.patch.object(Waiting, "head", property(lambda self: self._requests[-1] if self._requests else None))
+    def head(self: Waiting, now: float):
+        return max(self, key=lambda request: request.order, default=None)
+
+    return mock.patch.object(Waiting, "head", head)
 
 
 @_mistake
@@ -151,8 +154,8 @@ def old_generations_are_believed():
 
 @_mistake
 def what_a_client_took_back_is_read():
-    def read_request(table, index, generation, *, order):
-        return read(table, index, int(table.records["generation"][index]), order=order)
+    def read_request(table, index, generation, *, order, now):
+        return read(table, index, int(table.records["generation"][index]), order=order, now=now)
 
     read = scheduler.read_request
     return mock.patch.object(scheduler, "read_request", read_request)

@@ -374,6 +374,9 @@ class World:
         expected = answer.output[: asked.num_output]
         if asked.is_stopped:
             assert finish is FinishReason.STOP, "a stop string ends a request"
+        elif finish is FinishReason.REFUSED:
+            assert self.config.max_queued_requests < self.settings.clients * self.settings.records, "the queue was full"
+            assert not asked.num_output, "what was refused has not run"
         elif finish is FinishReason.ERROR:
             assert self.settings.output_pages is not None, "only a lack of pages fails a request"
         else:

@@ -1,5 +1,6 @@
 """Scheduler, worker and detokenizer of tests, in one thread: scripted answers, over real channels and a real table."""
 
+import math
 import select
 import threading
 import time
@@ -12,7 +13,7 @@ from tokenizers import Tokenizer
 
 from lightllm.base.errors import Closed
 from lightllm.base.messages import Profile, Requests, TextReady
-from lightllm.base.request import FinishReason
+from lightllm.base.request import FinishReason, Refusal
 from lightllm.base.request_table import RequestTable, TableShape
 from lightllm.base.status import State, Status
 from lightllm.base.step import StepResult
@@ -54,6 +55,8 @@ class FakeEngine:
     records: list[np.void] = field(default_factory=list)  # copies, as they were when the requests came
     paused: threading.Event = field(default_factory=threading.Event)
     profiles: list[Profile] = field(default_factory=list)  # orders, never answered
+    refusal: Refusal = Refusal.NONE  # if any, everything that comes is refused for it
+    predicted_wait: float = math.nan
 
     def __post_init__(self) -> None:
         self.table_memory, self.status_memory = RequestTable.create(self.shape), Status.create()
@@ -71,6 +74,7 @@ class FakeEngine:
         self._output = OutputWriter(self.table)
         self._text = OutputText(self.table, Decoders(self.tokenizer))
         self.running, self.waiting, self.open, self._begun, self._is_ended = {}, {}, set(), set(), False
+        self._is_time_up = False
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._thread.start()
 
@@ -107,6 +111,8 @@ class FakeEngine:
             if (request := self._read(*reference)) is not None:
                 self.open.add(reference)
                 self.waiting[reference] = request
+                if self.refusal:
+                    self._finish_at_once(reference, FinishReason.REFUSED)
         for reference in message.release:
             self.open.discard(reference)
             self.waiting.pop(reference, None)
@@ -131,6 +137,10 @@ class FakeEngine:
         return Running(tokens, stops, int(record["max_tokens"]), int(record["num_logprobs"]), len(prompt))
 
     def _tick(self) -> None:
+        if self._is_time_up:
+            self._is_time_up = False
+            for reference in [*self.waiting, *self.running]:
+                self._finish_at_once(reference, FinishReason.TIMEOUT)
         while self.waiting and len(self.running) < self.max_running and not self.paused.is_set():
             self._start(next(iter(self.waiting)))
         if not self.running or self.paused.is_set():
@@ -144,6 +154,21 @@ class FakeEngine:
             self.running.pop(reference, None)
         if len(news):
             self._news.send(TextReady(news.tobytes()))
+
+    def expire(self) -> None:
+        """The time of all that waits and runs is up."""
+        self._is_time_up = True
+
+    def _finish_at_once(self, reference: tuple[int, int], reason: FinishReason) -> None:
+        """Ends a request with what there is; one that waits has nothing."""
+        if reference in self.waiting:
+            self._start(reference)
+        record = self.table.records[reference[0]]
+        record["refusal"], record["predicted_wait"], record["finish_reason"] = self.refusal, self.predicted_wait, reason
+        del self.running[reference]
+        references = np.array([reference], dtype=np.uint32)
+        self._text.advance(references)
+        self._news.send(TextReady(references.tobytes()))
 
     def _start(self, reference: tuple[int, int]) -> None:
         request, (index, generation) = self.waiting.pop(reference), reference

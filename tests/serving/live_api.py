@@ -31,13 +31,20 @@ class LiveApi:
     """`url` serves as soon as the object is made. Flags are ServerConfig's."""
 
     def __init__(
-        self, model_dir: Path, script: Script, *, records: int = 256, engine: dict[str, Any] | None = None, **flags
+        self,
+        model_dir: Path,
+        script: Script,
+        *,
+        records: int = 256,
+        clients: int = 1,
+        engine: dict[str, Any] | None = None,
+        **flags,
     ):
         settings = config.parse(
             config.ServerConfig, {"model_dir": str(model_dir), "model_name": MODEL, "max_req_total_len": 4096} | flags
         )
         self.engine = FakeEngine(
-            byte_level(), script, TableShape.of(clients=1, records=records, max_length=4096), **(engine or {})
+            byte_level(), script, TableShape.of(clients=clients, records=records, max_length=4096), **(engine or {})
         )
         self._metrics_memory = Metrics.create(2)
         self.metrics = Metrics(self._metrics_memory, 0)

@@ -39,8 +39,8 @@ class Wire:
 class Bench:
     """A client on a table of its own; `answer` writes what scheduler and detokenizer would."""
 
-    def __init__(self, **flags) -> None:
-        self.writers = Writers(RECORDS)
+    def __init__(self, *, clients: int = 1, **flags) -> None:
+        self.writers = Writers(RECORDS, clients=clients)
         self.table: RequestTable = self.writers.table
         self.status = Status(Status.create())
         self.status.state, self.status.record["pool_tokens"] = State.SERVING, 1000
@@ -346,3 +346,24 @@ def test_pages_are_shared_until_the_last_sample_is_released(bench):
     assert free - pages.num_free == held
     bench.client.release(second)
     assert pages.num_free == free
+
+
+def test_the_queue_of_the_whole_engine_counts(bench):
+    bench = Bench(clients=2, max_queued_requests=3)
+    bench.status.show_queue(3, 30, 4.5)
+    with pytest.raises(RequestError, match="--max_queued_requests=3") as caught:
+        bench.submit()
+    assert (caught.value.status, caught.value.retry_after_s) == (429, 4.5)
+    bench.status.show_queue(0, 0, 0.0)
+    assert len(bench.submit(n=4)) == 4, "with nobody waiting it may run at once"
+
+
+def test_prompt_tokens_that_wait_are_bounded(bench):
+    bench = Bench(max_queued_tokens=10)
+    (first,) = bench.submit()
+    bench.submit(n=2)
+    with pytest.raises(RequestError, match="--max_queued_tokens=10") as caught:
+        bench.submit()
+    assert caught.value.status == 429
+    bench.client.release(first)
+    bench.submit()

@@ -51,8 +51,10 @@ class GenerationBody(msgspec.Struct, kw_only=True, forbid_unknown_fields=True, f
     skip_special_tokens: bool | None = None
     include_stop_str_in_output: bool | None = None
     add_special_tokens: bool | None = None
-    # Accepted without effect: they concern the provider's accounts, caches and prices
+    priority: Int | None = None
+    timeout_s: float | None = None
     user: Any = None
+    # Accepted without effect: they concern the provider's accounts, caches and prices
     store: Any = None
     metadata: Any = None
     service_tier: Any = None
@@ -69,7 +71,6 @@ class GenerationBody(msgspec.Struct, kw_only=True, forbid_unknown_fields=True, f
     structured_outputs: Any = None
     use_beam_search: Any = None
     length_penalty: Any = None
-    priority: Any = None
 
 
 # Values, besides null, with which a field that is not supported says nothing.
@@ -83,7 +84,6 @@ NEUTRAL: dict[str, tuple[object, ...]] = {
     "structured_outputs": (),
     "use_beam_search": (False,),
     "length_penalty": (1, 1.0),
-    "priority": (0,),
 }
 
 

@@ -1,5 +1,7 @@
 """Errors over HTTP: one envelope for every route, OpenAI's: {"error": {"message", "type", "param", "code"}}."""
 
+import math
+
 import msgspec
 from fastapi import FastAPI, Request, Response
 from starlette.exceptions import HTTPException
@@ -10,7 +12,7 @@ from lightllm.base.metrics import Metrics
 from lightllm.serving.api.generation import ClientLeftError, UnfinishedError
 
 LONGEST_MESSAGE = 1000  # characters: whatever was sent, the answer stays small
-RETRY_AFTER_S = 1
+_RETRY_AFTER_S = (1, 600)  # least and most: whole seconds, and nobody should wait for a prediction for hours
 _TYPES = {
     400: "invalid_request_error",
     404: "not_found_error",
@@ -45,9 +47,11 @@ def envelope(status: int, message: str, *, param: str | None = None) -> bytes:
     return msgspec.json.encode(ErrorEnvelope(ErrorBody(message, _TYPES.get(status, "error"), param, code)))
 
 
-def response(status: int, message: str, *, param: str | None = None) -> Response:
-    """An error as a whole response."""
-    headers = {"retry-after": str(RETRY_AFTER_S)} if status in (429, 503) else None
+def response(status: int, message: str, *, param: str | None = None, retry_after_s: float | None = None) -> Response:
+    """An error as a whole response. With 429 and 503 it says when to try again."""
+    least, most = _RETRY_AFTER_S
+    seconds = min(max(least, math.ceil(retry_after_s or 0)), most)
+    headers = {"retry-after": str(seconds)} if status in (429, 503) else None
     return Response(envelope(status, message, param=param), status, headers, media_type="application/json")
 
 
@@ -59,7 +63,7 @@ def install(app: FastAPI, metrics: Metrics) -> None:
         if not isinstance(error, UnfinishedError):  # which the client has counted
             metrics.add("request_count")
             metrics.add("request_failure")
-        return response(error.status, str(error), param=error.param)
+        return response(error.status, str(error), param=error.param, retry_after_s=error.retry_after_s)
 
     @app.exception_handler(ClientLeftError)
     async def _left(request: Request, error: ClientLeftError) -> Response:

@@ -1,5 +1,6 @@
 """Server-sent events, written straight to the ASGI server: 25 us a token where a StreamingResponse takes 37."""
 
+from collections.abc import AsyncIterator
 from typing import Protocol
 
 from fastapi import Response
@@ -7,7 +8,7 @@ from starlette.types import Message, Receive, Scope, Send
 
 from lightllm.base import log
 from lightllm.serving.api import errors
-from lightllm.serving.api.generation import ClientLeftError, Generation, failure
+from lightllm.serving.api.generation import ClientLeftError, Generation, Updates, first_failure, nothing_in_time
 from lightllm.serving.records import Update
 
 _log = log.get(__name__)
@@ -32,7 +33,10 @@ class Form(Protocol):
 
 
 class EventStream(Response):
-    """The answers to `generation`, as they come. Sending waits for the client, and nothing is read meanwhile."""
+    """The answers to `generation`, as they come. Sending waits for the client, and nothing is read meanwhile.
+
+    The status is not sent before there is something to tell: a request that waits in vain is 429 or 503.
+    """
 
     def __init__(self, generation: Generation, form: Form):
         super().__init__(media_type="text/event-stream")
@@ -40,25 +44,39 @@ class EventStream(Response):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         async with self._generation.watched(receive):
-            await send(_START)
+            answers = self._generation.updates(with_tokens=self._form.needs_tokens)
             try:
-                await self._send_all(send)
+                first = await anext(answers)
+                while nothing_in_time(first) and len(first) < len(self._generation.requests):
+                    first += await anext(answers)
+                if error := nothing_in_time(first) or first_failure(first):
+                    refused = errors.response(error.status, str(error), retry_after_s=error.retry_after_s)
+                    await refused(scope, receive, send)
+                else:
+                    await send(_START)
+                    await self._send_all(first, answers, send)
             except ClientLeftError:
                 return
-            except Exception:
-                _log.exception("a stream failed")
-                await send(_last(500, "the server failed at this request; its log says why"))
 
-    async def _send_all(self, send: Send) -> None:
-        async for updates in self._generation.updates(with_tokens=self._form.needs_tokens):
-            for _, update in updates:
-                if reason := failure(update):
-                    await send(_last(503, reason))
+    async def _send_all(self, first: Updates, others: AsyncIterator[Updates], send: Send) -> None:
+        try:
+            await self._send_events(first, send)
+            async for updates in others:
+                if error := first_failure(updates):
+                    await send(_last(error.status, str(error)))
                     return
-            events = b"".join([self._form.event(choice, update) for choice, update in updates])
-            if events:
-                await send({"type": "http.response.body", "body": events, "more_body": True})
-        await send({"type": "http.response.body", "body": self._form.end()})
+                await self._send_events(updates, send)
+            await send({"type": "http.response.body", "body": self._form.end()})
+        except ClientLeftError:
+            raise
+        except Exception:
+            _log.exception("a stream failed")
+            await send(_last(500, "the server failed at this request; its log says why"))
+
+    async def _send_events(self, updates: Updates, send: Send) -> None:
+        events = b"".join([self._form.event(choice, update) for choice, update in updates])
+        if events:
+            await send({"type": "http.response.body", "body": events, "more_body": True})
 
 
 def _last(status: int, message: str) -> Message:

@@ -8,9 +8,11 @@ import numpy as np
 from starlette.types import Receive
 
 from lightllm.base.errors import RequestError
-from lightllm.base.request import FinishReason, SamplingParams
+from lightllm.base.request import FinishReason, SamplingParams, Terms
 from lightllm.serving.client import EngineClient
 from lightllm.serving.records import Request, Update
+
+Updates = list[tuple[int, Update]]  # choice, what is new of it
 
 
 class ClientLeftError(Exception):
@@ -28,9 +30,9 @@ class Generation:
     before. So a client that stops reading costs no memory of this process and no time of others.
     """
 
-    def __init__(self, client: EngineClient, *, until_end: bool):
+    def __init__(self, client: EngineClient, terms: Terms, *, until_end: bool):
         """`until_end`: there is news only when a request has ended, which then is read as a whole."""
-        self._client, self._until_end = client, until_end
+        self._client, self._terms, self._until_end = client, terms, until_end
         self._news = asyncio.Event()
         self._client_left = False
         self.requests: list[Request] = []
@@ -38,7 +40,7 @@ class Generation:
     def submit(self, prompt: Sequence[int] | np.ndarray, params: SamplingParams) -> None:
         """Adds params.n choices. Raises RequestError, after which nothing is left in the engine."""
         try:
-            self.requests += self._client.submit(prompt, params, self._note)
+            self.requests += self._client.submit(prompt, params, self._note, terms=self._terms)
         except Exception:
             self.release()
             raise
@@ -50,7 +52,7 @@ class Generation:
     def _is_due(self, request: Request) -> bool:
         return request.has_news and (not self._until_end or self._client.has_ended(request))
 
-    async def updates(self, *, with_tokens: bool) -> AsyncIterator[list[tuple[int, Update]]]:
+    async def updates(self, *, with_tokens: bool) -> AsyncIterator[Updates]:
         """(choice, what is new of it), as they come, until all have ended. Raises ClientLeftError."""
         num_open = len(self.requests)
         while num_open:
@@ -71,10 +73,12 @@ class Generation:
         answers: list[Update] = [Update()] * len(self.requests)
         async with self.watched(receive):
             async for updates in self.updates(with_tokens=with_tokens):
+                if error := first_failure(updates):
+                    raise error
                 for choice, update in updates:
-                    if reason := failure(update):
-                        raise UnfinishedError(reason, status=503)
                     answers[choice] = update
+        if error := nothing_in_time(list(enumerate(answers))):
+            raise error
         return answers
 
     @asynccontextmanager
@@ -99,10 +103,24 @@ class Generation:
             self._client.release(request)
 
 
-def failure(update: Update) -> str | None:
-    """Why an answer is not what was asked for, if it is not."""
-    if update.finish_reason is FinishReason.ERROR:
-        return update.error or "the engine failed"
-    if update.finish_reason is FinishReason.ABORT:
-        return "the server ended this request before its end"
+def first_failure(updates: Updates) -> UnfinishedError | None:
+    """Why none of the requests has an answer, if one of these updates says so."""
+    for _, update in updates:
+        match update.finish_reason:
+            case FinishReason.REFUSED:
+                return UnfinishedError(update.error or "refused", status=429, retry_after_s=update.retry_after_s)
+            case FinishReason.ERROR:
+                return UnfinishedError(update.error or "the engine failed", status=503)
+            case FinishReason.ABORT:
+                return UnfinishedError("the server ended this request before its end", status=503)
+            case _:
+                pass
     return None
+
+
+def nothing_in_time(updates: Updates) -> UnfinishedError | None:
+    """Why there is no answer, where none of these requests had a token before its time was up."""
+    for _, update in updates:
+        if update.finish_reason is not FinishReason.TIMEOUT or update.num_tokens:
+            return None
+    return UnfinishedError(updates[0][1].error or "its time was up", status=503)

@@ -13,6 +13,7 @@ from fastapi import APIRouter, Request, Response
 from lightllm.base.errors import RequestError
 from lightllm.base.request import SamplingParams
 from lightllm.serving.api import body as bodies
+from lightllm.serving.api import terms
 from lightllm.serving.api.body import Int
 from lightllm.serving.api.documents import described
 from lightllm.serving.api.event_stream import EventStream
@@ -63,6 +64,9 @@ class Parameters(msgspec.Struct, kw_only=True, forbid_unknown_fields=True, froze
     skip_special_tokens: bool | None = None
     add_special_tokens: bool | None = None
     return_details: bool | None = None
+    priority: Int | None = None
+    timeout_s: float | None = None
+    user: str | None = None
     # Refused unless they say nothing, see NEUTRAL
     input_penalty: Any = None
     image_max_patch_num: Any = None
@@ -123,13 +127,13 @@ def router(service: Service) -> APIRouter:
     @routes.post("/generate_stream", **described(GenerateBody, TokenDetails, streams=True))
     async def generate_stream(request: Request) -> Response:
         """Continues a prompt; an event per token."""
-        return await _generate_stream(service, await body_of(request, _generate_decoder))
+        return await _generate_stream(service, await body_of(request, _generate_decoder), request)
 
     @routes.post("/", **described(EitherBody, Generated, streams=True))
     async def either(request: Request) -> Response:
         """/generate, or with stream=true /generate_stream."""
         body = await body_of(request, _either_decoder)
-        return await (_generate_stream(service, body) if body.stream else _generate(service, body, request))
+        return await (_generate_stream(service, body, request) if body.stream else _generate(service, body, request))
 
     async def count_tokens(request: Request) -> Response:
         """How many tokens a text has."""
@@ -153,25 +157,28 @@ def refuse_media(multimodal_params: Any) -> None:
 
 async def _generate(service: Service, body: GenerateBody, request: Request) -> Response:
     wants_details = bool(body.parameters.return_details)
-    generation = await _submit(service, body, until_end=True, logprobs=0 if wants_details else None)
+    generation = await _submit(service, body, request, until_end=True, logprobs=0 if wants_details else None)
     answers = await generation.whole(request.receive, with_tokens=wants_details)
     answer = generated(service, generation, answers, wants_details=wants_details)
     return Response(json(answer), media_type="application/json")
 
 
-async def _generate_stream(service: Service, body: GenerateBody) -> EventStream:
+async def _generate_stream(service: Service, body: GenerateBody, request: Request) -> EventStream:
     if _num_samples(body.parameters) > 1:
         raise RequestError("best_of must be 1 where the answer is streamed", param="best_of")
-    generation = await _submit(service, body, until_end=False, logprobs=0)
+    generation = await _submit(service, body, request, until_end=False, logprobs=0)
     return EventStream(generation, TokenStream(service, generation.requests[0]))
 
 
-async def _submit(service: Service, body: GenerateBody, *, until_end: bool, logprobs: int | None) -> Generation:
+async def _submit(
+    service: Service, body: GenerateBody, request: Request, *, until_end: bool, logprobs: int | None
+) -> Generation:
     refuse_media(body.multimodal_params)
+    granted = terms.of(service, request, body.parameters)
     params, prompt = _params(service, body.parameters, logprobs), body.inputs
     if isinstance(prompt, str):
         prompt = await service.encode(prompt, add_special_tokens=body.parameters.add_special_tokens is not False)
-    generation = Generation(service.client, until_end=until_end)
+    generation = Generation(service.client, granted, until_end=until_end)
     generation.submit(prompt, params)
     return generation
 

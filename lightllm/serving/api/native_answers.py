@@ -5,11 +5,14 @@ from typing import Any
 import msgspec
 import numpy as np
 
+from lightllm.base.request import FinishReason
 from lightllm.serving.api.generation import Generation
 from lightllm.serving.api.logprobs import LEAST
-from lightllm.serving.api.openai import FINISH, json
+from lightllm.serving.api.openai import json
 from lightllm.serving.api.service import Service
 from lightllm.serving.records import Request, Tokens, Update
+
+_FINISH = {FinishReason.STOP: "stop", FinishReason.LENGTH: "length", FinishReason.TIMEOUT: "timeout"}
 
 
 class TokenDetails(msgspec.Struct, frozen=True):
@@ -40,7 +43,7 @@ def generated(service: Service, generation: Generation, answers: list[Update], *
         pairs = zip(generation.requests, answers, strict=True)
         details = [TokenNames(service, request).of(answer.tokens) for request, answer in pairs]
     counts = [answer.num_tokens for answer in answers]
-    reasons = [FINISH[answer.finish_reason] for answer in answers if answer.finish_reason is not None]
+    reasons = [_FINISH[answer.finish_reason] for answer in answers if answer.finish_reason is not None]
     one = len(answers) == 1
     return Generated(
         [answer.text for answer in answers],
@@ -100,7 +103,7 @@ class TokenStream:
         self._last = tokens[-1]
         *before, last = tokens
         events = [_token_event(token, "", None) for token in before]
-        finish = None if update.finish_reason is None else FINISH[update.finish_reason]
+        finish = None if update.finish_reason is None else _FINISH[update.finish_reason]
         return b"".join([*events, _token_event(last, update.text, finish)])
 
     def end(self) -> bytes:

@@ -11,7 +11,8 @@ from lightllm.base.request import FinishReason
 from lightllm.serving.api.body import GenerationBody
 from lightllm.serving.records import Request, Update
 
-FINISH = {FinishReason.STOP: "stop", FinishReason.LENGTH: "length"}
+# A timeout cuts an answer off as a length does, and clients know no other word for it; `stop_reason` tells them apart.
+FINISH = {FinishReason.STOP: "stop", FinishReason.LENGTH: "length", FinishReason.TIMEOUT: "length"}
 DONE = b"data: [DONE]\n\n"
 _SAME_NAME = (
     "n", "temperature", "top_p", "presence_penalty", "frequency_penalty", "seed", "top_k", "min_p",

@@ -9,7 +9,7 @@ from fastapi import APIRouter, Request, Response
 from lightllm.base.errors import RequestError
 from lightllm.base.request import SamplingParams
 from lightllm.serving.api import body as bodies
-from lightllm.serving.api import logprobs, messages, openai
+from lightllm.serving.api import logprobs, messages, openai, terms
 from lightllm.serving.api.body import GenerationBody, Int
 from lightllm.serving.api.documents import described
 from lightllm.serving.api.event_stream import EventStream
@@ -95,7 +95,7 @@ def router(service: Service) -> APIRouter:
         service.check_model(body.model)
         params = _params(service, body)
         prompt = await _prompt(service, body)
-        generation = Generation(service.client, until_end=not body.stream)
+        generation = Generation(service.client, terms.of(service, request, body), until_end=not body.stream)
         generation.submit(prompt, params)
         if body.stream:
             return EventStream(generation, ChatStream(service, body, generation))

@@ -9,7 +9,7 @@ from fastapi import APIRouter, Request, Response
 from lightllm.base.errors import RequestError
 from lightllm.base.request import SamplingParams
 from lightllm.serving.api import body as bodies
-from lightllm.serving.api import openai
+from lightllm.serving.api import openai, terms
 from lightllm.serving.api.body import GenerationBody, Int
 from lightllm.serving.api.documents import described
 from lightllm.serving.api.event_stream import EventStream
@@ -66,7 +66,7 @@ def router(service: Service) -> APIRouter:
         params = _params(service, body)
         prompts = _prompts(body)
         tokens = await _encoded(service, body, prompts)
-        generation = Generation(service.client, until_end=not body.stream)
+        generation = Generation(service.client, terms.of(service, request, body), until_end=not body.stream)
         for prompt in tokens:
             generation.submit(prompt, params)
         echoes = [_echo(service, prompt) if body.echo else "" for prompt in prompts for _ in range(params.n)]

@@ -54,6 +54,17 @@ class PrefixTree:
         self._hold(node, above=start)
         return node, np.concatenate(found)
 
+    def count(self, node: int, tokens: Tokens) -> int:
+        """How many of `tokens` the tree has after `node`. Nothing is held, used or changed."""
+        at = 0
+        while at < len(tokens) and (child := self._children[node].get(int(tokens[at]))) is not None:
+            same = num_equal(self._tokens[child], tokens[at:])
+            at += same
+            if same < self._length[child]:
+                break
+            node = child
+        return at
+
     def has_child(self, node: int, token: int) -> bool:
         """Whether the tree knows a continuation of `node` that begins with `token`."""
         return token in self._children[node]

@@ -1,5 +1,6 @@
 """A request as the scheduler knows it, read from the request table."""
 
+import math
 from dataclasses import dataclass
 
 import msgspec
@@ -26,16 +27,27 @@ class Request:
     max_tokens_given: bool
     min_tokens: int
     num_logprobs: int
+    priority: int  # smaller goes first
+    tenant: int
+    came: float  # s, by the scheduler's clock
+    deadline: float  # likewise; infinite: none
     stop_tokens: NDArray[np.int32]
     can_stop: bool  # False: no token and no string ends it before max_tokens
     sampling: np.ndarray  # [1] of ROW, without its row
+    expected_tokens: int = 0  # of output, as was thought when it came
+    predicted_wait: float = math.nan  # s, from its coming to its first token; NaN: nothing was known
     tokens: NDArray[np.int32] | None = None  # prompt, and what was generated before it last began; None: not read yet
     row: int = -1  # -1: waits, or has ended
     has_started: bool = False  # has been admitted before
     has_ended: bool = False
 
+    @property
+    def work(self) -> int:
+        """Tokens that it is expected to run: prompt and output."""
+        return self.prompt_length + self.expected_tokens
 
-def read_request(table: RequestTable, index: int, generation: int, *, order: int) -> Request | None:
+
+def read_request(table: RequestTable, index: int, generation: int, *, order: int, now: float = 0.0) -> Request | None:
     """Copies what the client has put into the record and its options. None if the client has taken it back meanwhile.
 
     A client raises the generation before it uses record or pages for something else, so what was read is only valid
@@ -59,6 +71,10 @@ def read_request(table: RequestTable, index: int, generation: int, *, order: int
         max_tokens_given=bool(record["max_tokens_given"]),
         min_tokens=int(record["min_tokens"]),
         num_logprobs=int(record["num_logprobs"]),
+        priority=int(record["priority"]),
+        tenant=int(record["tenant"]),
+        came=now,
+        deadline=now + (float(record["timeout_s"]) or math.inf),
         stop_tokens=np.unique(np.array(options.stop_token_ids, dtype=np.int32)),
         can_stop=bool(options.stop_token_ids or options.stop),
         sampling=sampling,

@@ -5,6 +5,7 @@ known then, so a request that step n ends may run one wasted token in step n + 1
 can be used again at once, since the workers touch the pool in the order of the plans.
 """
 
+import math
 import time
 from collections.abc import Callable
 
@@ -12,21 +13,25 @@ import numpy as np
 
 from lightllm.base import log
 from lightllm.base.config import EngineConfig
-from lightllm.base.messages import Progress, references
+from lightllm.base.messages import Progress, Reference, references
 from lightllm.base.metrics import Metrics
 from lightllm.base.request import FinishReason
 from lightllm.base.request_table import RequestTable
 from lightllm.base.step import StepPlan, StepResult
-from lightllm.serving.scheduling import admission
+from lightllm.serving.scheduling import admission, orders
 from lightllm.serving.scheduling.flights import Flights
+from lightllm.serving.scheduling.intake import Intake
+from lightllm.serving.scheduling.keyed_heap import KeyedHeap
 from lightllm.serving.scheduling.length_history import LengthHistory
 from lightllm.serving.scheduling.lengths import LengthPredictor
 from lightllm.serving.scheduling.output import OutputWriter
 from lightllm.serving.scheduling.plan import PlanDraft, StepLimits
 from lightllm.serving.scheduling.pool import Pool
 from lightllm.serving.scheduling.preemption import Preemption
+from lightllm.serving.scheduling.prefix_tree import ROOT
 from lightllm.serving.scheduling.request import Request, read_prompt, read_request
 from lightllm.serving.scheduling.running import Running
+from lightllm.serving.scheduling.wait_prediction import WaitPrediction
 from lightllm.serving.scheduling.waiting import Waiting
 
 _log = log.get(__name__)
@@ -46,15 +51,22 @@ class Scheduler:
         metrics: Metrics,
         clock: Callable[[], float] = time.monotonic,
         predictor: LengthPredictor | None = None,
+        ttft_target_s: float | None = None,
     ):
-        """`predictor` stands in for the history of output lengths."""
+        """`predictor` stands in for the history of output lengths. With `ttft_target_s` requests are refused that
+        would wait longer for their first token.
+        """
         self._table, self._records, self._metrics, self._clock = table, table.records, metrics, clock
         self._pool_tokens, self._max_length = pool_tokens, max_length
         self._limits = StepLimits.of(config, max_length)
         self._predictor = predictor if predictor is not None else LengthHistory(config)
         self._policy = admission.policy(config, pool_tokens=pool_tokens, limits=self._limits, predictor=self._predictor)
         self._pool = Pool(pool_tokens, sharing=not config.disable_dynamic_prompt_cache)
-        self._waiting, self._output = Waiting(), OutputWriter(table)
+        order = orders.order(config.schedule_policy, prefix_length=self._prefix_length)
+        self._waiting, self._output = Waiting(order, aging_s=config.schedule_aging_s), OutputWriter(table)
+        self._wait = WaitPrediction()
+        self._intake = Intake(config, self._waiting, self._wait, ttft_target_s=ttft_target_s)
+        self._deadlines: KeyedHeap[Request] = KeyedHeap()
         self._running = Running(self._output, self._pool, self._limits, max_length=max_length)
         self._requests: dict[int, Request] = {}  # by index: all that are not released
         self._flights = Flights(self._running.rows)
@@ -69,21 +81,49 @@ class Scheduler:
         """Plans whose results have not been digested."""
         return len(self._flights)
 
+    @property
+    def queue(self) -> tuple[int, int, float]:
+        """Requests that have not run yet, the tokens of their prompts, and seconds until all of them will, or NaN."""
+        return self._waiting.num_new, self._waiting.new_tokens, self._intake.longest_wait
+
+    @property
+    def next_deadline(self) -> float:
+        """When the time of some request is up, by the clock; infinite: never."""
+        request = self._deadlines.head
+        return math.inf if request is None else request.deadline
+
     def submit(self, index: int, generation: int) -> None:
-        """Queues the request in this record, or ends it if it can never run."""
-        if index in self._requests:
-            self.release(index, self._requests[index].generation)
-        request = read_request(self._table, index, generation, order=self._num_submitted)
-        if request is None:
+        """As `submit_samples`, for the only sample of a prompt."""
+        self.submit_samples([(index, generation)])
+
+    def submit_samples(self, references: list[Reference]) -> None:
+        """Queues the samples of a prompt that are in these records, or ends them: all of them if there is no room,
+        and any that can never run."""
+        samples = [request for reference in references if (request := self._open(*reference)) is not None]
+        if not samples:
             return
-        self._num_submitted += 1
-        self._requests[index] = request
-        self._open_record(request)
-        if reason := self._why_never(request):
-            _log.error("request %d ends: %s", index, reason)
-            self._end(request, FinishReason.ERROR)
-        else:
-            self._waiting.add(request)
+        refusal = self._intake.why_not(samples, self._clock())
+        for request in samples:
+            record = self._records[request.index]
+            record["refusal"], record["predicted_wait"] = refusal, request.predicted_wait
+            if reason := self._why_never(request):
+                _log.error("request %d ends: %s", request.index, reason)
+                self._end(request, FinishReason.ERROR)
+            elif refusal:
+                self._metrics.add(f"refused_{refusal.name.lower()}")
+                self._end(request, FinishReason.REFUSED)
+            else:
+                self._waiting.add(request)
+                if request.deadline < math.inf:
+                    self._deadlines.add(request, request.deadline)
+
+    def expire(self) -> None:
+        """Ends the requests whose time is up, with what there is."""
+        while self.next_deadline <= self._clock():
+            request = self._deadlines.head
+            assert request is not None, "there is a next deadline"
+            self._metrics.add("expired_running" if request.has_started else "expired_waiting")
+            self._end(request, FinishReason.TIMEOUT)
 
     def release(self, index: int, generation: int) -> None:
         """The client is done with the record: ends the request if it has not ended, and forgets it."""
@@ -111,6 +151,7 @@ class Scheduler:
 
     def plan(self) -> StepPlan | None:
         """The next step, or None if there is nothing to run before a result is digested or a request submitted."""
+        self.expire()
         preempted = self._preemption.make_room()
         for request in preempted:
             self._note_preemption(request)
@@ -119,6 +160,7 @@ class Scheduler:
         all_run = all(self._running.run_chunk(int(row), draft) for row in self._running.rows.prefilling())
         if all_run and not preempted:
             self._admit(draft)
+        self._wait.note_plan(self._clock(), has_backlog=self._waiting.num_new > 0)
         self._show_state()
         if not len(draft.decodes) and not draft.chunks:
             return None
@@ -138,7 +180,10 @@ class Scheduler:
         may_stop = self._output.num_tokens(indexes) >= rows.min_tokens[seated]
         is_stopped = may_stop & rows.are_stops(seated, result.tokens[positions])
         is_written = self._output.append(indexes, positions, result)
-        is_longest = self._output.num_tokens(indexes) >= rows.max_tokens[seated]
+        num_tokens = self._output.num_tokens(indexes)
+        for row in seated[num_tokens == 1]:
+            self._note_first_token(int(row))
+        is_longest = num_tokens >= rows.max_tokens[seated]
         if len(seated):
             self._progressed.append(references(indexes, rows.generation[seated]))
         self._metrics.add("generated_tokens", int(np.count_nonzero(is_written)))
@@ -162,7 +207,7 @@ class Scheduler:
         self._metrics.add("preemptions")
 
     def _admit(self, draft: PlanDraft) -> None:
-        """Lets waiting requests in, oldest first, while the policy allows and the step has room."""
+        """Lets waiting requests in, in the queue's order, while the policy allows and the step has room."""
         while draft.tokens_left > 0 and self._running.rows.num_free and (request := self._next()) is not None:
             self._running.seat(request)
             next_tokens = self._running.room_for(request.row, draft)
@@ -171,14 +216,14 @@ class Scheduler:
             if not next_tokens or (needed > self._policy.allowed and len(self._running) > 1):
                 self._running.leave(request)
                 return
-            self._waiting.discard(request)
+            self._waiting.admit(request, self._clock())
             self._note_start(request)
             self._metrics.set("kv_slots_predicted_peak", needed)
             self._running.run_chunk(request.row, draft)
 
     def _next(self) -> Request | None:
-        """The oldest waiting request, its tokens read."""
-        while (request := self._waiting.head) is not None:
+        """Who of the waiting requests goes next, its tokens read."""
+        while (request := self._waiting.head(self._clock())) is not None:
             if request.tokens is None:
                 request.tokens = read_prompt(self._table, request)
             if request.tokens is not None:
@@ -186,12 +231,27 @@ class Scheduler:
             self._end(request, FinishReason.ABORT)  # its client has taken the record back, which we are about to hear
         return None
 
-    def _open_record(self, request: Request) -> None:
-        record = self._records[request.index]
+    def _open(self, index: int, generation: int) -> Request | None:
+        """Begins a request's life here. None if its client has taken it back."""
+        if index in self._requests:
+            self.release(index, self._requests[index].generation)
+        request = read_request(self._table, index, generation, order=self._num_submitted, now=self._clock())
+        if request is None:
+            return None
+        self._num_submitted += 1
+        self._requests[index] = request
+        request.expected_tokens = self._predictor.expected_output(request)
+        record = self._records[index]
         self._output.open(request.index, num_logprobs=request.num_logprobs)
         record["cached_tokens"] = record["preemptions"] = 0
         record["finish_reason"], record["started"] = FinishReason.NONE, 0.0
         record["output_generation"] = request.generation
+        return request
+
+    def _prefix_length(self, request: Request) -> int:
+        """How many tokens of a waiting request's prompt the tree has."""
+        tokens = request.tokens if request.tokens is not None else read_prompt(self._table, request)
+        return 0 if tokens is None else self._pool.tree.count(ROOT, tokens)
 
     def _note_start(self, request: Request) -> None:
         if request.has_started:
@@ -199,8 +259,15 @@ class Scheduler:
         request.has_started = True
         record, cached = self._records[request.index], int(self._running.rows.length[request.row])
         record["cached_tokens"], record["started"] = cached, self._clock()
+        self._wait.note_admission(request.work)
+        self._metrics.observe("request_queue_duration", self._clock() - request.came)
         self._metrics.add("prompt_tokens", request.prompt_length)
         self._metrics.add("prompt_tokens_cached", cached)
+
+    def _note_first_token(self, row: int) -> None:
+        request = self._running.rows.requests[row]
+        assert request is not None, "results of a row without a request are ignored"
+        self._wait.note_first_token(predicted=request.predicted_wait, actual=self._clock() - request.came)
 
     def _end_row(self, row: int, reason: FinishReason) -> None:
         request = self._running.rows.requests[row]
@@ -215,6 +282,10 @@ class Scheduler:
         if reason in (FinishReason.STOP, FinishReason.LENGTH):
             self._predictor.observe(request, int(self._records[request.index]["num_output"]))
             self._metrics.set("length_history_size", self._predictor.num_observed)
+        self._deadlines.discard(request)
+        if request.has_started:
+            self._wait.note_end(request.work)
+            self._waiting.end(request, int(self._records[request.index]["num_output"]))
         request.has_ended, request.tokens = True, None
         self._records[request.index]["finish_reason"] = reason
         self._progressed.append(references(np.array([request.index]), np.array([request.generation])))
@@ -232,6 +303,7 @@ class Scheduler:
 
     def _show_state(self) -> None:
         self._metrics.set("queue_size", len(self._waiting))
+        self._metrics.set("queue_tokens", self._waiting.new_tokens)
         self._metrics.set("batch_current_size", len(self._running))
         self._metrics.set("kv_slots_used", self._pool.num_used)
         self._metrics.set("kv_slots_cached", self._pool.tree.num_unheld)

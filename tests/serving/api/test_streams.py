@@ -207,6 +207,7 @@ async def test_a_stream_that_fails_says_so_before_it_ends(caplog):
             return b""
 
     class OneUpdate:
+        requests = (None,)
         released = False
 
         @contextlib.asynccontextmanager

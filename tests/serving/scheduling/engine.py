@@ -45,7 +45,8 @@ class Engine:
 
     def __init__(
         self, *, pool_tokens: int = 4096, max_length: int = 2048, records: int = 256, clients: int = 2,
-        output_pages: int | None = None, check: bool = True, vocabulary: int = VOCABULARY, **settings
+        output_pages: int | None = None, check: bool = True, vocabulary: int = VOCABULARY,
+        ttft_target_s: float | None = None, **settings
     ):  # fmt: skip
         self.config = EngineConfig(**settings)
         shape = TableShape.of(clients=clients, records=records, max_length=max_length)
@@ -59,7 +60,7 @@ class Engine:
         self.now = 1.0
         self.scheduler = Scheduler(
             self.config, self.table, pool_tokens=pool_tokens, max_length=max_length, metrics=self.metrics,
-            clock=lambda: self.now,
+            clock=lambda: self.now, ttft_target_s=ttft_target_s,
         )  # fmt: skip
         rows = self.config.running_max_req_size
         self.device = Device(pool_tokens=pool_tokens, rows=rows, max_length=max_length, vocabulary=vocabulary)
@@ -74,9 +75,26 @@ class Engine:
 
     def ask(
         self, prompt: list[int], max_tokens: int, *, client: int = 0, stops: tuple[int, ...] = (), min_tokens: int = 0,
-        given: bool = True, num_logprobs: int = -1,
+        given: bool = True, num_logprobs: int = -1, priority: int = 0, tenant: int = 0, timeout_s: float | None = None,
     ) -> Asked:  # fmt: skip
         """Fills a record and submits it."""
+        asked = self.fill(
+            prompt, max_tokens, client=client, stops=stops, min_tokens=min_tokens, given=given,
+            num_logprobs=num_logprobs, priority=priority, tenant=tenant, timeout_s=timeout_s,
+        )  # fmt: skip
+        self.scheduler.submit(asked.index, asked.generation)
+        return asked
+
+    def ask_samples(self, prompt: list[int], max_tokens: int, number: int, **options) -> list[Asked]:
+        """Fills records for samples of one prompt, which come in one message."""
+        samples = [self.fill(prompt, max_tokens, **options) for _ in range(number)]
+        self.scheduler.submit_samples([(asked.index, asked.generation) for asked in samples])
+        return samples
+
+    def fill(
+        self, prompt: list[int], max_tokens: int, *, client: int = 0, stops: tuple[int, ...] = (), min_tokens: int = 0,
+        given: bool = True, num_logprobs: int = -1, priority: int = 0, tenant: int = 0, timeout_s: float | None = None,
+    ) -> Asked:  # fmt: skip
         index = self._unused[client].pop()
         record, pages = self.table.records[index], self._pages[client]
         record["prompt_page"] = pages.store(np.array(prompt, dtype=np.int32))
@@ -84,11 +102,11 @@ class Engine:
         options = msgspec.msgpack.encode(Options(stop_token_ids=list(stops)))
         record["options_page"], record["options_bytes"] = pages.store_bytes(options), len(options)
         record["max_tokens"], record["max_tokens_given"], record["min_tokens"] = max_tokens, given, min_tokens
-        record["num_logprobs"] = num_logprobs
+        record["num_logprobs"], record["priority"], record["tenant"] = num_logprobs, priority, tenant
+        record["timeout_s"] = timeout_s or 0
         record["generation"] += 1
         asked = Asked(index, int(record["generation"]), prompt, max_tokens, stops, min_tokens)
         self.asked[index] = asked
-        self.scheduler.submit(index, asked.generation)
         return asked
 
     def release(self, asked: Asked) -> None:

@@ -15,7 +15,7 @@ def check(scheduler: Scheduler) -> None:
     check_tree(pool.tree, rows.node[seated].tolist())
     for row in seated:
         _check_row(scheduler, row)
-    for request in scheduler._waiting._requests:
+    for request in scheduler._waiting:
         assert request.row == -1
         assert not request.has_ended
     assert sorted(rows._free + seated) == list(range(len(rows.requests)))

@@ -1,0 +1,43 @@
+"""Which requests are taken in at all: as many as may wait, and those that will be answered in time."""
+
+import math
+
+from lightllm.base.config import EngineConfig
+from lightllm.base.request import Refusal
+from lightllm.serving.scheduling.request import Request
+from lightllm.serving.scheduling.wait_prediction import WaitPrediction
+from lightllm.serving.scheduling.waiting import Waiting
+
+
+class Intake:
+    """Looks at the queue of the whole engine, whichever client a request comes from."""
+
+    def __init__(self, config: EngineConfig, waiting: Waiting, wait: WaitPrediction, *, ttft_target_s: float | None):
+        self._waiting, self._wait = waiting, wait
+        self._most_requests = config.max_queued_requests
+        self._most_tokens = math.inf if config.max_queued_tokens is None else config.max_queued_tokens
+        self._ttft_target_s = math.inf if ttft_target_s is None else ttft_target_s
+
+    @property
+    def longest_wait(self) -> float:
+        """Seconds until all who wait will have run, NaN if nothing is known of that."""
+        return self._wait.seconds(self._waiting.new_work)
+
+    def why_not(self, samples: list[Request], now: float) -> Refusal:
+        """Why the samples of a prompt are not taken in, all or none. They are told how long they would wait.
+
+        With nobody waiting they may run at once, so they are let in whatever the bounds.
+        """
+        waiting, first = self._waiting, samples[0]
+        predicted = self._wait.seconds(waiting.work_before(first))
+        for request in samples:
+            request.predicted_wait = predicted
+        if not waiting.num_new:
+            return Refusal.NONE
+        if waiting.num_new + len(samples) > self._most_requests:
+            return Refusal.QUEUE_REQUESTS
+        if waiting.new_tokens + len(samples) * first.prompt_length > self._most_tokens:
+            return Refusal.QUEUE_TOKENS
+        if predicted > min(self._ttft_target_s, first.deadline - now):
+            return Refusal.TOO_LATE
+        return Refusal.NONE
