@@ -42,7 +42,7 @@ def policy(text: str, settings: Sequence[str], *, scale: int) -> Policy:
 
 def _scaled(config: EngineConfig, scale: int) -> EngineConfig:
     values = {name: getattr(config, name) for name in EngineConfig.__struct_fields__}
-    for name in ("batch_max_tokens", "chunked_prefill_size", "router_max_new_token_len"):
+    for name in ("batch_max_tokens", "chunked_prefill_size", "router_max_new_token_len", "max_queued_tokens"):
         if values[name] is not None:
             values[name] = max(1, values[name] // scale)
     return EngineConfig(**values)
