@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 import msgspec
 
-from lightllm.base.config import Count, about, above, at_least
+from lightllm.base.config import Count, Device, about, above, at_least
 from lightllm.base.errors import ConfigError
 
 A = Annotated
@@ -110,6 +110,16 @@ class LatencyOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     seed: A[int, about("The prompts depend on this alone")] = 0
     output_json: A[str, about("Write figures to this JSON file")] = ""
     disable_tqdm: A[bool, about("No progress bar")] = False
+
+
+class OpsOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Ops, one by one."""
+
+    device: A[Device, about("Where; auto: the GPU if there is one")] = "auto"
+    only: A[str, about("Only cases whose op, size or implementation contains this")] = ""
+    skip: A[list[str], about("No cases that contain one of these")] = []
+    warm: A[str, about("I/N: measure nothing, only compile every N-th case from the I-th on")] = ""
+    output_json: A[str, about("Write figures to this JSON file")] = ""
 
 
 def numbers(text: str, flag: str) -> list[float]:

@@ -10,7 +10,7 @@ from typing import NoReturn
 from lightllm import __version__
 from lightllm.base.config import EngineConfig, ServerConfig
 from lightllm.base.errors import LightLLMError
-from lightllm.bench.options import LatencyOptions, OfflineOptions, ServeOptions
+from lightllm.bench.options import LatencyOptions, OfflineOptions, OpsOptions, ServeOptions
 from lightllm.cli.flags import add_flags, with_underscores
 from lightllm.simulation.settings import SimulationSettings
 
@@ -76,7 +76,10 @@ def _benchmarks(bench: _Parser) -> dict[str, _Parser]:
         _add_model(parser)
         add_flags(parser, options)
         add_flags(parser, EngineConfig)
-    return {"bench serve": serve, "bench throughput": throughput, "bench latency": latency}
+    ops = _command(actions, "ops", "each op by each implementation: time, rates and share of what the device can do")
+    add_flags(ops, OpsOptions)
+    parsers = {"serve": serve, "throughput": throughput, "latency": latency, "ops": ops}
+    return {f"bench {name}": parser for name, parser in parsers.items()}
 
 
 def _command(actions, name: str, about: str) -> _Parser:

@@ -3,12 +3,12 @@
 from typing import Any
 
 from lightllm.base.config import EngineConfig, parse
-from lightllm.bench.options import LatencyOptions, OfflineOptions, ServeOptions
+from lightllm.bench.options import LatencyOptions, OfflineOptions, OpsOptions, ServeOptions
 
 
 def run(*, work: str, **flags: Any) -> int:
     """One of the benchmarks, by its name on the command line; values of flags are text."""
-    return {"serve": _serve, "throughput": _throughput, "latency": _latency}[work](flags)
+    return {"serve": _serve, "throughput": _throughput, "latency": _latency, "ops": _ops}[work](flags)
 
 
 def _serve(flags: dict[str, Any]) -> int:
@@ -29,6 +29,12 @@ def _latency(flags: dict[str, Any]) -> int:
 
     engine = _take_engine(flags)
     return offline.latency(parse(LatencyOptions, flags), engine)
+
+
+def _ops(flags: dict[str, Any]) -> int:
+    from lightllm.bench import ops
+
+    return ops.run(parse(OpsOptions, flags))
 
 
 def _take_engine(flags: dict[str, Any]) -> dict[str, Any]:

@@ -43,6 +43,30 @@ def _cases(facts: Facts):
             yield q, pool[0], pool[1], *where, dim**-0.5, window, *hints
 
 
+def arguments(
+    facts: Facts,
+    queries: Sequence[int],
+    lengths: Sequence[int],
+    *,
+    heads: int,
+    kv_heads: int,
+    dim: int,
+    window: int | None = None,
+) -> tuple[Any, ...]:
+    """Random arguments of `attend` for sequences that run `queries` tokens on contexts of `lengths`, decodes first."""
+    make = {"dtype": facts.dtype, "device": facts.device}
+    decodes = next((i for i, count in enumerate(queries) if count > 1), len(queries))
+    rows, width = len(lengths) + 1, max(lengths) + 1
+    table = torch.randperm(rows * width, device=facts.device).view(rows, width).to(torch.int32)
+    row = torch.randperm(rows, device=facts.device)[: len(lengths)]
+    start = torch.tensor([0, *queries], device=facts.device).cumsum(0).to(torch.int32)
+    known = torch.tensor(lengths, dtype=torch.int32, device=facts.device)
+    pool = torch.randn(2, rows * width, kv_heads, dim, **make)
+    q = torch.randn(sum(queries), heads, dim, **make)
+    hints = (decodes, list(queries[decodes:]), list(lengths[decodes:]), max(lengths), {})
+    return q, pool[0], pool[1], table, row, start, known, dim**-0.5, window, *hints
+
+
 def _latent_cases(facts: Facts):
     for heads, rank, dim in [(4, 16, 8), (1, 20, 4)]:
         for where, hints in _steps(facts):

@@ -1,38 +1,15 @@
 """Arguments for ops that only kernels find awkward: sizes around their tiles, views, shares of a vocabulary."""
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
 
+from lightllm.compute.ops.attention import arguments as attention
 from lightllm.compute.ops.op import Facts
 
 Cases = Callable[[Facts], Iterable[tuple[Any, ...]]]
-
-
-def attention(
-    facts: Facts,
-    queries: Sequence[int],
-    lengths: Sequence[int],
-    *,
-    heads: int,
-    kv_heads: int,
-    dim: int,
-    window: int | None = None,
-) -> tuple[Any, ...]:
-    """Arguments of ops.attend for sequences that run `queries` tokens on contexts of `lengths`, decodes first."""
-    make = {"dtype": facts.dtype, "device": facts.device}
-    decodes = next((i for i, count in enumerate(queries) if count > 1), len(queries))
-    rows, width = len(lengths) + 1, max(lengths) + 1
-    table = torch.randperm(rows * width, device=facts.device).view(rows, width).to(torch.int32)
-    row = torch.randperm(rows, device=facts.device)[: len(lengths)]
-    start = torch.tensor([0, *queries], device=facts.device).cumsum(0).to(torch.int32)
-    known = torch.tensor(lengths, dtype=torch.int32, device=facts.device)
-    pool = torch.randn(2, rows * width, kv_heads, dim, **make)
-    q = torch.randn(sum(queries), heads, dim, **make)
-    hints = (decodes, list(queries[decodes:]), list(lengths[decodes:]), max(lengths), {})
-    return q, pool[0], pool[1], table, row, start, known, dim**-0.5, window, *hints
 
 
 def _attend(facts: Facts):
