@@ -3,10 +3,10 @@
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from lightllm.base.step import StepPlan
+from lightllm.compute import ops
 from lightllm.compute.attention.batch import Batch, Wanted
 from lightllm.compute.execution.rows import Rows
 from lightllm.compute.execution.transfers import Upload
@@ -26,55 +26,35 @@ def build(plan: StepPlan, rows: Rows, upload: Upload) -> Step:
 
     All that the device has to know goes there in one copy. Afterwards each slot of this step knows its token.
     """
-    lengths, query_start = plan.starts + plan.counts, np.append(0, np.cumsum(plan.counts))
-    positions = runs(plan.starts, plan.counts)
-    row_of_token = np.repeat(plan.rows, plan.counts)
-    changes = _entries(plan.update_rows, plan.update_starts, plan.update_counts, rows.longest)
-    samples = np.flatnonzero(plan.samples) if plan.samples.any() else np.array([len(plan.rows) - 1])
-    on_device = upload.together(
-        changes,
-        plan.update_slots,
-        plan.tokens,
-        positions,
-        _entries(plan.rows, plan.starts, plan.counts, rows.longest),
-        row_of_token,
-        plan.rows,
-        query_start,
-        lengths,
-        query_start[1:][samples] - 1,
-        plan.rows[samples],
-        lengths[samples],
-        np.arange(len(samples) + 1),
+    assert np.array_equal(plan.update_rows, plan.rows), "a plan tells of new slots sequence by sequence"
+    lengths, row = plan.starts + plan.counts, plan.rows.astype(np.int64)
+    query_start, slot_start = starts_of(plan.counts), starts_of(plan.update_counts)
+    wanted = np.flatnonzero(plan.samples) if plan.samples.any() else np.array([len(plan.rows) - 1])
+    said = (query_start, slot_start, plan.starts, plan.update_starts, plan.update_slots, lengths)
+    last = (query_start[1:][wanted] - 1).astype(np.int64), row[wanted], lengths[wanted].astype(np.int64)
+    tokens, row, *said, last_token, last_row, length, last_length, last_start = upload.together(
+        plan.tokens, row, *said, *last, lengths[wanted], np.arange(len(wanted) + 1, dtype=np.int32)
     )
-    changed, new_slots, tokens, position, entries, token_row, row, start, length, *wanted = on_device
-    rows.set_slots(changed, new_slots)
-    tokens, slots = rows.resolve(tokens, token_row), rows.slots(entries)
-    rows.set_tokens(slots, tokens)
-    last_token, last_row, last_length, last_start = wanted
+    queries, begins, starts, told, new_slots, length_of_each = said
+    tokens, positions, slots = ops.prepare_step(tokens, row, queries, begins, starts, told, new_slots, *rows.tensors)
     decodes = int(np.count_nonzero(plan.counts == 1))
     batch = Batch(
         tokens=tokens,
-        positions=position,
+        positions=positions,
         slots=slots,
         slot_table=rows.slot_table,
         row=row,
-        query_start=start.to(torch.int32),
-        lengths=length.to(torch.int32),
+        query_start=queries,
+        lengths=length_of_each,
         decodes=decodes,
         query_lengths=plan.counts[decodes:].tolist(),
         context_lengths=lengths[decodes:].tolist(),
         max_length=int(lengths.max()),
-        wanted=Wanted(last_token, last_row, last_start.to(torch.int32), last_length.to(torch.int32)),
+        wanted=Wanted(last_token, last_row, last_start, last_length),
     )
-    return Step(batch, last_row, last_length)
+    return Step(batch, last_row, length)
 
 
-def runs(starts: np.ndarray, counts: np.ndarray) -> np.ndarray:
-    """starts[0], starts[0] + 1, ... (counts[0] numbers), starts[1], ...: [sum of counts] int64."""
-    first = np.cumsum(counts) - counts
-    return np.arange(counts.sum()) + np.repeat(starts - first, counts)
-
-
-def _entries(rows: np.ndarray, starts: np.ndarray, counts: np.ndarray, longest: int) -> np.ndarray:
-    """Places in the flattened slot table of `counts` positions from `starts` on, row by row."""
-    return runs(rows.astype(np.int64) * longest + starts, counts)
+def starts_of(counts: np.ndarray) -> np.ndarray:
+    """Where runs of these lengths begin that lie end to end, and where the last one ends: [len(counts) + 1] int32."""
+    return np.append(0, np.cumsum(counts)).astype(np.int32)

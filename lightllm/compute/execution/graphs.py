@@ -15,12 +15,13 @@ from torch import Tensor
 
 from lightllm.base import log
 from lightllm.base.step import StepPlan
+from lightllm.compute import ops
 from lightllm.compute.attention.batch import Batch
 from lightllm.compute.execution.rows import Rows
 from lightllm.compute.execution.transfers import Upload
 
 _log = log.get(__name__)
-_LINES = 7  # of the buffer, each of int64; the last one holds two lines of int32
+_WIDE, _NARROW = 2, 4  # lines of the buffer, of int64 and of int32
 _ALIGN = 4  # numbers: kernels are compiled once more for addresses that are not multiples of 16 bytes
 # From each of these sizes on, the next ones are this much larger.
 _GAPS = ((1, 1), (2, 2), (4, 4), (8, 8), (256, 32), (512, 64))
@@ -70,14 +71,14 @@ class Graphs:
         self._model, self._rows, self._hold_slot, self._upload = model, rows, hold_slot, upload
         self._sizes = np.array(sorted(sizes), np.int64)
         most, device = max(sizes), rows.slot_table.device
-        self._buffer = torch.zeros(_LINES * _width(most), dtype=torch.int64, device=device)
+        self._buffer = torch.zeros(_words(most), dtype=torch.int64, device=device)
         self._query_start = torch.arange(most + 1, dtype=torch.int32, device=device)
         self._recorded: dict[int, tuple[Callable[[], object], Sampling]] = {}
         # Largest first: the smaller ones then find room in the memory of the larger.
         for done, size in enumerate(sorted(sizes, reverse=True), start=1):
             self._fill(None, size)
             replay, hidden = record(lambda size=size: self._compute(size))
-            _, _, _, row, _, length, *_ = self._lines(size)
+            row, length, *_ = self._lines(size)
             self._recorded[size] = replay, Sampling(hidden, row, length)
             if 4 * done // len(sizes) > 4 * (done - 1) // len(sizes):
                 _log.info("CUDA graphs: %d of %d captured", done, len(sizes))
@@ -110,31 +111,33 @@ class Graphs:
     def _fill(self, plan: StepPlan | None, size: int) -> None:
         """Writes a plan into the buffer, or padding only.
 
-        Lines: tokens, positions, slots, rows, entries of the slot table, lengths; then, as int32, lengths and slots.
+        Lines: of int64 rows and lengths; of int32 tokens, positions, slots and lengths.
         """
-        rows = self._rows
-        hold = [0, 0, self._hold_slot, rows.hold_row, rows.hold_row * rows.longest, 1]
-        lines = np.repeat(np.array([*hold, 0], np.int64)[:, None], _width(size), axis=1)
+        hold = [self._rows.hold_row, 1], [0, 0, self._hold_slot, 1]
+        packed, width = np.empty(_words(size), np.int64), _width(size)
+        wide = packed[: _WIDE * width].reshape(_WIDE, width)
+        narrow = packed[_WIDE * width :].view(np.int32).reshape(_NARROW, width)
+        wide[:], narrow[:] = (np.array(values)[:, None] for values in hold)
         if plan is not None:
-            entries = plan.rows.astype(np.int64) * rows.longest + plan.starts
-            known = plan.tokens, plan.starts, plan.update_slots, plan.rows, entries, plan.starts + 1
-            lines[:-1, : len(plan.rows)] = known
-        narrow = lines[-1].view(np.int32).reshape(2, -1)
-        narrow[0], narrow[1] = lines[5], lines[2]
-        self._upload.into(self._buffer[: lines.size], lines.reshape(-1))
+            count, lengths = len(plan.rows), plan.starts + 1
+            wide[:, :count] = plan.rows, lengths
+            narrow[:, :count] = plan.tokens, plan.starts, plan.update_slots, lengths
+        self._upload.into(self._buffer[: len(packed)], packed)
 
     def _lines(self, size: int) -> tuple[Tensor, ...]:
-        """The buffer's lines for a size, the last one as two of int32."""
-        *wide, narrow = self._buffer[: _LINES * _width(size)].split(_width(size))
-        return tuple(line[:size] for line in (*wide, *narrow.view(torch.int32).split(_width(size))))
+        """The buffer's lines for a size."""
+        width = _width(size)
+        wide, narrow = self._buffer[: _words(size)].split([_WIDE * width, (_NARROW * width) // 2])
+        lines = (*wide.split(width), *narrow.view(torch.int32).split(width))
+        return tuple(line[:size] for line in lines)
 
     def _compute(self, size: int) -> Tensor:
         """What is recorded: hidden states [size, hidden] of the step that lies in the buffer."""
-        tokens, positions, slots, row, entries, _, lengths, narrow_slots = self._lines(size)
-        rows = self._rows
-        rows.set_slots(entries, narrow_slots)
-        tokens = rows.resolve(tokens, row)
-        rows.set_tokens(slots, tokens)
+        row, _, tokens, starts, new_slots, lengths = self._lines(size)
+        rows, one_each = self._rows, self._query_start[: size + 1]
+        tokens, positions, slots = ops.prepare_step(
+            tokens, row, one_each, one_each, starts, starts, new_slots, *rows.tensors
+        )
         return self._model(
             Batch(
                 tokens=tokens,
@@ -142,7 +145,7 @@ class Graphs:
                 slots=slots,
                 slot_table=rows.slot_table,
                 row=row,
-                query_start=self._query_start[: size + 1],
+                query_start=one_each,
                 lengths=lengths,
                 decodes=size,
                 query_lengths=[],
@@ -154,6 +157,11 @@ class Graphs:
 
 def _width(size: int) -> int:
     return -(-size // _ALIGN) * _ALIGN
+
+
+def _words(size: int) -> int:
+    """Of 8 bytes, in the buffer."""
+    return (2 * _WIDE + _NARROW) * _width(size) // 2
 
 
 def compute_again(compute: Compute) -> tuple[Callable[[], object], Tensor]:

@@ -31,21 +31,10 @@ class Rows:
         """Positions of a row, somewhat more than asked for."""
         return self.slot_table.shape[1]
 
-    def set_slots(self, entries: Tensor, slots: Tensor) -> None:
-        """slot_table[entry // longest, entry % longest] = slot. entries [n] int64, slots [n]."""
-        self.slot_table.view(-1).index_copy_(0, entries, slots.to(torch.int32))
-
-    def slots(self, entries: Tensor) -> Tensor:
-        """The slots at these entries, int64."""
-        return self.slot_table.view(-1).index_select(0, entries).long()
-
-    def resolve(self, tokens: Tensor, rows: Tensor) -> Tensor:
-        """tokens [n] int64, those below 0 replaced by what their rows [n] sampled last."""
-        return torch.where(tokens < 0, self.last_token.index_select(0, rows), tokens)
-
-    def set_tokens(self, slots: Tensor, tokens: Tensor) -> None:
-        """These tokens [n] run in these slots [n]."""
-        self.token_of_slot.index_copy_(0, slots, tokens.to(torch.int32))
+    @property
+    def tensors(self) -> tuple[Tensor, Tensor, Tensor]:
+        """As ops.prepare_step takes them."""
+        return self.slot_table, self.last_token, self.token_of_slot
 
     def context(self, rows: Tensor, longest: int) -> Tensor:
         """Tokens of these rows at positions 0 ... longest - 1, [n, longest] int64; undefined past a row's length."""

@@ -1,8 +1,13 @@
 """Between host and device. On a CPU nothing is copied; on CUDA only `Download.arrays` waits."""
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 from torch import Tensor
+
+_ALIGN = 16  # bytes: kernels are compiled once more for addresses that are not multiples of these
+_DTYPES = {np.dtype(np.int32): torch.int32, np.dtype(np.int64): torch.int64}
 
 
 class Upload:
@@ -12,24 +17,36 @@ class Upload:
         self.device = device
 
     def __call__(self, array: np.ndarray) -> Tensor:
-        tensor = torch.from_numpy(array.astype(np.int64, copy=False) if array.dtype.kind in "iu" else array)
-        if self.device.type != "cuda":
-            return tensor.to(self.device)
-        return tensor.pin_memory().to(self.device, non_blocking=True)
+        return self._copied(array.astype(np.int64, copy=False) if array.dtype.kind in "iu" else array)
 
     def together(self, *arrays: np.ndarray) -> tuple[Tensor, ...]:
-        """Several integer arrays [n] in one copy, each from a multiple of 16 bytes on."""
-        starts = np.cumsum([0, *(len(array) + len(array) % 2 for array in arrays)]).tolist()
-        packed = np.zeros(starts[-1], np.int64)
-        for start, array in zip(starts, arrays, strict=False):
-            packed[start : start + len(array)] = array
-        tensor = self(packed)
-        return tuple(tensor[start : start + len(array)] for start, array in zip(starts, arrays, strict=False))
+        """Several arrays [n] of int32 or int64 in one copy, each as it is, from a multiple of 16 bytes on."""
+        packed, starts = pack(arrays)
+        tensor = self._copied(packed)
+        return tuple(
+            tensor[start : start + array.nbytes].view(_DTYPES[array.dtype])
+            for start, array in zip(starts, arrays, strict=True)
+        )
 
     def into(self, target: Tensor, array: np.ndarray) -> None:
         """Copies an array over a tensor of its shape, after all that was launched before."""
         source = torch.from_numpy(array)
         target.copy_(source.pin_memory() if self.device.type == "cuda" else source, non_blocking=True)
+
+    def _copied(self, array: np.ndarray) -> Tensor:
+        tensor = torch.from_numpy(array)
+        if self.device.type != "cuda":
+            return tensor.to(self.device)
+        return tensor.pin_memory().to(self.device, non_blocking=True)
+
+
+def pack(arrays: Sequence[np.ndarray]) -> tuple[np.ndarray, list[int]]:
+    """Arrays [n] one after another as bytes, and where each begins."""
+    starts = np.cumsum([0, *(-(-array.nbytes // _ALIGN) * _ALIGN for array in arrays)]).tolist()
+    packed = np.zeros(starts[-1], np.uint8)
+    for start, array in zip(starts, arrays, strict=False):
+        packed[start : start + array.nbytes].view(array.dtype)[:] = array
+    return packed, starts[:-1]
 
 
 class Download:

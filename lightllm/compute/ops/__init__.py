@@ -10,6 +10,7 @@ from lightllm.compute.ops.linear import gated_linear, linear
 from lightllm.compute.ops.norm import add_rms_norm, rms_norm
 from lightllm.compute.ops.rope import norm_rotate_store, norm_rotate_store_latent, rotate_halves, rotate_pairs
 from lightllm.compute.ops.sampling import draw, logprobs
+from lightllm.compute.ops.step import prepare_step
 
 __all__ = [
     "add_rms_norm",
@@ -27,6 +28,7 @@ __all__ = [
     "logprobs",
     "norm_rotate_store",
     "norm_rotate_store_latent",
+    "prepare_step",
     "rms_norm",
     "rotate_halves",
     "rotate_pairs",

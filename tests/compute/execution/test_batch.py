@@ -2,7 +2,7 @@ import numpy as np
 import torch
 
 from lightllm.base.step import LAST_SAMPLED
-from lightllm.compute.execution.batch import build, runs
+from lightllm.compute.execution.batch import build, starts_of
 from lightllm.compute.execution.rows import Rows
 from lightllm.compute.execution.transfers import Upload
 from tests.compute.execution.plans import Run, plan
@@ -10,10 +10,18 @@ from tests.compute.execution.plans import Run, plan
 CPU = torch.device("cpu")
 
 
-def test_runs_are_ranges_end_to_end():
-    starts, counts = np.array([5, 0, 9, 2]), np.array([2, 0, 1, 3])
-    assert runs(starts, counts).tolist() == [5, 6, 9, 2, 3, 4]
-    assert runs(starts[:0], counts[:0]).tolist() == []
+def test_runs_begin_where_those_before_them_end():
+    assert starts_of(np.array([2, 0, 1, 3])).tolist() == [0, 2, 2, 3, 6]
+    assert starts_of(np.zeros(0, np.int32)).tolist() == [0]
+
+
+def test_uploads_keep_their_types_and_begin_at_multiples_of_16_bytes():
+    arrays = [np.arange(n, dtype=kind) for n, kind in [(3, np.int32), (0, np.int32), (5, np.int64), (1, np.int32)]]
+    tensors = Upload(CPU).together(*arrays)
+    assert [tensor.tolist() for tensor in tensors] == [array.tolist() for array in arrays]
+    assert [tensor.dtype for tensor in tensors] == [torch.int32, torch.int32, torch.int64, torch.int32]
+    base = tensors[0].data_ptr()
+    assert all((tensor.data_ptr() - base) % 16 == 0 for tensor in tensors if len(tensor))
 
 
 def test_a_plan_becomes_tensors():

@@ -22,6 +22,7 @@ from lightllm.compute.kernels.triton import (
     norm,
     rope,
     sampling,
+    step,
 )
 
 TOKENS = 64
@@ -67,6 +68,11 @@ def multiply(module: types.ModuleType, tokens: int, *, gated: bool = False) -> N
     module.multiply(half(tokens, 4096), weight, None, shape, gated=gated)
 
 
+def prepare() -> None:
+    starts = torch.zeros(TOKENS + 1, dtype=torch.int32)
+    step.prepare_step(LENGTHS, WHERE, starts, starts, LENGTHS, LENGTHS, LENGTHS, TABLE, WHERE, LENGTHS)
+
+
 def draw() -> None:
     numbers = torch.ones(TOKENS)
     sampling.draw(half(TOKENS, 128256), numbers, WHERE, numbers, numbers, WHERE, WHERE)
@@ -91,6 +97,7 @@ LAUNCHES: dict[str, Callable[[], Any]] = {
     "long prefill, 32/8 heads of 128, window": lambda: runs(32, 8, 128, 4096),
     "long prefill, 16/2 heads of 192": lambda: runs(16, 2, 192),
     "long prefill, 16/2 heads of 256": lambda: runs(16, 2, 256),
+    "prepare a step": prepare,
     "linear, 1 token": lambda: multiply(matvec, 1),
     "linear, 64 tokens": lambda: multiply(matvec, 64),
     "gated linear, 64 tokens": lambda: multiply(matvec, 64, gated=True),
