@@ -1,7 +1,6 @@
 """Outcomes of several seeds together: means with their standard errors, as a table."""
 
 from collections.abc import Callable, Sequence
-from itertools import groupby
 from math import sqrt
 
 import numpy as np
@@ -51,9 +50,10 @@ def mean_and_error(values: Sequence[float]) -> tuple[float, float]:
 
 def table(outcomes: Sequence[Outcome]) -> str:
     """Markdown: a table for each trace and demand, a row for each policy."""
-    parts = []
-    for (trace, demand), members in groupby(groups(outcomes), key=lambda group: (group[0].trace, demand_of(group[0]))):
-        parts += [f"{trace}, {demand}", "", *_rows(list(members)), ""]
+    tables: dict[str, list[Group]] = {}
+    for case, members in groups(outcomes):
+        tables.setdefault(f"{case.trace}, {demand_of(case)}", []).append((case, members))
+    parts = [line for title, members in tables.items() for line in (title, "", *_rows(members), "")]
     return "\n".join([*parts, EXPLANATION])
 
 
