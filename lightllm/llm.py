@@ -75,7 +75,8 @@ class LLM:
 
         Returns when the model is loaded. Raises ConfigError or EngineDeadError.
         """
-        defaults = {"running_max_req_size": 256, "log_level": env.OFFLINE_LOG_LEVEL}
+        # Nobody reads along: what counts is when all requests have ended.
+        defaults = {"running_max_req_size": 256, "prompts_first": True, "log_level": env.OFFLINE_LOG_LEVEL}
         settings = parse(EngineConfig, {**defaults, "model_dir": model, **config})
         log.setup("offline", settings.log_level)
         self._engine = OfflineEngine(ServerConfig(**msgspec.structs.asdict(settings)))

@@ -75,6 +75,13 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     chunked_prefill_size: A[
         Count | None, about("Most prompt tokens of one request in one step; batch_max_tokens if not given")
     ] = None
+    prompts_first: A[
+        bool,
+        about(
+            "While prompts fill whole steps, leave running requests out of these: all of them together end sooner, but "
+            "streams pause"
+        ),
+    ] = False
     running_max_req_size: A[int, at_least(1), about("Most requests that run at a time")] = 1000
     max_queued_requests: A[int, at_least(0), about("Requests that may wait; one more is refused with 429")] = 4096
     max_queued_tokens: A[

@@ -58,7 +58,7 @@ class Scheduler:
         """
         self._table, self._records, self._metrics, self._clock = table, table.records, metrics, clock
         self._pool_tokens, self._max_length = pool_tokens, max_length
-        self._limits = StepLimits.of(config, max_length)
+        self._limits, self._prompts_first = StepLimits.of(config, max_length), config.prompts_first
         self._predictor = predictor if predictor is not None else LengthHistory(config)
         self._policy = admission.policy(config, pool_tokens=pool_tokens, limits=self._limits, predictor=self._predictor)
         self._pool = Pool(pool_tokens, sharing=not config.disable_dynamic_prompt_cache)
@@ -156,10 +156,14 @@ class Scheduler:
         for request in preempted:
             self._note_preemption(request)
         draft = PlanDraft(self._limits)
-        self._running.run_decodes(draft)
+        prompts_alone = self._prompts_first and self._prompts_fill_a_step()
+        if not prompts_alone:
+            self._running.run_decodes(draft)
         all_run = all(self._running.run_chunk(int(row), draft) for row in self._running.rows.prefilling())
         if all_run and not preempted:
             self._admit(draft)
+        if prompts_alone and not draft.chunks:
+            self._running.run_decodes(draft)  # nobody could be let in
         self._wait.note_plan(self._clock(), has_backlog=self._waiting.num_new > 0)
         self._show_state()
         if not len(draft.decodes) and not draft.chunks:
@@ -205,6 +209,15 @@ class Scheduler:
     def _note_preemption(self, request: Request) -> None:
         self._records[request.index]["preemptions"] += 1
         self._metrics.add("preemptions")
+
+    def _prompts_fill_a_step(self) -> bool:
+        """Whether the known tokens of those who prefill, and of as many who wait as there are rows, fill a step."""
+        rows, waiting = self._running.rows, self._waiting
+        prefilling = rows.prefilling()
+        pending = int((rows.goal[prefilling] - rows.length[prefilling]).sum())
+        if waiting.num_new:
+            pending += waiting.new_tokens * min(rows.num_free, waiting.num_new) // waiting.num_new
+        return pending >= self._limits.tokens
 
     def _admit(self, draft: PlanDraft) -> None:
         """Lets waiting requests in, in the queue's order, while the policy allows and the step has room."""

@@ -384,3 +384,22 @@ def test_a_result_that_is_not_due_is_refused_and_changes_nothing():
             engine.scheduler.digest(dataclasses.replace(engine.results[0], step=again_or_early))
     assert engine.scheduler.num_outstanding == 2
     finish_and_check(engine, [asked])
+
+
+def test_prompts_that_fill_steps_go_before_decodes_where_wanted():
+    counts = {}
+    for prompts_first in (False, True):
+        engine = Engine(batch_max_tokens=16, prompts_first=prompts_first, disable_dynamic_prompt_cache=True)
+        asked = [engine.ask([token] * 16, 10) for token in range(6)]
+        finish_and_check(engine, asked)
+        shapes = [plan.counts.tolist() for plan in engine.plans]
+        counts[prompts_first] = len(shapes)
+        assert (shapes[:6] == [[16]] * 6) == prompts_first
+    assert counts[True] == 6 + 9 < counts[False]
+
+
+@pytest.mark.parametrize("pool", [TINY, AMPLE], ids=["tiny", "ample"])
+@pytest.mark.parametrize("tokens", [3, 16, 64])
+def test_prompts_first_or_not_every_request_gets_what_it_gets_alone(tokens: int, pool: dict):
+    engine = Engine(batch_max_tokens=tokens, prompts_first=True, running_max_req_size=16, **pool)
+    finish_and_check(engine, load(engine, stops=(7, 9)))
