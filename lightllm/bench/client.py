@@ -101,6 +101,7 @@ class Client:
                 outcome.error = "the answer has no output"
         except HttpError as error:
             outcome.error = str(error)
+        outcome.end = time.perf_counter()
         self._running -= 1
         self._done += 1
         self._failed += bool(outcome.error)

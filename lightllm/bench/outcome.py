@@ -20,6 +20,7 @@ class Outcome(msgspec.Struct, array_like=True):
     cached_tokens: int = 0
     text: str = ""
     error: str = ""
+    end: float = 0.0  # when the answer was complete, or the error there
 
     @property
     def is_good(self) -> bool:
