@@ -122,6 +122,18 @@ class OpsOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     output_json: A[str, about("Write figures to this JSON file")] = ""
 
 
+class TuneOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A search for launch parameters."""
+
+    tp: A[int, at_least(1), about("Ranks that the model will be shared by")] = 1
+    only: A[str, about("Only ops whose name contains this: linear, attend decodes, attend chunks")] = ""
+    budget_s: A[
+        float, above(0), about("Seconds for each op and size; what is nearest to the default is tried first")
+    ] = 60.0
+    output: A[str, about("File to write; if not given, the one in the user's cache that kernels read")] = ""
+    disable_tqdm: A[bool, about("No progress bar")] = False
+
+
 def numbers(text: str, flag: str) -> list[float]:
     """Percentiles with commas between. Raises ConfigError."""
     try:

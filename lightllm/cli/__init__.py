@@ -10,7 +10,7 @@ from typing import NoReturn
 from lightllm import __version__
 from lightllm.base.config import EngineConfig, ServerConfig
 from lightllm.base.errors import LightLLMError
-from lightllm.bench.options import LatencyOptions, OfflineOptions, OpsOptions, ServeOptions
+from lightllm.bench.options import LatencyOptions, OfflineOptions, OpsOptions, ServeOptions, TuneOptions
 from lightllm.cli.flags import add_flags, with_underscores
 from lightllm.simulation.settings import SimulationSettings
 
@@ -58,10 +58,21 @@ def _parsers() -> tuple[_Parser, dict[str, _Parser]]:
     check = _command(actions, "check", "show the environment, and which implementation each op would use here")
     _add_model(check)
     check.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto")
+    tune = _command(actions, "tune", "find launch parameters of kernels for this GPU and a model's sizes")
+    _add_model(tune)
+    add_flags(tune, TuneOptions)
     bench = _command(actions, "bench", "measure a server, the engine or its kernels")
     simulate = _command(actions, "simulate", "try the scheduler on a trace, without a model or a device")
     add_flags(simulate, SimulationSettings)
-    found = {"serve": serve, "chat": chat, "check": check, "bench": bench, **_benchmarks(bench), "simulate": simulate}
+    found = {
+        "serve": serve,
+        "chat": chat,
+        "check": check,
+        "tune": tune,
+        "bench": bench,
+        **_benchmarks(bench),
+        "simulate": simulate,
+    }
     return parser, found
 
 

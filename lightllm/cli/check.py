@@ -69,12 +69,15 @@ def _show_ops(config: ServerConfig, checkpoint: dict[str, Any]) -> None:
     import lightllm.compute.ops  # noqa: F401  # declares them
     from lightllm.compute import kernels
     from lightllm.compute.execution.loading import DTYPES, choose_device
+    from lightllm.compute.kernels.triton import tuned
     from lightllm.compute.ops.op import Facts
 
     device = choose_device(config, 0)
     stated = str(checkpoint.get("dtype") or checkpoint.get("torch_dtype") or "bfloat16").removeprefix("torch.")
     dtype = DTYPES["float32" if device.type == "cpu" else stated]
     _title(f"ops on {device}, {str(dtype).removeprefix('torch.')}")
+    if device.type == "cuda":
+        _row("launch parameters", tuned.describe(device))
     for choice in kernels.load_all(Facts(device, dtype)):
         _row(choice.op, choice.implementation)
         for other, reason in choice.reasons.items():

@@ -45,21 +45,28 @@ def test_without_a_file_the_default_counts(folders):
 
 def test_measured_parameters_count_at_the_sizes_they_were_measured_for(folders):
     _, package = folders
-    write(package, {"parameters": {"linear": {"16 x 4096": {"tile": 64, "warps": 8}, "1 x 1": None}}})
+    write(package, {"parameters": {"linear by test_tuned": {"16 x 4096": {"tile": 64, "warps": 8}, "1 x 1": None}}})
     assert asked() == Shape(64, 8)
     assert asked(sizes=(1, 1)) is None
     assert asked(sizes=(32, 4096)) == Shape(1)
     assert asked(op="attend") == Shape(1)
 
 
+def test_which_file_counts_can_be_said(folders):
+    assert tuned.describe(CUDA).startswith("compiled in")
+    write(folders[1], {"parameters": {"linear by test_tuned": {"16 x 4096": {"tile": 64}, "1 x 1": None}}})
+    assert tuned.describe(CUDA).startswith(f"2 measured, from {folders[1]}")
+
+
 def test_the_users_own_file_counts_before_the_packages(folders):
     for folder, tile in zip(folders, (32, 64), strict=True):
-        write(folder, {"parameters": {"linear": {"16 x 4096": {"tile": tile}}}})
+        write(folder, {"parameters": {"linear by test_tuned": {"16 x 4096": {"tile": tile}}}})
     assert asked() == Shape(32)
 
 
 @pytest.mark.parametrize(
-    "content", ["{", "[]", {"parameters": {"linear": 3}}, {"parameters": {"linear": {"16 x 4096": {"x": 1}}}}]
+    "content",
+    ["{", "[]", {"parameters": {"linear": 3}}, {"parameters": {"linear by test_tuned": {"16 x 4096": {"x": 1}}}}],
 )
 def test_a_file_that_does_not_fit_is_named(folders, content):
     write(folders[0], content)

@@ -19,6 +19,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from lightllm.compute.kernels.triton import tuned
 from lightllm.compute.kernels.triton.launch import ARRIVALS, arrivals, card, depends, let_next_start, wait
 
 LOG2_E = 1.4426950408889634
@@ -248,6 +249,14 @@ def shape_for(dim: int, dtype: torch.dtype) -> Shape:
     return Shape(tile=64 if dim < 128 else 32, warps=4, stages=3, programs=2)
 
 
+def _shape(dim: int, dtype: torch.dtype, device: torch.device) -> Shape:
+    """What was measured on this device, or else `shape_for`."""
+    default = shape_for(dim, dtype)
+    return (
+        default if dtype == torch.float32 else tuned.shape(device, "attend decodes", Shape, (dim,), default) or default
+    )
+
+
 def attend_decodes(
     q: Tensor,
     keys: Tensor,
@@ -266,7 +275,7 @@ def attend_decodes(
     kv_heads = keys.shape[1]
     group, padded = heads // kv_heads, max(triton.next_power_of_2(dim), NARROWEST)
     joined_heads = triton.next_power_of_2(group)
-    shape = shape or shape_for(dim, keys.dtype)
+    shape = shape or _shape(dim, keys.dtype, q.device)
     dependent, device = depends(q.device), q.device
     programs = shape.programs * card(device).multiprocessors
     assert sequences * kv_heads <= ARRIVALS, f"{sequences} sequences of {kv_heads} key heads; at most {ARRIVALS} in all"

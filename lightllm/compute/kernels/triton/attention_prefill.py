@@ -18,11 +18,13 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from lightllm.compute.kernels.triton import tuned
 from lightllm.compute.kernels.triton.launch import begin, depends
 
 LOG2_E = 1.4426950408889634
 NARROWEST = 16  # rows and columns of the smallest matrix product
 MOST_PACKED = 16
+LONG_ROWS = 512  # with more, a chunk's blocks are large
 
 
 @dataclass(frozen=True)
@@ -173,8 +175,16 @@ def shape_for(dim: int, dtype: torch.dtype, rows: int) -> Shape:
         return Shape(block=32, tile=32, warps=4, stages=2)
     if dim <= 128:
         # Two programs of four warps hide more of each other's waiting than one of eight: 394 against 312 TFLOP/s.
-        return Shape(block=128 if rows > 512 else 64, tile=64, warps=4, stages=3)
+        return Shape(block=128 if rows > LONG_ROWS else 64, tile=64, warps=4, stages=3)
     return Shape(block=128, tile=64, warps=8, stages=2)
+
+
+def _shape(dim: int, dtype: torch.dtype, rows: int, device: torch.device) -> Shape:
+    """What was measured on this device, or else `shape_for`."""
+    default = shape_for(dim, dtype, rows)
+    if dtype == torch.float32:
+        return default
+    return tuned.shape(device, "attend chunks", Shape, (dim, int(rows > LONG_ROWS)), default) or default
 
 
 def packed(heads: int, kv_heads: int) -> int:
@@ -211,7 +221,7 @@ def attend_chunks(
     heads, dim = q.shape[1:]
     kv_heads = keys.shape[1]
     pack, (most, rest) = packed(heads, kv_heads), parts(dim)
-    shape = shape or shape_for(dim, keys.dtype, max(query_lengths) * pack)
+    shape = shape or _shape(dim, keys.dtype, max(query_lengths) * pack, q.device)
     blocks = sum(triton.cdiv(count * pack, shape.block) for count in query_lengths)
     dependent = depends(q.device)
     _attend_chunks[(blocks, heads // pack)](

@@ -1,8 +1,9 @@
 """Launch parameters that were measured on this kind of device, instead of those that kernels have compiled in.
 
-A JSON file for each kind of device, named after it: {"parameters": {op: {sizes: {name: value}}}}, where null says that
-the library is faster than the kernel. `lightllm tune` writes it to the user's cache; what lies in kernels/tuned/ is
-part of the package. The user's file counts where there is one. Files are read once, when a kernel first asks.
+A JSON file for each kind of device, named after it: {"parameters": {"OP by KERNEL": {sizes: {name: value}}}}, where
+null says that the library is faster than the kernel. `lightllm tune` writes it to the user's cache; what lies in
+kernels/tuned/ is part of the package. The user's file counts where there is one. Files are read once, when a kernel
+first asks.
 """
 
 import functools
@@ -47,6 +48,19 @@ def file_for(device: torch.device) -> Path | None:
     return next((path for path in candidates if path.is_file()), None)
 
 
+def describe(device: torch.device) -> str:
+    """Which parameters count on this device, in one line."""
+    if (path := file_for(device)) is None:
+        return "compiled in; `lightllm tune` measures others"
+    sizes = sum(len(entries) for entries in read(path).values())
+    return f"{sizes} measured, from {path}; compiled in for other sizes"
+
+
+def op_key(op: str, kind: type[Any]) -> str:
+    """How an op is written in the file: with the module of the kernel whose parameters are meant."""
+    return f"{op} by {kind.__module__.rpartition('.')[2]}"
+
+
 def key(sizes: Sequence[int]) -> str:
     """How sizes are written in the file."""
     return " x ".join(map(str, sizes))
@@ -58,7 +72,7 @@ _NOTHING = object()
 @functools.cache
 def _found(device: torch.device, op: str, kind: type[Any], sizes: tuple[int, ...]) -> Any:
     path = file_for(device)
-    values = {} if path is None else read(path).get(op, {})
+    values = {} if path is None else read(path).get(op_key(op, kind), {})
     if key(sizes) not in values:
         return _NOTHING
     entry = values[key(sizes)]

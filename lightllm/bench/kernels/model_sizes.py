@@ -1,0 +1,68 @@
+"""Which products and heads a model has on one rank, from its config.json alone."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from lightllm.base.checkpoint_files import read_json
+from lightllm.compute.layers.attention import Attention
+from lightllm.compute.layers.layer import Placeable, Site
+from lightllm.compute.layers.linear import Projection
+from lightllm.compute.layers.mlp import GatedMLP
+from lightllm.compute.layers.vocabulary import Vocabulary
+from lightllm.compute.models import registry
+from lightllm.compute.parallel.mesh import Group, Mesh
+from lightllm.compute.quant.none import Unquantized
+from lightllm.compute.quant.select import method_for
+
+
+@dataclass(frozen=True, order=True)
+class Product:
+    """A matrix [outputs, inputs] of 16 bits. gated: its first half are gates of the second."""
+
+    outputs: int
+    inputs: int
+    gated: bool
+
+
+@dataclass(frozen=True, order=True)
+class Heads:
+    heads: int
+    kv_heads: int
+    dim: int
+
+
+@dataclass(frozen=True)
+class ModelSizes:
+    """Each once, whatever the number of layers."""
+
+    products: tuple[Product, ...]
+    heads: tuple[Heads, ...]
+
+
+def of(directory: Path, *, tp: int) -> ModelSizes:
+    """On rank 0 of `tp`. Quantized matrices, which other kernels multiply, are left out. Raises ConfigError."""
+    raw = read_json(directory, "config.json", required=True)
+    model = registry.build(registry.load_config(raw)[1])
+    methods, mesh = method_for(raw.get("quantization_config")), Mesh(tensor=Group(ranks=tp))
+    products, heads = set(), set()
+    for path, layer in model.named_modules():
+        if isinstance(layer, Placeable):
+            layer.place(Site(path, mesh, torch.bfloat16, methods))
+        if isinstance(layer, Projection) and isinstance(layer.method, Unquantized):
+            products.add(_product(layer))
+        elif isinstance(layer, Vocabulary):
+            products.add(Product(-(-layer.vocab // tp), layer.hidden, gated=False))
+    for layer in model.modules():
+        if isinstance(layer, GatedMLP) and isinstance(layer.gate_up_proj.method, Unquantized):
+            plain = _product(layer.gate_up_proj)
+            products.discard(plain)
+            products.add(Product(plain.outputs, plain.inputs, gated=True))
+        elif isinstance(layer, Attention):
+            heads.add(Heads(layer.qkv_proj.local_heads, layer.qkv_proj.local_kv_heads, layer.dim))
+    return ModelSizes(tuple(sorted(products)), tuple(sorted(heads)))
+
+
+def _product(layer: Projection) -> Product:
+    return Product(sum(run.share.count for run in layer.matrix.outputs), layer.matrix.inputs.count, gated=False)

@@ -1,0 +1,137 @@
+"""The kernels whose launch parameters `lightllm tune` searches: at which sizes, among which parameters."""
+
+import functools
+import itertools
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from lightllm.bench.kernels.cuda_cases import attend_chunks, attend_decodes
+from lightllm.bench.kernels.model_sizes import Heads, ModelSizes, Product
+from lightllm.bench.kernels.timing import Case, seconds_of
+from lightllm.compute import ops
+from lightllm.compute.kernels.triton import attention_decode, attention_prefill, matvec, matvec_hopper
+from lightllm.compute.kernels.triton.launch import HOPPER, card
+from lightllm.compute.ops.attention import arguments
+from lightllm.compute.ops.op import Facts
+
+SHARED_BYTES = 220_000  # that one program may have, about
+TOKENS = (16, 32, 64)  # what few tokens are padded to
+DECODES = [(1, 1000), (64, 1024), (2, 32768)]
+LONG_CHUNKS, SHORT_CHUNKS = [(2048, 2048), (1024, 16384)], [(16, 8192), (64, 8192)]
+WRONG = 2e-2  # relative norm of the difference to the reference, in 16 bits
+
+
+@dataclass(frozen=True)
+class Tunable:
+    """An op at some sizes. run(parameters) is the op; None as parameters is the library, where that is one."""
+
+    op: str
+    kind: type[Any]
+    sizes: tuple[int, ...]
+    default: Any
+    candidates: Sequence[Any]
+    run: Callable[..., Tensor]
+    reference: Callable[..., Tensor]
+    workloads: Sequence[Case]  # whose function is not used
+
+    def measure(self, parameters: Any, device: torch.device) -> list[float]:
+        """Seconds of each workload. Raises ValueError for a wrong result, and whatever the kernel raises."""
+        run = functools.partial(self.run, parameters)
+        made = self.workloads[0].make()
+        expected, got = self.reference(*made).float(), run(*made).float()
+        error = float((got - expected).norm() / expected.norm())
+        if not error <= WRONG:
+            raise ValueError(f"differs from the reference by {error:.3f}")
+        cases = [Case(one.op, one.size, "", run, one.make, one.bytes_moved) for one in self.workloads]
+        return [seconds_of(case.calls(device), device)[0] for case in cases]
+
+
+def tunables(sizes: ModelSizes, facts: Facts) -> Iterator[Tunable]:
+    """Of one model on one GPU, in the dtype of `facts`, which has 16 bits."""
+    for product, tokens in itertools.product(sizes.products, TOKENS):
+        yield _product(product, tokens, facts)
+    for heads in {heads.dim: heads for heads in sizes.heads}.values():
+        yield _decodes(heads, facts)
+        for is_long in (True, False):
+            yield _chunks(heads, is_long, facts)
+
+
+def _product(product: Product, tokens: int, facts: Facts) -> Tunable:
+    is_hopper = card(facts.device).capability[0] == HOPPER[0] and product.inputs % 8 == 0
+    module = matvec_hopper if is_hopper else matvec
+    candidates = _streams(product, tokens) if is_hopper else _tiles(tokens)
+    op = ops.gated_linear if product.gated else ops.linear
+    size = (tokens, product.outputs, product.inputs)
+
+    def make() -> tuple[Any, ...]:
+        like = {"dtype": facts.dtype, "device": facts.device}
+        weight = torch.randn(product.outputs, product.inputs, **like) * product.inputs**-0.5
+        return torch.randn(tokens, product.inputs, **like), weight, None
+
+    def run(parameters: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        if parameters is not None:
+            return module.multiply(x, weight, bias, parameters, gated=product.gated)
+        y = F.linear(x, weight, bias)
+        return ops.silu_and_mul(y) if product.gated else y
+
+    case = Case(op.name, str(size), "", run, make, bytes_moved=2.0 * product.outputs * product.inputs)
+    default = module.shape_for(*size, gated=product.gated)
+    return Tunable(op.name, module.Shape, size, default, [None, *candidates], run, op.reference, [case])
+
+
+def _tiles(tokens: int) -> list[matvec.Shape]:
+    made = itertools.starmap(
+        matvec.Shape, itertools.product((16, 32, 64, 128), (64, 128, 256), (1, 2, 4, 8), (4,), (3, 4, 5))
+    )
+    return [one for one in made if 2 * (one.outputs + tokens) * one.inputs * one.stages <= SHARED_BYTES]
+
+
+def _streams(product: Product, tokens: int) -> list[matvec_hopper.Shape]:
+    halves, splits = ((2,), (1,)) if product.gated else ((1, 2), (1, 2, 4, 8))
+    made = itertools.starmap(matvec_hopper.Shape, itertools.product((64, 128, 256), (2, 3, 4, 5, 6, 8), splits, halves))
+    return [one for one in made if 2 * (one.rows * one.halves + tokens) * one.inputs * one.stages <= SHARED_BYTES]
+
+
+def _decodes(heads: Heads, facts: Facts) -> Tunable:
+    """One choice for all batches: three of them count alike."""
+    candidates = itertools.starmap(
+        attention_decode.Shape, itertools.product((32, 64, 128, 256), (4, 8), (2, 3, 4), (1, 2), (1, 2))
+    )
+    workloads = [
+        _attention_case("attend decodes", [1] * batch, [length] * batch, heads, facts) for batch, length in DECODES
+    ]
+    return Tunable(
+        "attend decodes", attention_decode.Shape, (heads.dim,), attention_decode.shape_for(heads.dim, facts.dtype),
+        list(candidates), _with_shape(attend_decodes), ops.attend.reference, workloads,
+    )  # fmt: skip
+
+
+def _chunks(heads: Heads, is_long: bool, facts: Facts) -> Tunable:
+    candidates = itertools.starmap(
+        attention_prefill.Shape, itertools.product((64, 128), (32, 64, 128), (4, 8), (2, 3, 4))
+    )
+    lengths = LONG_CHUNKS if is_long else SHORT_CHUNKS
+    workloads = [_attention_case("attend chunks", [count], [length], heads, facts) for count, length in lengths]
+    rows = attention_prefill.LONG_ROWS + 1 if is_long else attention_prefill.LONG_ROWS
+    return Tunable(
+        "attend chunks", attention_prefill.Shape, (heads.dim, int(is_long)),
+        attention_prefill.shape_for(heads.dim, facts.dtype, rows), list(candidates), _with_shape(attend_chunks),
+        ops.attend.reference, workloads,
+    )  # fmt: skip
+
+
+def _attention_case(op: str, queries: list[int], lengths: list[int], heads: Heads, facts: Facts) -> Case:
+    make = functools.partial(
+        arguments, facts, queries, lengths, heads=heads.heads, kv_heads=heads.kv_heads, dim=heads.dim
+    )
+    moved = 4.0 * sum(lengths) * heads.kv_heads * heads.dim
+    return Case(op, f"{queries} on {lengths}", "", ops.attend.reference, make, bytes_moved=moved)
+
+
+def _with_shape(attend: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    return lambda parameters, *made: attend(*made, shape=parameters)
