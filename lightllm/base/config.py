@@ -48,6 +48,12 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     model_name: A[str, about("Name the model is served under; the directory's name if empty")] = ""
     tokenizer_mode: A[Tokenizer, about("none: token ids in and out, no tokenizer is loaded")] = "auto"
     chat_template: A[str, about("File with a Jinja chat template, instead of the checkpoint's own")] = ""
+    tool_call_parser: A[
+        str, about("Form in which the model calls tools, see docs/tools.md; auto: what its chat template shows; none")
+    ] = "auto"
+    reasoning_parser: A[
+        str, about("Form in which the model reasons, see docs/tools.md; auto: what its chat template shows; none")
+    ] = "auto"
     eos_id: A[list[int], about("Token ids that end an answer, instead of the checkpoint's own")] = []
     load_format: A[LoadFormat, about("dummy: random weights of the right shapes")] = "auto"
     data_type: A[DataType, about("Type of weights and activations; auto: float32 on a CPU, else the checkpoint's")] = (
