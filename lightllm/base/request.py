@@ -67,6 +67,7 @@ class SamplingParams(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     ignore_eos: bool = False
     logprobs: int | None = None  # None: none; k: of the chosen token and the k likeliest
     skip_special_tokens: bool = True
+    shown_special_tokens: list[int] = []  # not skipped, whatever skip_special_tokens says
     include_stop_str_in_output: bool = False
 
     def __post_init__(self) -> None:

@@ -72,6 +72,7 @@ class Options(msgspec.Struct, frozen=True, array_like=True):
     stop_token_ids: list[int] = []  # eos ids included, unless ignored
     skip_special_tokens: bool = True
     include_stop: bool = False
+    shown_special_tokens: list[int] = []
 
 
 _OPTIONS = msgspec.msgpack.Decoder(Options)

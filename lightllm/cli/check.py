@@ -10,6 +10,7 @@ from lightllm import __version__
 from lightllm.base.checkpoint_files import read_json
 from lightllm.base.config import Device, ServerConfig
 from lightllm.processes.supervision.checkpoint import resolve
+from lightllm.serving.parsing.choice import choose
 
 _PACKAGES = ("torch", "triton", "numpy", "tokenizers", "safetensors", "msgspec", "fastapi", "uvicorn", "uvloop")
 
@@ -63,6 +64,8 @@ def _show_model(config: ServerConfig, checkpoint: dict[str, Any]) -> None:
     _row("architecture", f"{', '.join(checkpoint['architectures'])}, computed by {module.__name__}")
     _row("quantization", quantization["quant_method"] if quantization else "none")
     _row("longest request", f"{config.max_req_total_len} tokens")
+    for what, choice in choose(config).report().items():
+        _row(what, choice)
 
 
 def _show_ops(config: ServerConfig, checkpoint: dict[str, Any]) -> None:

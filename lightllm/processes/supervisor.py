@@ -64,11 +64,18 @@ class Supervisor:
             self._loop.when_readable(self._orders, self._obey)
             self._start_engine()
             display.show_processes(os.getpid(), self._crew.children)
+            if self._is_server:
+                display.show_formats(self.config)
             self._loop.run()
         finally:
             self._end()
         if self._cause:
             raise EngineDeadError(self._cause)
+
+    @property
+    def _is_server(self) -> bool:
+        """Whether there is a door for others than the offline API."""
+        return self._door.family != socket.AF_UNIX
 
     def drain(self) -> None:
         """Ends it when open requests have finished. From any thread or signal handler."""
@@ -161,7 +168,7 @@ class Supervisor:
         memory = self._crew.workers[0].ready
         assert memory is not None, "all members are ready"
         display.show_memory(self.config, pool_tokens, memory.memory)
-        if self._door.family != socket.AF_UNIX:
+        if self._is_server:
             display.show_address(self.config)
 
     # ---- ending ----

@@ -124,6 +124,7 @@ class Records:
                 stop_token_ids=stop_ids,
                 skip_special_tokens=params.skip_special_tokens,
                 include_stop=params.include_stop_str_in_output,
+                shown_special_tokens=params.shown_special_tokens,
             )
         )
         if (pages := self._store(tokens, options, users=params.n)) is None:

@@ -8,6 +8,7 @@ import msgspec
 from lightllm.base import checkpoint_files, log
 from lightllm.base.config import ServerConfig
 from lightllm.base.errors import ConfigError
+from lightllm.serving.parsing.choice import choose
 
 _FILES = ["*.json", "*.jinja", "*.model", "*.safetensors", "*.txt"]
 _HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
@@ -20,12 +21,14 @@ def resolve(config: ServerConfig) -> ServerConfig:
     checkpoint_files.read_json(directory, "generation_config.json", required=False)
     if config.load_format != "dummy" and not any(directory.glob("*.safetensors")):
         raise ConfigError(f"--model_dir={directory}: no *.safetensors there; give a checkpoint that has its weights")
-    return msgspec.structs.replace(
+    config = msgspec.structs.replace(
         config,
         model_dir=str(directory),
         model_name=config.model_name or default_name,
         max_req_total_len=_length(config, checkpoint),
     )
+    choose(config)
+    return config
 
 
 def _length(config: ServerConfig, checkpoint: dict) -> int:

@@ -10,6 +10,7 @@ from tqdm import tqdm
 from lightllm.base import log
 from lightllm.base.config import ServerConfig
 from lightllm.processes.supervision.member import ChildProcess
+from lightllm.serving.parsing.choice import choose
 from lightllm.serving.text.chat_template import find_sources
 
 _log = log.get(__name__)
@@ -73,6 +74,12 @@ def show_memory(config: ServerConfig, pool_tokens: int, memory: Sequence[tuple[s
     _log.info(
         "room for %d tokens; one request may have %d", pool_tokens, min(pool_tokens, config.max_req_total_len or 0)
     )
+
+
+def show_formats(config: ServerConfig) -> None:
+    """How the answers of chats are read, and why so."""
+    for what, choice in choose(config).report().items():
+        _log.info("%s of chats: %s", what, choice)
 
 
 def show_address(config: ServerConfig) -> None:

@@ -30,7 +30,19 @@ def prepared_tools(tools: list[dict[str, Any]] | None) -> list[dict[str, Any]] |
             raise RequestError(
                 f'tools[{i}] must be {{"type": "function", "function": {{"name": ...}}}}', param=f"tools[{i}]"
             )
+        if function.get("strict"):
+            raise RequestError(
+                f"tools[{i}].function.strict=true is not supported: arguments are not held to their schema; "
+                "leave it out or make it false",
+                param=f"tools[{i}]",
+            )
     return tools or None
+
+
+def parameters_by_name(tools: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """The JSON schema of each checked tool's parameters."""
+    functions = [tool["function"] for tool in tools]
+    return {function["name"]: function.get("parameters") or {} for function in functions}
 
 
 def num_characters(messages: list[Message]) -> int:
@@ -42,14 +54,14 @@ def _prepared(message: Message, place: str) -> Message:
     role = message.get("role")
     if role not in _ROLES:
         raise RequestError(f"{place}.role={str(role)[:100]!r}; use {', '.join(_ROLES)}", param=place)
-    calls = message.get("tool_calls")
-    text = _text(message.get("content"), place)
-    if calls:
-        return {**message, "content": text, "tool_calls": _prepared_calls(calls, place)}
-    # Clients send back their own objects, whose empty fields templates would take for tool calls.
+    # Clients send back their own objects, whose empty fields templates would take for something.
     kept = {name: value for name, value in message.items() if value is not None and name != "tool_calls"}
     if "reasoning" in kept:  # the name that other servers give it; templates know only this one
         kept.setdefault("reasoning_content", kept["reasoning"])
+    text = _text(message.get("content"), place)
+    if calls := message.get("tool_calls"):
+        # Some templates take any content, an empty one too, for an answer without calls.
+        return {**kept, "content": text or None, "tool_calls": _prepared_calls(calls, place)}
     return {**kept, "content": text or ""}
 
 

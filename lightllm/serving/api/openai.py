@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import msgspec
+from msgspec import UNSET, UnsetType
 
 from lightllm.base.errors import RequestError
 from lightllm.base.request import FinishReason
@@ -26,6 +27,10 @@ class PromptTokensDetails(msgspec.Struct, frozen=True):
     cached_tokens: int
 
 
+class CompletionTokensDetails(msgspec.Struct, frozen=True):
+    reasoning_tokens: int
+
+
 class Usage(msgspec.Struct, frozen=True):
     """Each prompt is counted once, however many samples it has."""
 
@@ -33,6 +38,7 @@ class Usage(msgspec.Struct, frozen=True):
     completion_tokens: int
     total_tokens: int
     prompt_tokens_details: PromptTokensDetails
+    completion_tokens_details: CompletionTokensDetails | UnsetType = UNSET  # of models that reason
 
 
 def sampling_values(body: GenerationBody, *, max_tokens: int | None, logprobs: int | None) -> dict[str, Any]:
@@ -63,15 +69,26 @@ class UsageCount:
         self._prompt_tokens = sum(request.prompt_tokens for request in requests if request.sample == 0)
         self._is_first = [request.sample == 0 for request in requests]
         self._output, self._cached = [0] * len(requests), [0] * len(requests)
+        self._reasoning: dict[int, int] = {}
 
-    def note(self, choice: int, update: Update) -> None:
+    def note(self, choice: int, update: Update, *, reasoning_tokens: int | None = None) -> None:
+        """`reasoning_tokens` of the choice so far, where they are counted."""
         self._output[choice] = update.num_tokens
+        if reasoning_tokens is not None:
+            self._reasoning[choice] = reasoning_tokens
         if self._is_first[choice]:
             self._cached[choice] = update.cached_tokens
 
     def usage(self) -> Usage:
         output = sum(self._output)
-        return Usage(self._prompt_tokens, output, self._prompt_tokens + output, PromptTokensDetails(sum(self._cached)))
+        details = CompletionTokensDetails(sum(self._reasoning.values())) if self._reasoning else UNSET
+        return Usage(
+            self._prompt_tokens,
+            output,
+            self._prompt_tokens + output,
+            PromptTokensDetails(sum(self._cached)),
+            details,
+        )
 
 
 class UsageTail:

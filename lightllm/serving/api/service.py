@@ -18,6 +18,7 @@ from lightllm.base.request import SamplingParams
 from lightllm.base.request_table import RequestTable
 from lightllm.base.status import Status
 from lightllm.serving.client import Channel, EngineClient
+from lightllm.serving.parsing.choice import Formats, choose
 from lightllm.serving.text.chat_template import ChatTemplate
 from lightllm.serving.text.tokenizer import TextTokenizer
 
@@ -38,6 +39,7 @@ class Service:
     metrics: Metrics
     tokenizer: TextTokenizer | None
     template: ChatTemplate | None
+    formats: Formats
     defaults: Mapping[str, Any]
     samples_by_default: bool = False  # whether the checkpoint says do_sample
     created: int = field(default_factory=lambda: int(time.time()))
@@ -73,7 +75,7 @@ class Service:
             default_max_tokens=generation.get("max_new_tokens"),
         )
         defaults, samples = sampling_defaults(generation), generation.get("do_sample") is True
-        return cls(engine, config, status, metrics, tokenizer, template, defaults, samples)
+        return cls(engine, config, status, metrics, tokenizer, template, choose(config), defaults, samples)
 
     @property
     def model_name(self) -> str:

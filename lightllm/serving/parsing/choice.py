@@ -49,12 +49,12 @@ class Formats:
     why_tools: str = "not asked for"
     why_reasoning: str = "not asked for"
 
-    def report(self) -> list[str]:
-        """A line on each."""
-        return [
-            f"tool calls: {self.tools.name if self.tools else 'none'} ({self.why_tools})",
-            f"reasoning: {self.reasoning.name if self.reasoning else 'none'} ({self.why_reasoning})",
-        ]
+    def report(self) -> dict[str, str]:
+        """What was chosen for each, and why."""
+        return {
+            "tool calls": f"{self.tools.name if self.tools else 'none'}: {self.why_tools}",
+            "reasoning": f"{self.reasoning.name if self.reasoning else 'none'}: {self.why_reasoning}",
+        }
 
 
 def choose(config: EngineConfig) -> Formats:

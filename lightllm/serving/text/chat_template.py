@@ -35,6 +35,7 @@ class ChatTemplate:
         environment = _environment()
         self._special_tokens = dict(special_tokens)
         self._sources = dict(sources)
+        self._takes_text_arguments: dict[str, bool] = {}
         try:
             self._templates = {name: environment.from_string(source) for name, source in sources.items()}
             self._variables = {
@@ -68,6 +69,8 @@ class ChatTemplate:
             messages = _with_end_mark(messages)
         values = self._special_tokens | dict(variables or {})
         try:
+            if any(message.get("tool_calls") for message in messages) and self._is_for_text(name):
+                messages = [_with_text_arguments(message) for message in messages]
             text = self._templates[name].render(
                 messages=messages,
                 tools=tools,
@@ -80,6 +83,24 @@ class ChatTemplate:
             reason = f"{error}"[:_LONGEST_REASON] or type(error).__name__
             raise RequestError(f"the chat template refuses these messages: {reason}", param="messages") from None
         return _cut_at_end_mark(text) if continue_final_message else text
+
+    def _is_for_text(self, name: str) -> bool:
+        """Whether a template wants the arguments of calls as JSON text and not as objects, as most do."""
+        if name not in self._takes_text_arguments:
+            as_object, as_text = (self._try_call(name, arguments) for arguments in ({"a": "b"}, '{"a": "b"}'))
+            # Shown an object that it should have written as JSON, a template fails, or writes it as Python does.
+            is_misunderstood = as_object is None or "{'a': 'b'}" in as_object
+            self._takes_text_arguments[name] = is_misunderstood and as_text is not None and '{"a": "b"}' in as_text
+        return self._takes_text_arguments[name]
+
+    def _try_call(self, name: str, arguments: Any) -> str | None:
+        """A conversation with a call in it; None if the template fails at it."""
+        call = {"id": "abcdefghi", "type": "function", "function": {"name": "f", "arguments": arguments}}
+        messages = [{"role": "user", "content": "a"}, {"role": "assistant", "content": None, "tool_calls": [call]}]
+        try:
+            return self._templates[name].render(messages=messages, tools=None, documents=None, **self._special_tokens)
+        except Exception:  # a template can fail in any way that code can
+            return None
 
     def _choose(self, *, has_tools: bool) -> str:
         if has_tools and "tool_use" in self._templates:
@@ -134,6 +155,17 @@ def _read(path: Path, flag: str) -> str:
         return path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{flag}: cannot read the chat template {path}: {error}") from None
+
+
+def _with_text_arguments(message: Message) -> Message:
+    """The message with the arguments of its calls as JSON text."""
+    return {**message, "tool_calls": [_with_text(call) for call in message.get("tool_calls") or []]}
+
+
+def _with_text(call: dict[str, Any]) -> dict[str, Any]:
+    arguments = call["function"].get("arguments")
+    text = arguments if isinstance(arguments, str) else _to_json(arguments)
+    return {**call, "function": {**call["function"], "arguments": text}}
 
 
 def _with_end_mark(messages: list[Message]) -> list[Message]:

@@ -31,19 +31,26 @@ class Decoders:
     def __init__(self, tokenizer: Tokenizer):
         self._tokenizer = tokenizer
         added = tokenizer.get_added_tokens_decoder()
-        special = frozenset(token for token, about in added.items() if about.special)
+        self._special = frozenset(token for token, about in added.items() if about.special)
         self._is_byte_level = isinstance(tokenizer.decoder, decoders.ByteLevel)
-        # Filled as tokens are met, shared by all requests: with special tokens skipped, and shown.
-        self._bytes = {skip: _TokenBytes(tokenizer, special if skip else frozenset()) for skip in (True, False)}
-        known = frozenset() if self._is_byte_level else frozenset(tokenizer.get_vocab().values())
-        self._with_text = {True: known - special, False: known}
         self._byte_tokens = _byte_fallback_tokens(tokenizer)
+        # By the tokens that are skipped, shared by all requests.
+        self._bytes: dict[frozenset[int], _TokenBytes] = {}
+        self._with_text: dict[frozenset[int], frozenset[int]] = {}
 
-    def new(self, *, skip_special_tokens: bool, prompt_end: Sequence[int] = ()) -> Decoder:
-        """A decoder for output that follows a prompt with these last ids; some 50 suffice."""
+    def new(self, *, skip_special_tokens: bool, shown: Sequence[int] = (), prompt_end: Sequence[int] = ()) -> Decoder:
+        """A decoder for output that follows a prompt with these last ids; some 50 suffice.
+
+        `shown` are special tokens that are not skipped.
+        """
+        skipped = self._special.difference(shown) if skip_special_tokens else frozenset()
         if self._is_byte_level:
-            return ByteLevelDecoder(self._bytes[skip_special_tokens])
-        return ContextDecoder(self._tokenizer, self._with_text[skip_special_tokens], self._byte_tokens, prompt_end)
+            if skipped not in self._bytes:
+                self._bytes[skipped] = _TokenBytes(self._tokenizer, skipped)
+            return ByteLevelDecoder(self._bytes[skipped])
+        if skipped not in self._with_text:
+            self._with_text[skipped] = frozenset(self._tokenizer.get_vocab().values()) - skipped
+        return ContextDecoder(self._tokenizer, self._with_text[skipped], self._byte_tokens, prompt_end)
 
 
 class NoText:
@@ -113,7 +120,7 @@ class ContextDecoder:
 
 
 class _TokenBytes(dict[int, bytes]):
-    """The bytes of each token of a byte-level tokenizer; none for `skipped` and unknown ids."""
+    """The bytes of each token of a byte-level tokenizer; none for `skipped` and unknown ids. Filled as they are met."""
 
     def __init__(self, tokenizer: Tokenizer, skipped: frozenset[int]):
         super().__init__()

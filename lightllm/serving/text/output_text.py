@@ -142,6 +142,10 @@ class OutputText:
             length = int(record["prompt_length"])
             start = max(0, length - _PROMPT_END)
             end = self._table.pages.read(int(record["prompt_page"]), start, length - start)
-            return decoders.new(skip_special_tokens=options.skip_special_tokens, prompt_end=end.tolist())
+            return decoders.new(
+                skip_special_tokens=options.skip_special_tokens,
+                shown=options.shown_special_tokens,
+                prompt_end=end.tolist(),
+            )
 
         return new

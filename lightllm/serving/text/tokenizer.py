@@ -1,5 +1,6 @@
 """Text to token ids, with the tokenizer of a checkpoint."""
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +48,7 @@ class TextTokenizer:
         self._tokenizer = tokenizer
         self._token_bytes = TokenBytes(tokenizer)
         added = tokenizer.get_added_tokens_decoder()
-        self._special = frozenset(token for token, about in added.items() if about.special)
+        self._special = {token: about.content for token, about in added.items() if about.special}
         self.special_tokens = {name: _content(tokenizer_config[name]) for name in _NAMED if tokenizer_config.get(name)}
         self._prefix = self._missing_bos(tokenizer_config)
 
@@ -86,6 +87,11 @@ class TextTokenizer:
 
     def is_special(self, token: int) -> bool:
         return token in self._special
+
+    def special_tokens_in(self, texts: Iterable[str]) -> list[int]:
+        """Special tokens of which any of these texts is made."""
+        together = "\n".join(texts)
+        return [token for token, content in self._special.items() if content in together]
 
     def _missing_bos(self, tokenizer_config: dict[str, Any]) -> list[int]:
         """The bos token, where the checkpoint asks for it but its tokenizer.json does not add it, as DeepSeek's."""

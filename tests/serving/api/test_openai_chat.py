@@ -184,7 +184,6 @@ REFUSED = {
     "logit_bias": {"5": 1},
     "response_format": {"type": "json_object"},
     "tool_choice": "required",
-    "parallel_tool_calls": False,
     "functions": [{"name": "f"}],
     "modalities": ["audio"],
     "guided_json": {},

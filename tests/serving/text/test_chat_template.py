@@ -182,3 +182,28 @@ def test_a_template_that_does_not_parse_is_a_config_error():
 
 def test_the_date_is_todays():
     assert render("{{ strftime_now('%Y') }}", MESSAGES) == datetime.now().strftime("%Y")
+
+
+ARGUMENTS = {
+    "an object": "{{ call.function.arguments | tojson }}",
+    "the whole call": "{{ call.function | tojson }}",
+    "text, added": "{{ '```json\\n' + call.function.arguments + '\\n```' }}",
+    "text, shown": "{{ call.function.arguments }}",
+    "either": "{% if call.function.arguments is string %}{{ call.function.arguments }}{% else %}"
+    "{{ call.function.arguments | tojson }}{% endif %}",
+    "members": "{% for key, value in call.function.arguments.items() %}{{ key }}={{ value | tojson }} {% endfor %}",
+}
+
+
+@pytest.mark.parametrize("written", ARGUMENTS.values(), ids=ARGUMENTS)
+def test_arguments_of_calls_come_as_the_template_expects_them(written):
+    template = "{% for m in messages %}{% for call in m.tool_calls or [] %}" + written + "{% endfor %}{% endfor %}"
+    text = render(template, [*MESSAGES, {"role": "assistant", "content": None, "tool_calls": [CALL]}])
+    assert '"a": 1, "b": "ü"' in text or text == 'a=1 b="ü" '
+    assert "\\" not in text, "nothing is written as JSON twice"
+
+
+def test_arguments_that_are_no_object_stay_the_text_that_they_are():
+    call = {"function": {"name": "add", "arguments": '{"a": '}}
+    template = "{% for m in messages %}{{ '' + m.tool_calls[0].function.arguments }}{% endfor %}"
+    assert render(template, [{"role": "assistant", "tool_calls": [call]}]) == '{"a": '

@@ -67,3 +67,13 @@ def test_an_end_in_half_a_character_is_shown():
 @pytest.mark.parametrize("make", TOKENIZERS.values(), ids=TOKENIZERS)
 def test_ids_beyond_the_vocabulary_have_no_text(make):
     assert "".join(streamed(make(), [10**6, make().token_to_id("a"), 10**6], skip=True)) == "a"
+
+
+@pytest.mark.parametrize("make", TOKENIZERS.values(), ids=TOKENIZERS)
+def test_some_special_tokens_can_be_shown_while_others_are_skipped(make):
+    tokenizer = make()
+    shown, skipped = (tokenizer.token_to_id(name) for name in ("<|start|>", "<|end|>"))
+    ids = [skipped, *tokenizer.encode("ab").ids, shown, *tokenizer.encode("ab").ids, skipped]
+    decoder = Decoders(tokenizer).new(skip_special_tokens=True, shown=[shown])
+    text = "".join([*(decoder.step(token) for token in ids), decoder.flush()])
+    assert text.replace(" ", "") == "ab<|start|>ab"

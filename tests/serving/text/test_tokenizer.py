@@ -106,3 +106,9 @@ def test_a_missing_tokenizer_is_one_clear_line(tmp_path, files, message):
     with pytest.raises(ConfigError, match=message) as caught:
         load_tokenizer(engine_config(tmp_path))
     assert "\n" not in str(caught.value)
+
+
+def test_special_tokens_in_texts_are_found():
+    tokenizer = TextTokenizer(byte_level(), {})
+    assert tokenizer.special_tokens_in(["a<|end|>b", "<tool call>"]) == [byte_level().token_to_id("<|end|>")]
+    assert tokenizer.special_tokens_in([]) == []

@@ -1,13 +1,14 @@
-"""DeepSeek R1 and V3.1: the prompt opens <think>, or the answer is taken to."""
+"""DeepSeek R1 with a template that does not open <think>: its answers begin with reasoning all the same.
 
-from lightllm.serving.parsing.evidence import Evidence
+Chosen by flag only. Where the template opens <think>, or the model writes it, the tags are there to be seen, and an
+answer without them, as after the result of a tool, has no reasoning in it.
+"""
+
 from lightllm.serving.parsing.reasoning import ReasoningFormat
 
 FORMAT = ReasoningFormat(
     name="deepseek_r1",
-    aliases=("deepseek_v31", "qwen3_thinking"),
+    aliases=("qwen3_thinking",),
     tags=(("<think>", "</think>"),),
-    # Without <think> in the template the model itself decides whether to reason, and says so.
-    evidence=Evidence(template=(("<｜Assistant｜>", "<think>", "</think>"),)),
     is_implied=True,
 )

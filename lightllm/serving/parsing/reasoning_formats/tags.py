@@ -1,4 +1,4 @@
-"""Any model that puts its reasoning between tags which say so, at the beginning of its answer."""
+"""DeepSeek R1 and V3.1, Magistral, and any model whose reasoning stands between tags that say so, at the beginning."""
 
 from lightllm.serving.parsing.evidence import Evidence
 from lightllm.serving.parsing.reasoning import ReasoningFormat
@@ -8,7 +8,7 @@ _TAGS = (*((f"<{word}>", f"</{word}>") for word in _WORDS), ("[THINK]", "[/THINK
 
 FORMAT = ReasoningFormat(
     name="tags",
-    aliases=("generic",),
+    aliases=("generic", "deepseek_v31"),
     tags=_TAGS,
     evidence=Evidence(template=tuple((end,) for _, end in _TAGS), tokens=tuple(end for _, end in _TAGS)),
 )

@@ -1,0 +1,221 @@
+"""Answers of the chat route: whole, and as a stream of chunks."""
+
+import time
+from collections.abc import Sequence
+from typing import Literal
+
+import msgspec
+from msgspec import UNSET, UnsetType
+
+from lightllm.base.request import FinishReason
+from lightllm.serving.api import logprobs, openai
+from lightllm.serving.api.chat_parsing import ChatParsing, ReasoningTokens
+from lightllm.serving.api.generation import Generation
+from lightllm.serving.api.openai import DONE, FINISH, Usage, UsageCount, UsageTail, json
+from lightllm.serving.api.service import Service
+from lightllm.serving.parsing.events import CallArguments, CallBegin, Content, Event, Reasoning
+from lightllm.serving.parsing.parser import AnswerParser
+from lightllm.serving.parsing.reasoning import Beginning
+from lightllm.serving.records import Update
+
+
+class CalledFunction(msgspec.Struct):
+    """`arguments` are JSON, unless the model wrote it wrongly or was cut short."""
+
+    name: str
+    arguments: str = ""
+
+
+class ToolCall(msgspec.Struct, kw_only=True):
+    id: str
+    type: Literal["function"] = "function"
+    function: CalledFunction
+
+
+class AnswerMessage(msgspec.Struct, kw_only=True):
+    """`reasoning` is `reasoning_content` by its other name. Both are there only where there is reasoning."""
+
+    role: Literal["assistant"] = "assistant"
+    content: str | None
+    refusal: str | None = None
+    tool_calls: list[ToolCall] | UnsetType = UNSET
+    reasoning_content: str | UnsetType = UNSET
+    reasoning: str | UnsetType = UNSET
+
+
+class ChatChoice(msgspec.Struct, frozen=True):
+    """`stop_reason` is the stop string or stop token that ended the answer; null for an eos token."""
+
+    index: int
+    message: AnswerMessage
+    logprobs: logprobs.ChatLogprobs | None
+    finish_reason: str
+    stop_reason: str | int | None
+
+
+class ChatCompletion(msgspec.Struct, kw_only=True, frozen=True):
+    id: str
+    object: Literal["chat.completion"] = "chat.completion"
+    created: int
+    model: str
+    choices: list[ChatChoice]
+    usage: Usage
+
+
+class ChoiceReader:
+    """What one choice's text and tokens amount to: events, its finish, its tokens of reasoning."""
+
+    def __init__(self, service: Service, parsing: ChatParsing, beginning: Beginning, *, skips_special_tokens: bool):
+        self._parsing = parsing
+        self._parser: AnswerParser | None = parsing.new_parser(beginning) if parsing.is_needed else None
+        self._tokens: ReasoningTokens | None = None
+        if parsing.reasoning_format is not None:
+            self._tokens = ReasoningTokens(
+                service, skips_special_tokens=skips_special_tokens, shown=parsing.shown_tokens
+            )
+
+    def read(self, update: Update) -> Sequence[Event]:
+        if self._parser is None:
+            return [Content(update.text)] if update.text else []
+        if self._tokens is not None:
+            self._tokens.note(update.tokens)
+        events = self._parser.feed(update.text) if update.text else []
+        if update.finish_reason is not None:
+            events += self._parser.finish()
+        if self._parsing.shows_reasoning:
+            return events
+        return [event for event in events if not isinstance(event, Reasoning)]
+
+    def finish(self, reason: FinishReason) -> str:
+        """The finish reason in OpenAI's words."""
+        calls = self._parser.output.num_calls if self._parser is not None else 0
+        return "tool_calls" if calls and reason is FinishReason.STOP else FINISH[reason]
+
+    @property
+    def reasoning_tokens(self) -> int | None:
+        """So far; None for a model that does not reason."""
+        if self._tokens is None or self._parser is None:
+            return None
+        return self._tokens.count(self._parser.output)
+
+    def call_id(self, begin: CallBegin) -> str:
+        return begin.id or self._parsing.new_call_id()
+
+
+def completion(
+    service: Service, generation: Generation, answers: list[Update], readers: list[ChoiceReader], *, has_logprobs: bool
+) -> ChatCompletion:
+    count = UsageCount(generation.requests)
+    choices = []
+    for choice, (request, answer, reader) in enumerate(zip(generation.requests, answers, readers, strict=True)):
+        assert answer.finish_reason is not None, "whole answers have ended"
+        message = _message(reader, reader.read(answer))
+        count.note(choice, answer, reasoning_tokens=reader.reasoning_tokens)
+        choices.append(
+            ChatChoice(
+                choice,
+                message,
+                logprobs.for_chat(service, answer.tokens) if has_logprobs else None,
+                reader.finish(answer.finish_reason),
+                answer.stop_reason(request),
+            )
+        )
+    return ChatCompletion(
+        id=openai.answer_id("chatcmpl"),
+        created=int(time.time()),
+        model=service.model_name,
+        choices=choices,
+        usage=count.usage(),
+    )
+
+
+def _message(reader: ChoiceReader, events: Sequence[Event]) -> AnswerMessage:
+    content, reasoning, calls = [], [], []
+    for event in events:
+        match event:
+            case Content(text):
+                content.append(text)
+            case Reasoning(text):
+                reasoning.append(text)
+            case CallBegin(_, name):
+                calls.append(ToolCall(id=reader.call_id(event), function=CalledFunction(name)))
+            case CallArguments(index, text):
+                calls[index].function.arguments += text
+    message = AnswerMessage(content="".join(content) or (None if calls or reasoning else ""))
+    if calls:
+        message.tool_calls = calls
+    if reasoning:
+        message.reasoning_content = message.reasoning = "".join(reasoning)
+    return message
+
+
+class ChatStream:
+    """Chunks of one chat, put together from ready-made bytes around the text."""
+
+    def __init__(
+        self,
+        service: Service,
+        generation: Generation,
+        readers: list[ChoiceReader],
+        tail: UsageTail,
+        *,
+        has_logprobs: bool,
+        needs_tokens: bool,
+    ):
+        self.needs_tokens = needs_tokens
+        self._service, self._generation, self._readers = service, generation, readers
+        self._has_logprobs, self._tail = has_logprobs, tail
+        head = (
+            f'data: {{"id":"{openai.answer_id("chatcmpl")}","object":"chat.completion.chunk",'
+            f'"created":{int(time.time())},"model":{json(service.model_name).decode()},"choices":['
+        ).encode()
+        self._head = head
+        self._heads = [b'%s{"index":%d,"delta":' % (head, choice) for choice in range(len(generation.requests))]
+        self._has_begun = [False] * len(generation.requests)
+
+    def event(self, choice: int, update: Update) -> bytes:
+        reader = self._readers[choice]
+        deltas = [_delta(reader, event) for event in reader.read(update)]
+        self._tail.count.note(choice, update, reasoning_tokens=reader.reasoning_tokens)
+        chunks = [] if self._has_begun[choice] else [self._begin(choice)]
+        chosen = finish = b"null"
+        if self._has_logprobs and len(update.tokens):
+            chosen = json(logprobs.for_chat(self._service, update.tokens))
+        if update.finish_reason is not None:
+            reason = json(update.stop_reason(self._generation.requests[choice]))
+            finish = b'"%s","stop_reason":%s' % (reader.finish(update.finish_reason).encode(), reason)
+        if not deltas and (chosen != b"null" or finish != b"null"):
+            deltas = [b'{"content":""}']
+        # Logprobs go with the first of them, the end with the last.
+        for i, delta in enumerate(deltas):
+            is_last = i == len(deltas) - 1
+            chunks.append(self._chunk(choice, delta, b"null" if i else chosen, finish if is_last else b"null"))
+        return b"".join(chunks)
+
+    def _begin(self, choice: int) -> bytes:
+        self._has_begun[choice] = True
+        return self._chunk(choice, b'{"role":"assistant","content":""}', b"null", b"null")
+
+    def _chunk(self, choice: int, delta: bytes, chosen: bytes, finish: bytes) -> bytes:
+        return b'%s%s,"logprobs":%s,"finish_reason":%s}]%s' % (
+            self._heads[choice], delta, chosen, finish, self._tail.tail(),
+        )  # fmt: skip
+
+    def end(self) -> bytes:
+        if not self._tail.is_asked:
+            return DONE
+        return b'%s],"usage":%s}\n\n' % (self._head, json(self._tail.count.usage())) + DONE
+
+
+def _delta(reader: ChoiceReader, event: Event) -> bytes:
+    match event:
+        case Content(text):
+            return b'{"content":%s}' % json(text)
+        case Reasoning(text):
+            said = json(text)
+            return b'{"reasoning_content":%s,"reasoning":%s}' % (said, said)
+        case CallBegin(index, name):
+            call = ToolCall(id=reader.call_id(event), function=CalledFunction(name))
+            return b'{"tool_calls":[{"index":%d,%s]}' % (index, json(call)[1:])
+        case CallArguments(index, text):
+            return b'{"tool_calls":[{"index":%d,"function":{"arguments":%s}}]}' % (index, json(text))
