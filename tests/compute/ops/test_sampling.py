@@ -26,14 +26,34 @@ def chi_square(observed, expected):
     return (((observed - expected) ** 2 / expected).sum() - len(expected) + 1) / np.sqrt(2 * freedom)
 
 
+def lowbias(x, key):
+    x = (x + key) % 2**32
+    x = (x ^ (x >> 16)) * 0x7FEB352D % 2**32
+    x = ((x ^ (x >> 15)) ^ (key >> 32)) * 0x846CA68B % 2**32
+    return x ^ (x >> 16)
+
+
 @pytest.mark.parametrize("noise", [gumbel, cpu._gumbel], ids=["reference", "cpu"])
-def test_noise_is_splitmix_of_seed_position_and_token(noise):
+def test_noise_is_a_hash_of_seed_position_and_token(noise):
     seeds, positions, tokens = [0, 7, -1, 2**62 + 5], [0, 3, 1000, 9], [0, 1, 151_935]
     got = noise(torch.tensor(seeds), torch.tensor(positions), torch.tensor(tokens))
     for seed, position, row in zip(seeds, positions, got, strict=True):
-        start = splitmix((splitmix(seed & MASK) + position) & MASK)
-        bits = np.array([splitmix((start + token * 0x9E3779B97F4A7C15) & MASK) >> 32 for token in tokens])
+        key = splitmix((splitmix(seed & MASK) + position) & MASK)
+        bits = np.array([lowbias(token, key) for token in tokens])
         np.testing.assert_allclose(row, -np.log(-np.log1p(-(bits + 0.5) / 2**32)), rtol=1e-5)
+
+
+def test_noise_of_neighbours_is_independent():
+    """Quantiles of neighbouring tokens, positions and seeds fill a square of 16 by 16 evenly, at distances 1 to 4."""
+    seeds, tokens = torch.arange(64), torch.arange(4096)
+    noise = torch.stack([gumbel(seeds, torch.full_like(seeds, position), tokens) for position in range(5)])
+    quantile = (16 * torch.exp(-torch.exp(-noise.double()))).long()
+    for axis in range(3):
+        for distance in (1, 2, 4):
+            count = quantile.shape[axis] - distance
+            pairs = 16 * quantile.narrow(axis, 0, count) + quantile.narrow(axis, distance, count)
+            counts = torch.bincount(pairs.flatten(), minlength=256).numpy()
+            assert abs(chi_square(counts, np.full(256, counts.sum() / 256))) < 4, (axis, distance)
 
 
 def test_noise_is_uniform_over_tokens_positions_and_seeds():

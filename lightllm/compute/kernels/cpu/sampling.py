@@ -7,7 +7,7 @@ from torch import Tensor
 
 from lightllm.compute import ops
 from lightllm.compute.kernels.cpu.needs import why_not
-from lightllm.compute.ops.sampling import FIRST, GAMMA, SECOND, UNIT
+from lightllm.compute.ops.sampling import FIRST, NARROW_FIRST, NARROW_SECOND, SECOND, UNIT
 
 WIDTHS = (64, 1024)  # likeliest tokens looked at first; if a row needs more, all are, with the same result
 LOT_NUMBERS = 1 << 24  # bounds temporary tensors: 128 MiB of int64
@@ -74,9 +74,11 @@ def _tempered(logits: Tensor, temperature: Tensor) -> Tensor:
 
 def _gumbel(seeds: Tensor, positions: Tensor, tokens: Tensor) -> Tensor:
     """ops.sampling.gumbel without temporary tensors; tokens [n] or [rows, n]."""
-    start = _mix(_mix(seeds.clone()) + positions).unsqueeze(-1)
-    bits = _mix(start + tokens * GAMMA).bitwise_right_shift_(32).bitwise_and_((1 << 32) - 1)
-    return bits.float().add_(0.5).mul_(UNIT).neg_().log1p_().neg_().log_().neg_()
+    key, narrow = _mix(_mix(seeds.clone()) + positions).unsqueeze(-1), (1 << 32) - 1
+    bits = (tokens + key).bitwise_and_(narrow)
+    bits = _shift_xor(bits, 16).mul_(NARROW_FIRST).bitwise_and_(narrow)
+    bits = _shift_xor(bits, 15).bitwise_xor_(key >> 32 & narrow).mul_(NARROW_SECOND).bitwise_and_(narrow)
+    return _shift_xor(bits, 16).float().add_(0.5).mul_(UNIT).neg_().log1p_().neg_().log_().neg_()
 
 
 def _mix(x: Tensor) -> Tensor:

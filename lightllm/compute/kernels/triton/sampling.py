@@ -27,10 +27,12 @@ BINS_A_UNIT = tl.constexpr(8)  # so bins cover logits to 32 below the largest; w
 MOST_CANDIDATES = 8192  # of a row; if more may pass, the threshold is searched for among all tokens
 SLACK = tl.constexpr(1e-4)  # of a probability: more than float32 sums of a vocabulary are wrong by
 WARPS = 8
-GAMMA = tl.constexpr(sampling.GAMMA & (1 << 64) - 1)
 FIRST = tl.constexpr(sampling.FIRST & (1 << 64) - 1)
 SECOND = tl.constexpr(sampling.SECOND & (1 << 64) - 1)
+NARROW_FIRST = tl.constexpr(sampling.NARROW_FIRST)
+NARROW_SECOND = tl.constexpr(sampling.NARROW_SECOND)
 UNIT = tl.constexpr(sampling.UNIT)
+MARGIN = tl.constexpr(1.001)  # more than the quick arithmetic of a race is wrong by
 
 
 @triton.jit
@@ -42,16 +44,55 @@ def _mix(x):
 
 
 @triton.jit
-def _gumbel(start, token_V):
-    """ops.sampling.gumbel of these tokens of the stream that starts at `start`, to the bit."""
-    bits_V = (_mix(start + token_V.to(tl.uint64) * GAMMA) >> 32).to(tl.uint32)
-    uniform_V = (bits_V.to(tl.float32) + 0.5) * UNIT
-    return -libdevice.log(-libdevice.log1p(-uniform_V))
+def _key(seed, position):
+    return _mix(_mix(seed.to(tl.uint64)) + position.to(tl.uint64))
+
+
+@triton.jit
+def _uniform(key, token_V):
+    """The u of ops.sampling.gumbel for these tokens, to the bit."""
+    bits_V = token_V.to(tl.uint32) + key.to(tl.uint32)
+    bits_V = (bits_V ^ (bits_V >> 16)) * NARROW_FIRST
+    bits_V = (bits_V ^ (bits_V >> 15) ^ (key >> 32).to(tl.uint32)) * NARROW_SECOND
+    bits_V = bits_V ^ (bits_V >> 16)
+    return (bits_V.to(tl.float32) + 0.5) * UNIT
+
+
+@triton.jit
+def _gumbel(key, token_V):
+    return -libdevice.log(-libdevice.log1p(-_uniform(key, token_V)))
 
 
 @triton.jit
 def _is_filtered(top_k, top_p, min_p, vocab):
     return (top_k < vocab) | (top_p < 1.0) | (min_p > 0.0)
+
+
+@triton.jit
+def _race(x_V, base, key, first, CHUNK: tl.constexpr):
+    """The largest x + noise of a chunk of tokens from `first` on, and its token. base: the largest x.
+
+    The noise is -log(e), e = -log(1 - u), so the largest is that of the smallest e / exp(x). As e is not below u, only
+    tokens with a small u / exp(x) can have it: a handful, for which alone logarithms are taken.
+    """
+    index_V = tl.arange(0, CHUNK)
+    # Where nothing is allowed any finite base keeps NaN away.
+    base = tl.where(base == float("-inf"), 0.0, base)
+    least_V = _uniform(key, first + index_V) * tl.exp(base - x_V)
+    best, chosen, bound = float("-inf"), 0, float("inf")
+    least = tl.min(least_V, axis=0)
+    racing = True
+    while racing:
+        index = tl.min(tl.where(least_V == least, index_V, CHUNK), axis=0)
+        noisy = tl.max(tl.where(index_V == index, x_V, float("-inf")), axis=0) + _gumbel(key, first + index)
+        is_better = (noisy > best) | ((noisy == best) & (index < chosen))
+        chosen = tl.where(is_better, index, chosen)
+        best = tl.where(is_better, noisy, best)
+        bound = tl.exp(base - best) * MARGIN
+        least_V = tl.where(index_V == index, float("inf"), least_V)
+        least = tl.min(least_V, axis=0)
+        racing = (least <= bound) & (least < float("inf"))
+    return best, first + chosen
 
 
 @triton.jit
@@ -101,10 +142,11 @@ def _draw_chunk(
             count_B = tl.histogram(bin_V, BINS, mask=is_near_V)
             tl.atomic_add(histogram + row * BINS + tl.arange(0, BINS), count_B, mask=count_B > 0, sem="relaxed")
         else:
-            start = _mix(_mix(tl.load(seeds + row).to(tl.uint64)) + tl.load(positions + row).to(tl.uint64))
-            noisy_V = x_V + _gumbel(start, token_V)
-            tl.store(noisy + row * chunks + chunk, tl.max(noisy_V, axis=0))
-            tl.store(noisy_tokens + row * chunks + chunk, chunk * CHUNK + tl.argmax(noisy_V, axis=0))
+            key = _key(tl.load(seeds + row), tl.load(positions + row))
+            base = tl.div_rn(tl.load(largest + row * chunks + chunk) - top, temperature)
+            best, chosen = _race(x_V, base, key, chunk * CHUNK, CHUNK)
+            tl.store(noisy + row * chunks + chunk, best)
+            tl.store(noisy_tokens + row * chunks + chunk, chosen)
 
 
 @triton.jit
@@ -154,7 +196,7 @@ def _largest_with(
 
 @triton.jit
 def _draw_passing(
-    source, ids, count, top_k, top_p, min_p, mass, start_bits, top, temperature, vocab,
+    source, ids, count, top_k, top_p, min_p, mass, key, top, temperature, vocab,
     BLOCK: tl.constexpr, IS_LOGITS: tl.constexpr,
 ):  # fmt: skip
     """The token with the largest noisy value among those that pass. mass: the sum of exp(x) over the vocabulary."""
@@ -173,7 +215,7 @@ def _draw_passing(
         value_V = _values(source, start, count, top, temperature, BLOCK, IS_LOGITS)
         at_V = start + tl.arange(0, BLOCK)
         token_V = at_V if IS_LOGITS else tl.load(ids + at_V, mask=at_V < count, other=0)
-        noisy_V = tl.where(value_V >= least, value_V + _gumbel(start_bits, token_V), float("-inf"))
+        noisy_V = tl.where(value_V >= least, value_V + _gumbel(key, token_V), float("-inf"))
         best_here = tl.max(noisy_V, axis=0)
         token = tl.min(tl.where(noisy_V == best_here, token_V, vocab), axis=0)
         chosen = tl.where(best_here > best, token, chosen)
@@ -238,16 +280,16 @@ def _finish_row(
                     tl.store(values + at_V, value_V, mask=is_candidate_V & (at_V < room))
                     tl.store(ids + at_V, token_V, mask=is_candidate_V & (at_V < room))
                     count += tl.sum(is_candidate_V.to(tl.int32), axis=0)
-            start = _mix(_mix(tl.load(seeds + row).to(tl.uint64)) + tl.load(positions + row).to(tl.uint64))
+            key = _key(tl.load(seeds + row), tl.load(positions + row))
             if count <= room:
                 # Written by other threads of this program.
                 tl.debug_barrier()
                 chosen = _draw_passing(
-                    values, ids, count, top_k, top_p, min_p, mass, start, top, temperature, vocab, CHUNK // 4, False
+                    values, ids, count, top_k, top_p, min_p, mass, key, top, temperature, vocab, CHUNK // 4, False
                 )
             else:
                 chosen = _draw_passing(
-                    logits, ids, vocab, top_k, top_p, min_p, mass, start, top, temperature, vocab, CHUNK, True
+                    logits, ids, vocab, top_k, top_p, min_p, mass, key, top, temperature, vocab, CHUNK, True
                 )
     tl.store(out + row, chosen.to(tl.int64))
 
