@@ -36,11 +36,6 @@ class Rows:
         """As ops.prepare_step takes them."""
         return self.slot_table, self.last_token, self.token_of_slot
 
-    def context(self, rows: Tensor, longest: int) -> Tensor:
-        """Tokens of these rows at positions 0 ... longest - 1, [n, longest] int64; undefined past a row's length."""
-        slots = self.slot_table[:, :longest].index_select(0, rows)
-        return self.token_of_slot.index_select(0, slots.flatten()).view_as(slots).long()
-
 
 def _width(longest: int) -> int:
     return -(-longest // _ALIGN) * _ALIGN

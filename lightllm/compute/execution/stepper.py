@@ -46,7 +46,13 @@ class Stepper:
         self._pool = TokenPool(model.states(), slots, dtype, device)
         self._pool.bind(model)
         self._rows = Rows(rows, longest, slots, device)
-        self._sampler = Sampler(rows=rows, vocab=model.vocab, device=device, upload=upload, context=self._rows.context)
+        self._sampler = Sampler(
+            rows=rows,
+            vocab=model.vocab,
+            device=device,
+            upload=upload,
+            history=(self._rows.slot_table, self._rows.token_of_slot),
+        )
         self._graphs: Graphs | None = None
 
     @property

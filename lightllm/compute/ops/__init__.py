@@ -8,6 +8,7 @@ from lightllm.compute.ops.experts import gated_experts, route_sigmoid, route_sof
 from lightllm.compute.ops.fp8_block import gated_experts_fp8_block, linear_fp8_block
 from lightllm.compute.ops.linear import gated_linear, linear
 from lightllm.compute.ops.norm import add_rms_norm, rms_norm
+from lightllm.compute.ops.penalties import penalize
 from lightllm.compute.ops.rope import norm_rotate_store, norm_rotate_store_latent, rotate_halves, rotate_pairs
 from lightllm.compute.ops.sampling import draw, logprobs
 from lightllm.compute.ops.step import prepare_step
@@ -28,6 +29,7 @@ __all__ = [
     "logprobs",
     "norm_rotate_store",
     "norm_rotate_store_latent",
+    "penalize",
     "prepare_step",
     "rms_norm",
     "rotate_halves",

@@ -3,7 +3,6 @@
 A stage that no sequence of the step needs is left out; the host knows.
 """
 
-from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,11 +10,10 @@ import torch
 from torch import Tensor
 
 from lightllm.compute import ops
+from lightllm.compute.sampling.forbidden import forbid
 from lightllm.compute.sampling.parameters import Parameters, Upload
-from lightllm.compute.sampling.penalties import forbid, penalize
 
-LOT_NUMBERS = 1 << 24  # bounds temporary tensors of penalties: 128 MiB of int64
-Context = Callable[[Tensor, int], Tensor]  # rows [n] -> their tokens at positions 0 ... longest - 1, [n, longest] int64
+History = tuple[Tensor, Tensor]  # slot_table and token_of_slot, where the tokens of every row are found
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,8 +29,8 @@ class Logprobs:
 class Sampler:
     """Keeps the sampling parameters of all rows."""
 
-    def __init__(self, *, rows: int, vocab: int, device: torch.device, upload: Upload, context: Context):
-        self._vocab, self._upload, self._context = vocab, upload, context
+    def __init__(self, *, rows: int, vocab: int, device: torch.device, upload: Upload, history: History):
+        self._vocab, self._upload, self._history = vocab, upload, history
         self._parameters = Parameters(rows, vocab, device, upload)
 
     def begin(self, begins: np.ndarray, stop_tokens: np.ndarray) -> None:
@@ -66,20 +64,22 @@ class Sampler:
         short = np.flatnonzero(lengths - known.prompt_length[rows] < known.min_tokens[rows])
         if not len(penalized) and not len(short):
             return logits
-        logits, longest = logits.to(torch.float32, copy=True), int(lengths[penalized].max(initial=0))
-        for lot in _lots(penalized, max(longest, self._vocab)):
-            where, on_device, length = self._upload(lot), self._upload(rows[lot]), self._upload(lengths[lot])
-            chosen = known.choose(on_device)
-            one = penalize(
-                logits.index_select(0, where),
-                self._context(on_device, longest),
+        logits = logits.to(torch.float32, copy=True)
+        if len(penalized):
+            where, row, length = (self._upload(x) for x in (penalized, rows[penalized], lengths[penalized]))
+            chosen = known.choose(row)
+            ops.penalize(
+                logits,
+                where,
+                row,
                 length,
                 chosen.prompt_length,
-                repetition=chosen.repetition_penalty,
-                presence=chosen.presence_penalty,
-                frequency=chosen.frequency_penalty,
+                chosen.repetition_penalty,
+                chosen.presence_penalty,
+                chosen.frequency_penalty,
+                int(lengths[penalized].max()),
+                *self._history,
             )
-            logits.index_copy_(0, where, one)
         stops = known.stops[rows[short]]
         which, column = np.nonzero(stops >= 0)
         return forbid(logits, self._upload(short[which]), self._upload(stops[which, column]))
@@ -95,9 +95,3 @@ class Sampler:
             return None
         where, count = self._upload(which), min(int(wanted.max()), self._vocab)
         return Logprobs(which, *ops.logprobs(logits.index_select(0, where), tokens.index_select(0, where), count))
-
-
-def _lots(which: np.ndarray, numbers: int) -> Iterator[np.ndarray]:
-    """`which` cut so that no lot of rows of `numbers` numbers has more than LOT_NUMBERS; one lot as a rule."""
-    count = max(LOT_NUMBERS // numbers, 1)
-    return (which[start : start + count] for start in range(0, len(which), count))

@@ -46,11 +46,3 @@ def test_a_plan_becomes_tensors():
     assert [x.tolist() for x in (step.batch.wanted.token, step.row, step.length)] == [[0, 4, 6], [3, 0, 2], [6, 3, 4]]
     assert {x.dtype for x in (batch.tokens, batch.positions, batch.slots, batch.row)} == {torch.int64}
     assert {x.dtype for x in (batch.query_start, batch.lengths, batch.slot_table)} == {torch.int32}
-
-
-def test_context_is_read_back_through_the_slot_table():
-    rows, upload = Rows(3, 16, 50, CPU), Upload(CPU)
-    build(plan(Run(0, 0, [10, 11, 12, 13], [4, 9, 2, 30])), rows, upload)
-    build(plan(Run(2, 2, [14, 15], [4, 9, 5, 6], told=0), Run(0, 4, [16], [7])), rows, upload)
-    assert rows.context(torch.tensor([2, 0]), 5)[0, :4].tolist() == [10, 11, 14, 15]
-    assert rows.context(torch.tensor([2, 0]), 5)[1].tolist() == [10, 11, 12, 13, 16]

@@ -20,6 +20,7 @@ from lightllm.compute.kernels.triton import (
     matvec,
     matvec_hopper,
     norm,
+    penalties,
     rope,
     sampling,
     step,
@@ -73,6 +74,12 @@ def prepare() -> None:
     step.prepare_step(LENGTHS, WHERE, starts, starts, LENGTHS, LENGTHS, LENGTHS, TABLE, WHERE, LENGTHS)
 
 
+def penalize() -> None:
+    numbers = torch.ones(TOKENS)
+    how = (numbers, numbers, numbers, 1024)
+    penalties.penalize(torch.zeros(TOKENS, 128256), WHERE, WHERE, WHERE, WHERE, *how, TABLE, LENGTHS)
+
+
 def draw() -> None:
     numbers = torch.ones(TOKENS)
     sampling.draw(half(TOKENS, 128256), numbers, WHERE, numbers, numbers, WHERE, WHERE)
@@ -98,6 +105,7 @@ LAUNCHES: dict[str, Callable[[], Any]] = {
     "long prefill, 16/2 heads of 192": lambda: runs(16, 2, 192),
     "long prefill, 16/2 heads of 256": lambda: runs(16, 2, 256),
     "prepare a step": prepare,
+    "penalize": penalize,
     "linear, 1 token": lambda: multiply(matvec, 1),
     "linear, 64 tokens": lambda: multiply(matvec, 64),
     "gated linear, 64 tokens": lambda: multiply(matvec, 64, gated=True),

@@ -13,11 +13,15 @@ def upload(array):
     return torch.from_numpy(array.astype(np.int64) if array.dtype.kind in "iu" else array)
 
 
-def no_context(rows, longest):
-    raise AssertionError("no sequence has penalties, so no tokens are needed")
+def history(known):
+    """Tokens [rows, positions] as the device keeps them: each in a slot of its own."""
+    return torch.arange(known.numel(), dtype=torch.int32).view(known.shape), known.flatten().to(torch.int32)
 
 
-def sampler(parameters, stops=(), context=no_context):
+NO_HISTORY = history(torch.zeros(0, 0))  # no sequence has penalties, so no tokens are needed
+
+
+def sampler(parameters, stops=(), history=NO_HISTORY):
     """A sampler whose rows 0, 1, ... have begun with these parameters; neutral where they say nothing."""
     begins = np.zeros(len(parameters), ROW)
     begins["row"] = np.arange(len(parameters))
@@ -26,7 +30,7 @@ def sampler(parameters, stops=(), context=no_context):
     for row, chosen in enumerate(parameters):
         for name, value in chosen.items():
             begins[name][row] = value
-    made = Sampler(rows=ROWS, vocab=VOCABULARY, device=CPU, upload=upload, context=context)
+    made = Sampler(rows=ROWS, vocab=VOCABULARY, device=CPU, upload=upload, history=history)
     made.begin(begins, np.array(stops, np.int32))
     return made
 
@@ -69,9 +73,9 @@ def test_lots_of_any_size_draw_the_same(monkeypatch):
     parameters = MIXED * 3 + [{"repetition_penalty": 1.5, "seed": 9}] * 5
     logits, rows = torch.randn(len(parameters), VOCABULARY) * 2, range(len(parameters))
     known = torch.randint(0, VOCABULARY, (ROWS, 40))
-    made = sampler(parameters, context=lambda rows, longest: known[rows, :longest])
+    made = sampler(parameters, history=history(known))
     expected = draw(made, logits, rows, [30] * len(rows))
-    monkeypatch.setattr("lightllm.compute.sampling.sampler.LOT_NUMBERS", 2 * VOCABULARY)
+    monkeypatch.setattr("lightllm.compute.kernels.cpu.sampling.LOT_NUMBERS", 2 * VOCABULARY)
     assert torch.equal(draw(made, logits, rows, [30] * len(rows)), expected)
 
 
@@ -96,7 +100,7 @@ def test_penalties_see_prompt_and_output():
             {**greedy, "presence_penalty": 0.5},
             {**greedy, "frequency_penalty": 0.5},
         ],
-        context=lambda rows, longest: known[rows, :longest],
+        history=history(known),
     )
     assert draw(made, logits, range(3), [5, 5, 5]).tolist() == [4, 1, 1]
     logits[:, 1] = logits[:, 2] = 0
@@ -107,7 +111,7 @@ def test_penalties_do_not_touch_their_neighbours_or_the_raw_logits():
     torch.manual_seed(0)
     known = torch.arange(ROWS * 8).view(ROWS, 8) % VOCABULARY
     parameters = [{"temperature": 0}, {"temperature": 0, "repetition_penalty": 1e-3, "num_logprobs": 2}]
-    made = sampler(parameters, context=lambda rows, longest: known[rows, :longest])
+    made = sampler(parameters, history=history(known))
     logits = torch.randn(2, VOCABULARY)
     before = logits.clone()
     tokens, logprobs = made.sample(logits, np.array([0, 1]), np.array([4, 4]))

@@ -30,6 +30,27 @@ def draw(
     return tokens
 
 
+@ops.penalize.implementation("cpu", why_not)
+def penalize(
+    logits: Tensor,
+    which: Tensor,
+    row: Tensor,
+    lengths: Tensor,
+    prompt_lengths: Tensor,
+    repetition: Tensor,
+    presence: Tensor,
+    frequency: Tensor,
+    longest: int,
+    slot_table: Tensor,
+    token_of_slot: Tensor,
+) -> Tensor:
+    """The reference, some sequences at a time."""
+    of_each = (which, row, lengths, prompt_lengths, repetition, presence, frequency)
+    for lot in zip(*(x.split(_lot(max(longest, logits.shape[1]))) for x in of_each), strict=True):
+        ops.penalize.reference(logits, *lot, longest, slot_table, token_of_slot)
+    return logits
+
+
 def candidates(
     x: Tensor, top_k: Tensor, top_p: Tensor, min_p: Tensor, *, widths: tuple[int, ...] = WIDTHS
 ) -> tuple[Tensor, Tensor]:
@@ -95,4 +116,9 @@ def _shift_xor(x: Tensor, shift: int) -> Tensor:
 def _lots(chosen: Tensor, vocab: int) -> Iterator[Tensor]:
     """Numbers of the chosen rows [n], cut so that no lot has more than LOT_NUMBERS logits; one lot as a rule."""
     rows = chosen.nonzero().squeeze(1)
-    return iter(rows.split(max(LOT_NUMBERS // vocab, 1)) if len(rows) else ())
+    return iter(rows.split(_lot(vocab)) if len(rows) else ())
+
+
+def _lot(numbers: int) -> int:
+    """Rows of so many numbers that are computed at once."""
+    return max(LOT_NUMBERS // numbers, 1)

@@ -2,7 +2,9 @@ import numpy as np
 import torch
 from transformers import RepetitionPenaltyLogitsProcessor
 
-from lightllm.compute.sampling.penalties import forbid, penalize
+from lightllm.compute.kernels.cpu import sampling
+from lightllm.compute.ops.op import Facts
+from lightllm.compute.ops.penalties import _cases, context, penalize, penalized
 
 VOCABULARY = 50
 
@@ -22,7 +24,7 @@ def neutral(rows):
 def test_equals_counting_token_by_token():
     logits, tokens, lengths, prompts = case(6)
     repetition, presence, frequency = torch.rand(3, 6) + torch.tensor([[0.7], [-0.5], [-0.5]])
-    got = penalize(
+    got = penalized(
         logits, tokens, lengths, prompts, repetition=repetition, presence=presence, frequency=frequency
     ).numpy()
     for row in range(6):
@@ -37,7 +39,7 @@ def test_equals_counting_token_by_token():
 
 def test_repetition_equals_transformers():
     logits, tokens, lengths, prompts = case(5)
-    got = penalize(logits, tokens, lengths, prompts, **neutral(5) | {"repetition": torch.full((5,), 1.3)})
+    got = penalized(logits, tokens, lengths, prompts, **neutral(5) | {"repetition": torch.full((5,), 1.3)})
     for row in range(5):
         expected = RepetitionPenaltyLogitsProcessor(1.3)(tokens[row, None, : lengths[row]], logits[row, None].clone())
         assert torch.equal(got[row], expected[0])
@@ -45,9 +47,21 @@ def test_repetition_equals_transformers():
 
 def test_neutral_penalties_change_nothing():
     logits, tokens, lengths, prompts = case(4)
-    assert torch.equal(penalize(logits, tokens, lengths, prompts, **neutral(4)), logits)
+    assert torch.equal(penalized(logits, tokens, lengths, prompts, **neutral(4)), logits)
 
 
-def test_forbidden_tokens_are_never_chosen():
-    logits = forbid(torch.zeros(2, 4), torch.tensor([0, 0, 1]), torch.tensor([1, 3, 0]))
-    assert logits.isneginf().tolist() == [[False, True, False, True], [True, False, False, False]]
+def test_context_is_read_back_through_the_slot_table():
+    table = torch.tensor([[4, 9, 2, 30, 7], [0, 0, 0, 0, 0], [4, 9, 5, 6, 0]], dtype=torch.int32)
+    token_of_slot = torch.zeros(31, dtype=torch.int32)
+    token_of_slot[[4, 9, 2, 30, 7, 5, 6]] = torch.tensor([10, 11, 12, 13, 16, 14, 15], dtype=torch.int32)
+    got = context(torch.tensor([2, 0]), 5, table, token_of_slot)
+    assert got[0, :4].tolist() == [10, 11, 14, 15]
+    assert got[1].tolist() == [10, 11, 12, 13, 16]
+
+
+def test_lots_of_any_size_penalize_the_same(monkeypatch):
+    torch.manual_seed(0)
+    for logits, *others in _cases(Facts(torch.device("cpu"), torch.float32)):
+        expected = penalize.reference(logits.clone(), *others)
+        monkeypatch.setattr(sampling, "LOT_NUMBERS", 2 * logits.shape[1])
+        assert torch.equal(sampling.penalize(logits.clone(), *others), expected)
