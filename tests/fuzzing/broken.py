@@ -119,10 +119,11 @@ def preempted_slots_are_not_told_again():
 
 @_mistake
 def the_oldest_gives_way():
-    def latest(self: Running):
-        return self.rows.requests[self.rows.taking_part()[0]]
+    def victim(self: preemption.Preemption, lacking: int):
+        rows = self._running.rows
+        return rows.requests[rows.taking_part()[0]]
 
-    return mock.patch.object(Running, "latest", latest)
+    return mock.patch.object(preemption.Preemption, "_victim", victim)
 
 
 @_mistake

@@ -8,7 +8,7 @@ A request alone on the server is admissible, under any policy, exactly if `why_n
 """
 
 from lightllm.base.config import EngineConfig
-from lightllm.serving.scheduling.lengths import LengthPredictor
+from lightllm.serving.scheduling.forecast import Forecast
 from lightllm.serving.scheduling.plan import StepLimits
 from lightllm.serving.scheduling.policies.conservative import Conservative
 from lightllm.serving.scheduling.policies.past_future import PastFuture
@@ -16,13 +16,13 @@ from lightllm.serving.scheduling.policies.policy import Policy
 from lightllm.serving.scheduling.policies.watermark import Watermark
 
 
-def policy(config: EngineConfig, *, pool_tokens: int, limits: StepLimits, predictor: LengthPredictor) -> Policy:
+def policy(config: EngineConfig, *, pool_tokens: int, limits: StepLimits, forecast: Forecast) -> Policy:
     """The policy that --admission names."""
     if config.admission == "watermark":
         return Watermark(config, pool_tokens=pool_tokens)
     if config.admission == "conservative":
         return Conservative(config, pool_tokens=pool_tokens, limits=limits)
-    return PastFuture(config, pool_tokens=pool_tokens, limits=limits, predictor=predictor)
+    return PastFuture(config, pool_tokens=pool_tokens, limits=limits, forecast=forecast)
 
 
 def why_not_alone(prompt_tokens: int, max_tokens: int, *, pool_tokens: int, max_length: int) -> str | None:

@@ -45,8 +45,8 @@ class Holdings:
     shares: tuple[Shares, ...]
 
     @classmethod
-    def of(cls, running: Running, limits: StepLimits, *, candidate: int, next_tokens: int) -> "Holdings":
-        """Of all that runs, where `candidate` runs `next_tokens` more in the step that is being planned."""
+    def of(cls, running: Running, limits: StepLimits, *, candidate: int = -1, next_tokens: int = 0) -> "Holdings":
+        """Of all that runs, where the row `candidate` runs `next_tokens` more in the step that is being planned."""
         rows, taking_part = running.rows, running.rows.taking_part()
         length = rows.length[taking_part] + next_tokens * (taking_part == candidate)
         own, in_tree = shared_in_tree(running, taking_part)

@@ -38,6 +38,7 @@ class Request:
     predicted_wait: float = math.nan  # s, from its coming to its first token; NaN: nothing was known
     tokens: NDArray[np.int32] | None = None  # prompt, and what was generated before it last began; None: not read yet
     row: int = -1  # -1: waits, or has ended
+    num_preemptions: int = 0
     has_started: bool = False  # has been admitted before
     has_ended: bool = False
 

@@ -26,6 +26,8 @@ _SAME_NAME = (
     "min_tokens",
     "max_tokens_given",
     "can_stop",
+    "num_preemptions",
+    "priority",
 )
 
 
@@ -45,6 +47,7 @@ class Rows:
         self.in_tree, self.told, self.node = column(np.int64), column(np.int64), column(np.int32)
         self.family, self.common = column(np.int64), column(np.int64)  # family -1: none
         self.can_stop = column(np.bool_)  # False: generates max_tokens
+        self.num_preemptions, self.priority = column(np.int64), column(np.int64)
         self.num_stops, self.stop_tokens = column(np.int64), np.full((num_rows, 8), _NO_TOKEN, dtype=np.int32)
         # Pages of lines that are never used that far take no memory.
         self.slots = np.zeros((num_rows, longest), dtype=np.int32)

@@ -20,12 +20,6 @@ class Running:
     def __len__(self) -> int:
         return int(np.count_nonzero(self.rows.takes_part))
 
-    def latest(self) -> Request:
-        """The request that arrived last."""
-        request = self.rows.requests[self.rows.taking_part()[-1]]
-        assert request is not None, "a row that takes part has a request"
-        return request
-
     def seat(self, request: Request) -> None:
         """Gives a waiting request that knows its tokens a row, and what the tree has of them."""
         row = self.rows.seat(request)

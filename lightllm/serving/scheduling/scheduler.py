@@ -20,6 +20,7 @@ from lightllm.base.request_table import RequestTable
 from lightllm.base.step import StepPlan, StepResult
 from lightllm.serving.scheduling import admission, orders
 from lightllm.serving.scheduling.flights import Flights
+from lightllm.serving.scheduling.forecast import Forecast
 from lightllm.serving.scheduling.intake import Intake
 from lightllm.serving.scheduling.keyed_heap import KeyedHeap
 from lightllm.serving.scheduling.length_history import LengthHistory
@@ -60,7 +61,8 @@ class Scheduler:
         self._pool_tokens, self._max_length = pool_tokens, max_length
         self._limits, self._prompts_first = StepLimits.of(config, max_length), config.prompts_first
         self._predictor = predictor if predictor is not None else LengthHistory(config)
-        self._policy = admission.policy(config, pool_tokens=pool_tokens, limits=self._limits, predictor=self._predictor)
+        forecast = Forecast(config, self._limits, self._predictor)
+        self._policy = admission.policy(config, pool_tokens=pool_tokens, limits=self._limits, forecast=forecast)
         self._pool = Pool(pool_tokens, sharing=not config.disable_dynamic_prompt_cache)
         order = orders.order(config.schedule_policy, prefix_length=self._prefix_length)
         self._waiting, self._output = Waiting(order, aging_s=config.schedule_aging_s), OutputWriter(table)
@@ -70,7 +72,10 @@ class Scheduler:
         self._running = Running(self._output, self._pool, self._limits, max_length=max_length)
         self._requests: dict[int, Request] = {}  # by index: all that are not released
         self._flights = Flights(self._running.rows)
-        self._preemption = Preemption(self._running, self._waiting, self._flights, self._limits)
+        self._preemption = Preemption(
+            self._running, self._waiting, self._flights, self._limits, forecast,
+            by_priority=config.schedule_policy == "priority",
+        )  # fmt: skip
         self._progressed: list[bytes] = []
         self._released: list[tuple[int, int]] = []
         self._num_submitted = self._num_steps = 0
