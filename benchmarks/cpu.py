@@ -8,7 +8,6 @@ transformers computes with one thread and with one per core, and the better rate
 """
 
 import argparse
-import asyncio
 import json
 import os
 import random
@@ -20,6 +19,9 @@ from pathlib import Path
 from tqdm import tqdm
 
 from lightllm import LLM, SamplingParams
+from lightllm.bench import clients, figures, outcome
+from lightllm.bench.backends import PATHS
+from lightllm.bench.datasets import Turn
 from lightllm.demo import MODEL_DIR
 
 PROMPTS = 128
@@ -82,29 +84,27 @@ def measure_http(work: Work) -> float:
     from tests.end_to_end.serving import Server
 
     with Server("--disable_dynamic_prompt_cache") as server:
-        asyncio.run(_request_all(server.url, work[:CONCURRENCY], quiet=True))
-        began = time.perf_counter()
-        asyncio.run(_request_all(server.url, work))
-        took = time.perf_counter() - began
-    return sum(length for _, length in work) / took
+        _request_all(server.url, work[:CONCURRENCY])
+        measured = _request_all(server.url, work)
+    assert [one.output_tokens for one in measured.outcomes] == [length for _, length in work]
+    return figures.totals(measured.outcomes, {})["output_throughput"]
 
 
-async def _request_all(url: str, work: Work, *, quiet: bool = False) -> None:
-    import httpx
-
-    places = asyncio.Semaphore(CONCURRENCY)
-    progress = tqdm(total=len(work), desc="HTTP", disable=quiet)
-
-    async def request(client: httpx.AsyncClient, prompt: list[int], length: int) -> None:
-        body = {"model": "lightllm-demo", "prompt": prompt, "max_tokens": length, "temperature": 0}
-        body |= {"ignore_eos": True, "stream": True, "stream_options": {"include_usage": True}}
-        async with places, client.stream("POST", url + "/v1/completions", json=body) as response:
-            events = [line[6:] async for line in response.aiter_lines() if line.startswith("data: {")]
-        assert json.loads(events[-1])["usage"]["completion_tokens"] == length
-        progress.update()
-
-    async with httpx.AsyncClient(timeout=600, limits=httpx.Limits(max_connections=CONCURRENCY)) as client:
-        await asyncio.gather(*(request(client, prompt, length) for prompt, length in work))
+def _request_all(url: str, work: Work) -> clients.Measured:
+    order = outcome.Work(
+        url=url,
+        path=PATHS["openai"],
+        headers={},
+        backend="openai",
+        model="lightllm-demo",
+        sampling={"temperature": 0.0, "ignore_eos": True},
+        max_concurrency=CONCURRENCY,
+        numbers=list(range(len(work))),
+        due=[0.0] * len(work),
+        conversations=[[Turn(prompt, len(prompt), length)] for prompt, length in work],
+        keeps_text=False,
+    )
+    return clients.run([order], num_requests=len(work), bar=True, title="HTTP")
 
 
 def main() -> None:
@@ -113,20 +113,20 @@ def main() -> None:
     parser.add_argument("--plot", type=Path, help="draw them here (needs matplotlib)")
     arguments = parser.parse_args()
     threads = sorted({1, len(os.sched_getaffinity(0))})
-    figures = {
+    rates = {
         f"transformers, batch {batch}": max(_in_own_process(batch, count) for count in threads)
         for batch in STATIC_BATCHES
     }
     work = make_work()
-    figures["LightLLM, offline"] = measure_offline(work)
-    figures[f"LightLLM, HTTP, {CONCURRENCY} at a time"] = measure_http(work)
+    rates["LightLLM, offline"] = measure_offline(work)
+    rates[f"LightLLM, HTTP, {CONCURRENCY} at a time"] = measure_http(work)
     print("\n| | out tok/s |\n| --- | --- |")
-    for name, rate in figures.items():
+    for name, rate in rates.items():
         print(f"| {name} | {rate:,.0f} |")
     if arguments.json:
-        arguments.json.write_text(json.dumps(figures, indent=1))
+        arguments.json.write_text(json.dumps(rates, indent=1))
     if arguments.plot:
-        draw(figures, arguments.plot)
+        draw(rates, arguments.plot)
 
 
 def _in_own_process(batch: int, threads: int) -> float:
@@ -136,7 +136,7 @@ def _in_own_process(batch: int, threads: int) -> float:
     return float(done.stdout.split()[-1])
 
 
-def draw(figures: dict[str, float], path: Path) -> None:
+def draw(rates: dict[str, float], path: Path) -> None:
     """A bar for each figure."""
     import matplotlib
 
@@ -144,8 +144,8 @@ def draw(figures: dict[str, float], path: Path) -> None:
     from matplotlib import pyplot
 
     figure, axes = pyplot.subplots(figsize=(8, 3.2))
-    colours = ["#3b5b92" if name.startswith("LightLLM") else "#bbbbbb" for name in figures]
-    bars = axes.barh(list(figures), list(figures.values()), color=colours)
+    colours = ["#3b5b92" if name.startswith("LightLLM") else "#bbbbbb" for name in rates]
+    bars = axes.barh(list(rates), list(rates.values()), color=colours)
     axes.bar_label(bars, fmt="{:,.0f}", padding=3)
     axes.invert_yaxis()
     axes.set_xlabel("output tokens per second")

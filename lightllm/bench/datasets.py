@@ -16,6 +16,7 @@ from lightllm.bench.prompts import Prompt, Prompts, TextPrompts
 _FEWEST_TOKENS = 4
 _MOST_PROMPT_TOKENS = 1024
 _MOST_TOKENS = 2048
+_AT_A_TIME = 1000  # that are tokenized
 
 
 class Turn(msgspec.Struct, frozen=True):
@@ -42,20 +43,21 @@ def _random(options: DatasetOptions, prompts: Prompts, draw: random.Random, coun
     own, ratio = options.random_input_len, options.random_range_ratio
     has_prefix = options.random_prefix_len > 0
     prefix = prompts.make(draw, options.random_prefix_len) if has_prefix else None
-    made = []
+    whole, lengths = [], []
     for _ in range(count):
         prompt = prompts.make(draw, _length(draw, own, ratio), begins=not has_prefix)
-        whole = prompt if prefix is None else prefix + prompt  # type: ignore[operator]  # both are of one kind
-        made.append([_turn(prompts, whole, _length(draw, options.random_output_len, ratio))])
-    return made
+        whole.append(prompt if prefix is None else prefix + prompt)  # type: ignore[operator]  # both are of one kind
+        lengths.append(_length(draw, options.random_output_len, ratio))
+    return _single_turns(prompts, whole, lengths)
 
 
 def _length(draw: random.Random, length: int, ratio: float) -> int:
     return draw.randint(max(1, math.floor(length * (1 - ratio))), math.ceil(length * (1 + ratio)))
 
 
-def _turn(prompts: Prompts, prompt: Prompt, output_tokens: int) -> Turn:
-    return Turn(prompt, prompts.count(prompt), output_tokens)  # type: ignore[arg-type]  # of the kind that it makes
+def _single_turns(prompts: Prompts, whole: list[Prompt], lengths: list[int]) -> list[Conversation]:
+    counts = prompts.counts(whole)  # type: ignore[arg-type]  # of the kind that it makes
+    return [[Turn(*about)] for about in zip(whole, counts, lengths, strict=True)]
 
 
 def _prefix_repetition(
@@ -64,25 +66,24 @@ def _prefix_repetition(
     prefixes = [
         prompts.make(draw, options.prefix_repetition_prefix_len) for _ in range(options.prefix_repetition_num_prefixes)
     ]
-    made = []
+    whole = []
     for number in range(count):
         suffix = prompts.make(draw, options.prefix_repetition_suffix_len, begins=False)
-        whole = prefixes[number % len(prefixes)] + suffix  # type: ignore[operator]
-        made.append([_turn(prompts, whole, options.prefix_repetition_output_len)])
-    draw.shuffle(made)
-    return made
+        whole.append(prefixes[number % len(prefixes)] + suffix)  # type: ignore[operator]
+    draw.shuffle(whole)
+    return _single_turns(prompts, whole, [options.prefix_repetition_output_len] * count)
 
 
 def _multi_turn(options: DatasetOptions, prompts: Prompts, draw: random.Random, count: int) -> list[Conversation]:
     if not isinstance(prompts, TextPrompts):
         raise ConfigError("--prompt_form=ids: answers come back as text, so turns must be text too; use text")
     first = options.multi_turn_first_input_len or options.random_input_len
-    made = []
-    for _ in range(count):
-        turns = [_turn(prompts, prompts.make(draw, first), options.random_output_len)]
+    begins = [prompts.make(draw, first) for _ in range(count)]
+    made = _single_turns(prompts, list(begins), [options.random_output_len] * count)
+    for turns in made:
         for _ in range(options.multi_turn_num_turns - 1):
-            turns.append(Turn(prompts.make(draw, options.random_input_len, begins=False), 0, options.random_output_len))
-        made.append(turns)
+            more = prompts.make(draw, options.random_input_len, begins=False)
+            turns.append(Turn(more, 0, options.random_output_len))
     return made
 
 
@@ -92,16 +93,18 @@ def _sharegpt(options: DatasetOptions, prompts: Prompts, draw: random.Random, co
     pairs = list(_pairs(options.dataset_path))
     draw.shuffle(pairs)
     made: list[Conversation] = []
-    for question, answer in pairs:
-        if len(made) == count:
-            break
-        turn = _turn(prompts, question, options.sharegpt_output_len or prompts.count(answer))
-        shortest, longest = min(turn.prompt_tokens, turn.output_tokens), turn.prompt_tokens + turn.output_tokens
-        if shortest >= _FEWEST_TOKENS and turn.prompt_tokens <= _MOST_PROMPT_TOKENS and longest <= _MOST_TOKENS:
-            made.append([turn])
-    if len(made) < count:
-        raise ConfigError(f"--dataset_path={options.dataset_path} has {len(made)} usable prompts; lower --num_prompts")
-    return made
+    for first in range(0, len(pairs), _AT_A_TIME):
+        questions, answers = zip(*pairs[first : first + _AT_A_TIME], strict=True)
+        lengths = [options.sharegpt_output_len or length for length in prompts.counts(answers)]
+        made += [turns for turns in _single_turns(prompts, list(questions), lengths) if _is_usual(turns[0])]
+        if len(made) >= count:
+            return made[:count]
+    raise ConfigError(f"--dataset_path={options.dataset_path} has {len(made)} usable prompts; lower --num_prompts")
+
+
+def _is_usual(turn: Turn) -> bool:
+    shortest, both = min(turn.prompt_tokens, turn.output_tokens), turn.prompt_tokens + turn.output_tokens
+    return shortest >= _FEWEST_TOKENS and turn.prompt_tokens <= _MOST_PROMPT_TOKENS and both <= _MOST_TOKENS
 
 
 def _pairs(path: str) -> Iterator[tuple[str, str]]:

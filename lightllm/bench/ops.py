@@ -44,7 +44,7 @@ class Figures:
         self.rows.append(row)
         print(
             f"{row.op:18} {row.size:42} {row.implementation:30} {row.us:9.1f} us {row.spread:4.0%}"
-            f" {row.gb_s:7.0f} GB/s {row.tflop_s:6.1f} TFLOP/s {row.share:5.0%}",
+            f" {row.gb_s:7.0f} GB/s {row.tflop_s:8.3g} TFLOP/s {row.share:5.0%}",
             flush=True,
         )
         self.write()

@@ -19,13 +19,13 @@ def words() -> TextPrompts:
 def test_a_text_has_exactly_the_tokens_asked_for(words, tokens):
     text = words.make(random.Random(tokens), tokens)
     assert len(Tokenizer.from_file(str(MODEL_DIR / "tokenizer.json")).encode(text).ids) == tokens
-    assert words.count(text) == tokens
+    assert words.counts([text]) == [tokens]
 
 
 def test_texts_put_one_after_another_have_the_sum_of_their_tokens(words):
     draw = random.Random(0)
     parts = [words.make(draw, 30, begins=number == 0) for number in range(5)]
-    assert words.count("".join(parts)) == 150
+    assert words.counts(["".join(parts)]) == [150]
 
 
 def test_a_bos_token_counts_as_the_server_counts_it(tmp_path):
@@ -36,7 +36,7 @@ def test_a_bos_token_counts_as_the_server_counts_it(tmp_path):
     with_bos = TextPrompts.load(tmp_path)
     text = with_bos.make(random.Random(0), 20)
     assert len(tokenizer.encode(text).ids) == 19
-    assert with_bos.count(text) == 20
+    assert with_bos.counts([text]) == [20]
 
 
 def test_token_ids_are_none_of_the_special_ones():
