@@ -45,9 +45,22 @@ def penalize(
     token_of_slot: Tensor,
 ) -> Tensor:
     """The reference, some sequences at a time."""
-    of_each = (which, row, lengths, prompt_lengths, repetition, presence, frequency)
-    for lot in zip(*(x.split(_lot(max(longest, logits.shape[1]))) for x in of_each), strict=True):
-        ops.penalize.reference(logits, *lot, longest, slot_table, token_of_slot)
+    count = _lot(max(longest, logits.shape[1]))
+    for start in range(0, len(which), count):
+        lot = slice(start, start + count)
+        ops.penalize.reference(
+            logits,
+            which[lot],
+            row[lot],
+            lengths[lot],
+            prompt_lengths[lot],
+            repetition[lot],
+            presence[lot],
+            frequency[lot],
+            longest,
+            slot_table,
+            token_of_slot,
+        )
     return logits
 
 
