@@ -160,7 +160,8 @@ class FakeServer(BaseHTTPRequestHandler):
             self._send(400, json.dumps({"error": {"message": "not like that"}}))
             return
         pieces = [body["model"], " ", f"{len(body['messages'])}"]
-        events = [{"choices": [{"delta": {"content": piece}}]} for piece in pieces]
+        deltas = [{"reasoning_content": "Hm."}] if last == "reason" else []
+        events = [{"choices": [{"delta": delta}]} for delta in [*deltas, *({"content": piece} for piece in pieces)]]
         if last == "fail":
             events.append({"error": {"message": "worker 0 is gone"}})
         self._send(200, "".join(f"data: {json.dumps(event)}\n\n" for event in events) + "data: [DONE]\n\n")
@@ -186,6 +187,11 @@ def test_chat_remembers_the_conversation_and_survives_errors(url):
     assert done.stdout.splitlines() == ["a-model 1", "a-model 3", "a-model 5", "a-model 7"]
     assert done.stderr.splitlines() == ["[not like that]", "[worker 0 is gone]"]
     assert done.returncode == 0
+
+
+def test_chat_shows_reasoning_apart_from_the_answer(url):
+    done = run_python("-m", "lightllm", "chat", "--url", url, stdin="reason\n")
+    assert (done.stdout, done.stderr) == ("a-model 1\n", "Hm.\n\n")
 
 
 def test_chat_sends_the_model_and_the_instructions_given(url):

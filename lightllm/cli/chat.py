@@ -44,13 +44,24 @@ def _ask(is_terminal: bool) -> str | None:
 
 
 def _answer(server: "_Server", model: str, messages: list[dict[str, str]]) -> None:
-    """Prints the answer as it comes and adds it to the conversation; a question without one is taken back."""
+    """Prints the answer as it comes and adds it to the conversation; a question without one is taken back.
+
+    What the model writes for itself goes to standard error and is not sent back.
+    """
     pieces: list[str] = []
     failure = None
+    reasons = False
     try:
-        for piece in server.stream(model, messages):
-            print(piece, end="", flush=True)
-            pieces.append(piece)
+        for reasoning, piece in server.stream(model, messages):
+            if reasons and not reasoning and piece:
+                print("\n", file=sys.stderr)
+                reasons = False
+            if reasoning:
+                print(_dimmed(reasoning), end="", flush=True, file=sys.stderr)
+                reasons = True
+            if piece:
+                print(piece, end="", flush=True)
+                pieces.append(piece)
     except ChatError as error:
         failure = error
     except KeyboardInterrupt:
@@ -62,6 +73,10 @@ def _answer(server: "_Server", model: str, messages: list[dict[str, str]]) -> No
         messages.pop()
     if failure is not None:
         print(f"[{failure}]", file=sys.stderr)
+
+
+def _dimmed(text: str) -> str:
+    return f"\033[2m{text}\033[0m" if sys.stderr.isatty() else text
 
 
 class _Server:
@@ -77,8 +92,8 @@ class _Server:
             raise ChatError(f"{self._url} serves no model")
         return models[0]["id"]
 
-    def stream(self, model: str, messages: list[dict[str, str]]) -> Iterator[str]:
-        """The answer's text, piece by piece. Raises ChatError."""
+    def stream(self, model: str, messages: list[dict[str, str]]) -> Iterator[tuple[str, str]]:
+        """The reasoning and the answer's text, piece by piece. Raises ChatError."""
         body = {"model": model, "messages": messages, "stream": True}
         with self._open("/v1/chat/completions", body) as response:
             for line in self._lines(response):
@@ -88,7 +103,8 @@ class _Server:
                 if "error" in event:
                     raise ChatError(event["error"].get("message", "the server failed"))
                 for choice in event["choices"]:
-                    yield choice["delta"].get("content") or ""
+                    delta = choice["delta"]
+                    yield delta.get("reasoning_content") or "", delta.get("content") or ""
 
     def _lines(self, response: HTTPResponse) -> Iterator[bytes]:
         try:

@@ -1,5 +1,7 @@
 """The official client against a real server on the bundled model, warnings being errors."""
 
+import json
+
 import pytest
 from openai import BadRequestError, NotFoundError, OpenAI
 
@@ -42,6 +44,28 @@ def test_streamed_chat_equals_whole_chat(client):
     assert chunks[-1].usage == whole.usage.model_copy(
         update={"prompt_tokens_details": chunks[-1].usage.prompt_tokens_details}
     )
+
+
+WEATHER = {
+    "type": "function",
+    "function": {
+        "name": "get_weather",
+        "description": "Get the current weather of a city",
+        "parameters": {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]},
+    },
+}
+
+
+def test_the_bundled_model_calls_a_tool_and_answers_from_its_result(client):
+    messages = ask("What is the weather in Paris?")
+    answer = client.chat.completions.create(model=MODEL, messages=messages, tools=[WEATHER], temperature=0)
+    assert answer.choices[0].finish_reason == "tool_calls"
+    [call] = answer.choices[0].message.tool_calls
+    assert (call.function.name, json.loads(call.function.arguments)) == ("get_weather", {"city": "Paris"})
+    result = {"role": "tool", "tool_call_id": call.id, "content": '{"temperature": 21, "condition": "sunny"}'}
+    messages += [answer.choices[0].message, result]
+    answer = client.chat.completions.create(model=MODEL, messages=messages, tools=[WEATHER], temperature=0)
+    assert "21" in answer.choices[0].message.content
 
 
 def test_completions_answer_a_list_of_prompts_in_order(client):

@@ -30,6 +30,8 @@ def prepared_tools(tools: list[dict[str, Any]] | None) -> list[dict[str, Any]] |
             raise RequestError(
                 f'tools[{i}] must be {{"type": "function", "function": {{"name": ...}}}}', param=f"tools[{i}]"
             )
+        if not isinstance(function.get("parameters") or {}, dict):
+            raise RequestError(f"tools[{i}].function.parameters must be a JSON schema", param=f"tools[{i}]")
         if function.get("strict"):
             raise RequestError(
                 f"tools[{i}].function.strict=true is not supported: arguments are not held to their schema; "

@@ -73,12 +73,12 @@ def router(service: Service) -> APIRouter:
         parsing = _parsing(service, body)
         params = _params(service, body, parsing)
         prompt = await _prompt(service, body, parsing)
-        generation = Generation(service.client, terms.of(service, request, body), until_end=not body.stream)
-        generation.submit(prompt.tokens, params)
         readers = [
             ChoiceReader(service, parsing, prompt.beginning, skips_special_tokens=params.skip_special_tokens)
-            for _ in generation.requests
+            for _ in range(params.n)
         ]
+        generation = Generation(service.client, terms.of(service, request, body), until_end=not body.stream)
+        generation.submit(prompt.tokens, params)
         has_logprobs = bool(body.logprobs)
         needs_tokens = has_logprobs or parsing.reasoning_format is not None
         if body.stream:

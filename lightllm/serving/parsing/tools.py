@@ -48,7 +48,7 @@ class ToolFormat:
     """A ToolParser for calls that stand among text.
 
     A call follows one of `opening`, or begins with one of `begins`, or `is_bare`: the answer begins with it. After a
-    call each of `closing` is dropped once; anything else that is no call is text for the user, markers included.
+    call that is not bare each of `closing` is dropped once; all else that is no call is text for the user, markers too.
     """
 
     name: str
@@ -73,8 +73,8 @@ class ToolFormat:
     def read(self, out: Output) -> Steps[None]:
         reader = out.reader
         due: tuple[str, ...] = ()
-        if self.is_bare and (yield from self._read_call(out)):
-            due = self.closing
+        if self.is_bare:
+            yield from self._read_call(out)
         while found := (yield from reader.until(self._markers, out.content)):
             if found in due:
                 due = tuple(marker for marker in due if marker != found)
@@ -88,7 +88,7 @@ class ToolFormat:
                     due = self.closing
 
     def _read_call(self, out: Output) -> Steps[bool]:
-        """Reads calls from here on; what turns out to be none is text. Returns whether there was one."""
+        """Reads the calls that begin here; what turns out to be none is text. Returns whether there was one."""
         before = out.num_calls_read
         yield from out.reader.space()
         yield from self.call.read(out)

@@ -204,6 +204,12 @@ def test_a_choice_that_cannot_be_enforced_is_refused(served, choice):
     assert caught.value.param == "tool_choice"
 
 
+def test_parameters_that_are_no_schema_are_refused(served):
+    tools = [{"type": "function", "function": {"name": "f", "parameters": [1]}}]
+    with pytest.raises(BadRequestError, match=r"tools\[0\].function.parameters"):
+        ask(served("hermes", CALL), tools=tools)
+
+
 def test_strict_arguments_are_refused(served):
     tools = [{"type": "function", "function": {"name": "f", "strict": True, "parameters": SCHEMA}}]
     with pytest.raises(BadRequestError, match="strict"):

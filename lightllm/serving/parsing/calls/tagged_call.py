@@ -55,7 +55,7 @@ class TaggedCall:
         reader, separator = out.reader, "{"
         types = types_of((out.tools or {}).get(name))
         while found == self.key[0]:
-            out.reader.set_mark()
+            reader.set_mark()
             parts: list[str] = []
             if not (yield from reader.until(self._key_end, parts.append)):
                 out.arguments(separator + written("".join(parts))[:-1])

@@ -7,6 +7,7 @@ SAMPLES = {
     "one call": Sample(CALL, (PARIS,)),
     "a list": Sample(f"[{CALL},\n {CALL}]", (PARIS, PARIS)),
     "a block of code with text around": Sample(f"Here:\n```json\n{CALL}\n```\nDone.", (PARIS,), "Here:\nDone."),
+    "code after a bare call": Sample(f"{CALL}\n```\ncode\n```", (PARIS,), "```\ncode\n```"),
     "between tags": Sample(f"<tool_call>{CALL}</tool_call>", (PARIS,)),
     "parameters for arguments": Sample(CALL.replace("arguments", "parameters"), (PARIS,)),
     "one level down": Sample(f'{{"type": "function", "function": {CALL}}}', (PARIS,)),
