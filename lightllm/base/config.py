@@ -89,6 +89,13 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
         ),
     ] = False
     running_max_req_size: A[int, at_least(1), about("Most requests that run at a time")] = 1000
+    itl_target_s: A[
+        PositiveSeconds | None,
+        about(
+            "Seconds that a step should take, and so the next token of a stream: prompts run beside those that decode "
+            "as far as that allows; as far as batch_max_tokens allows if not given"
+        ),
+    ] = None
     max_queued_requests: A[int, at_least(0), about("Requests that may wait; one more is refused with 429")] = 4096
     max_queued_tokens: A[
         Count | None,

@@ -141,7 +141,7 @@ def slowest_prefill(pending: Counts, to_run: Counts, limits: StepLimits) -> Coun
     tokens that a step has left a request gets a full chunk, unless older ones use them up, which they can do only as
     often as their tokens last.
     """
-    left = max(1, limits.tokens - len(pending) + 1)
+    left = max(1, min(limits.tokens - len(pending) + 1, limits.prompt_tokens))
     chunk = min(limits.chunk, left)
     total = np.cumsum(to_run)
     is_late = (pending > 0) & (total - to_run + chunk > left)

@@ -11,6 +11,8 @@ from lightllm.serving.scheduling.rows import Rows
 # Stop tokens that one plan can tell the workers of; the longest allowed list of one request has a quarter of them.
 _STOP_TOKENS = 4096
 _MOST_LOGPROBS = 20
+# With a target for the step time, which may be one that cannot be met: a prompt of 4,096 tokens takes 128 steps then.
+_FEWEST_PROMPT_TOKENS = 32
 # Of `pack`: headers and alignment of each field.
 _BYTES_OF_FIELD = 128
 
@@ -22,6 +24,7 @@ class StepLimits:
     rows: int
     tokens: int
     chunk: int  # tokens of one request
+    prompt_tokens: int  # of prompts that a step runs at least, if there are any and decodes leave room
     update_slots: int
     stop_tokens: int
 
@@ -33,6 +36,7 @@ class StepLimits:
             rows=min(config.running_max_req_size, tokens),
             tokens=tokens,
             chunk=min(config.chunked_prefill_size or tokens, tokens),
+            prompt_tokens=tokens if config.itl_target_s is None else min(tokens, _FEWEST_PROMPT_TOKENS),
             # Room for one longest prefix at least, so that no request waits for ever.
             update_slots=tokens + max(max_length, 8 * tokens),
             stop_tokens=_STOP_TOKENS,
@@ -68,8 +72,9 @@ class Chunk:
 class PlanDraft:
     """A step in the making: how much of the limits is left."""
 
-    def __init__(self, limits: StepLimits):
-        self.tokens_left, self.update_slots_left = limits.tokens, limits.update_slots
+    def __init__(self, limits: StepLimits, *, tokens: int):
+        """`tokens`: that the step may run, at most limits.tokens."""
+        self.tokens_left, self.update_slots_left = tokens, limits.update_slots
         self.stop_tokens_left = limits.stop_tokens
         self.decodes = np.empty(0, dtype=np.int64)
         self.decode_starts = self.decodes

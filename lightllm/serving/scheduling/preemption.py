@@ -33,10 +33,10 @@ class Preemption:
         self._limits, self._forecast, self._by_priority = limits, forecast, by_priority
         self._leaving: list[Request] = []  # without slots, but in a row for which a token is outstanding
 
-    def make_room(self) -> list[Request]:
-        """Preempts until all that still runs has slots for the next step. Returns who had to give way."""
+    def make_room(self, tokens: int) -> list[Request]:
+        """Preempts until all that still runs has slots for the next step of `tokens`. Returns who had to give way."""
         preempted = []
-        while (lacking := self._slots_needed() - self._running.pool.num_available) > 0 and len(self._running) > 1:
+        while (lacking := self._slots_needed(tokens) - self._running.pool.num_available) > 0 and len(self._running) > 1:
             request = self._victim(lacking)
             request.num_preemptions += 1
             self._running.give_back_slots(request)
@@ -71,8 +71,8 @@ class Preemption:
         assert request is not None, "a row that takes part has a request"
         return request
 
-    def _slots_needed(self) -> int:
-        """Slots that the next step takes at most if it runs all requests that run now."""
+    def _slots_needed(self, tokens: int) -> int:
+        """Slots that the next step, of at most `tokens`, takes if it runs all requests that run now."""
         rows = self._running.rows
         decodes, prefilling = len(rows.decoding()), rows.prefilling()
         if not len(prefilling):
@@ -80,4 +80,4 @@ class Preemption:
         # First, since what is found need not be taken, and can no longer be evicted for what is.
         for row in prefilling:
             self._running.find_more(int(row))
-        return decodes + most_taken(rows, prefilling, self._limits, budget=self._limits.tokens - decodes)
+        return decodes + most_taken(rows, prefilling, self._limits, budget=tokens - decodes)

@@ -32,6 +32,7 @@ from lightllm.serving.scheduling.preemption import Preemption
 from lightllm.serving.scheduling.prefix_tree import ROOT
 from lightllm.serving.scheduling.request import Request, read_prompt, read_request
 from lightllm.serving.scheduling.running import Running
+from lightllm.serving.scheduling.step_budget import StepBudget
 from lightllm.serving.scheduling.wait_prediction import WaitPrediction
 from lightllm.serving.scheduling.waiting import Waiting
 
@@ -68,6 +69,7 @@ class Scheduler:
         self._waiting, self._output = Waiting(order, aging_s=config.schedule_aging_s), OutputWriter(table)
         self._wait = WaitPrediction()
         self._intake = Intake(config, self._waiting, self._wait, ttft_target_s=ttft_target_s)
+        self._budget = StepBudget(self._limits, target_s=config.itl_target_s)
         self._deadlines: KeyedHeap[Request] = KeyedHeap()
         self._running = Running(self._output, self._pool, self._limits, max_length=max_length)
         self._requests: dict[int, Request] = {}  # by index: all that are not released
@@ -157,10 +159,11 @@ class Scheduler:
     def plan(self) -> StepPlan | None:
         """The next step, or None if there is nothing to run before a result is digested or a request submitted."""
         self.expire()
-        preempted = self._preemption.make_room()
+        tokens = self._budget.tokens(len(self._running.rows.decoding()))
+        preempted = self._preemption.make_room(tokens)
         for request in preempted:
             self._note_preemption(request)
-        draft = PlanDraft(self._limits)
+        draft = PlanDraft(self._limits, tokens=tokens)
         prompts_alone = self._prompts_first and self._prompts_fill_a_step()
         if not prompts_alone:
             self._running.run_decodes(draft)
@@ -176,6 +179,8 @@ class Scheduler:
         self._num_steps += 1
         plan = draft.finish(self._num_steps, self._running.rows)
         self._flights.add(plan)
+        decodes = len(draft.decodes)
+        self._budget.note_plan(self._clock(), prompt_tokens=len(plan.tokens) - decodes, decodes=decodes)
         self._metrics.add("steps")
         self._metrics.add("tokens_computed", len(plan.tokens))
         return plan
@@ -183,6 +188,7 @@ class Scheduler:
     def digest(self, result: StepResult) -> None:
         """Takes in what the oldest outstanding plan has sampled."""
         positions, seated = self._flights.land(result)
+        self._budget.note_result(self._clock())
         rows = self._running.rows
         indexes = rows.index[seated]
         # Before min_tokens no token stops a request.

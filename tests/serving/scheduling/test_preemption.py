@@ -43,7 +43,8 @@ def test_who_has_been_preempted_before_gives_way_first():
     engine, asked = running([[1] * 90, [2] * 40, [3] * 60, [4] * 20])
     preemption = engine.scheduler._preemption
     preemption._victim = lambda lacking: engine.scheduler._requests[asked[2].index]
-    preemption._slots_needed = iter([4000, 0, 0]).__next__
+    needed = iter([4000, 0, 0])
+    preemption._slots_needed = lambda tokens: next(needed)
     engine.step()
     del preemption._victim, preemption._slots_needed
     while not engine.scheduler._requests[asked[2].index].row >= 0:
