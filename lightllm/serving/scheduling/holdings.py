@@ -135,14 +135,15 @@ def quickest_prefill(pending: Counts, limits: StepLimits) -> Counts:
 
 
 def slowest_prefill(pending: Counts, to_run: Counts, limits: StepLimits) -> Counts:
-    """Most steps that it takes each of n requests, oldest first, to have its pending tokens run.
+    """Most steps that it takes each of n requests, oldest first, to have its pending tokens run and go on to decode.
 
     to_run [n]: the same where what several requests wait for is only the oldest's. At worst all others decode. Of the
     tokens that a step has left a request gets a full chunk, unless older ones use them up, which they can do only as
-    often as their tokens last.
+    often as their tokens last. Where prompts go first, to decode may have to wait for the last of them.
     """
     left = max(1, min(limits.tokens - len(pending) + 1, limits.prompt_tokens))
     chunk = min(limits.chunk, left)
     total = np.cumsum(to_run)
     is_late = (pending > 0) & (total - to_run + chunk > left)
-    return -(-pending // chunk) + np.where(is_late, total // left, 0)
+    slowest = -(-pending // chunk) + np.where(is_late, total // left, 0)
+    return np.full_like(slowest, slowest.max(initial=0)) if limits.prompts_first else slowest

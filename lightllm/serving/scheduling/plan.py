@@ -27,6 +27,7 @@ class StepLimits:
     prompt_tokens: int  # of prompts that a step runs at least, if there are any and decodes leave room
     update_slots: int
     stop_tokens: int
+    prompts_first: bool  # decodes may have to wait for prompts
 
     @classmethod
     def of(cls, config: EngineConfig, max_length: int) -> "StepLimits":
@@ -40,6 +41,7 @@ class StepLimits:
             # Room for one longest prefix at least, so that no request waits for ever.
             update_slots=tokens + max(max_length, 8 * tokens),
             stop_tokens=_STOP_TOKENS,
+            prompts_first=config.prompts_first,
         )
 
 

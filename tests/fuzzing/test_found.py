@@ -1,0 +1,19 @@
+"""What the fuzzer has found, each as the shortest episode in which it went wrong."""
+
+from tests.fuzzing import world
+from tests.fuzzing.events import Ask, Episode, Settings, Turn, WrongResult
+
+
+def test_a_result_that_comes_twice_changes_nothing():
+    world.run(Episode(Settings(), [Ask(name=0, max_tokens=4), Turn(), Turn(), WrongResult()]))
+
+
+def test_decodes_that_wait_for_prompts_are_in_the_predicted_peak():
+    config = {"disable_dynamic_prompt_cache": True, "batch_max_tokens": 3, "prompts_first": True}
+    settings = Settings(pool_tokens=24, config={"admission": "conservative"} | config)
+    world.run(Episode(settings, [Ask(name=0, prompt=tuple(range(10)), n=2, max_tokens=4)]))
+
+
+def test_the_oldest_of_the_most_urgent_never_gives_way():
+    settings = Settings(pool_tokens=12, config={"admission": "watermark", "schedule_policy": "priority"})
+    world.run(Episode(settings, [Ask(name=0, max_tokens=None, priority=2), Ask(name=1, max_tokens=None)]))
