@@ -8,6 +8,7 @@ import numpy as np
 from lightllm.base.request import FinishReason
 from lightllm.serving.scheduling import preemption, scheduler
 from lightllm.serving.scheduling.flights import Flights
+from lightllm.serving.scheduling.intake import Intake
 from lightllm.serving.scheduling.output import OutputWriter
 from lightllm.serving.scheduling.plan import PlanDraft
 from lightllm.serving.scheduling.policies.conservative import Conservative
@@ -142,10 +143,29 @@ def who_came_last_is_served_first():
 @_mistake
 def the_peak_is_underestimated():
     def needed(self: Conservative, running: Running, candidate: int, next_tokens: int) -> int:
-        return ask(self, running, candidate, next_tokens) * 3 // 4
+        return ask(self, running, candidate, next_tokens) // 2
 
     ask = Conservative.needed
     return mock.patch.object(Conservative, "needed", needed)
+
+
+@_mistake
+def the_oldest_is_passed_over_for_ever():
+    return mock.patch.object(Waiting, "_overdue", return_value=None)
+
+
+@_mistake
+def what_is_late_goes_on():
+    return mock.patch.object(Scheduler, "expire")
+
+
+@_mistake
+def of_the_samples_of_a_prompt_one_is_counted():
+    def why_not(self: Intake, samples, now: float):
+        return ask(self, samples[:1], now)
+
+    ask = Intake.why_not
+    return mock.patch.object(Intake, "why_not", why_not)
 
 
 @_mistake

@@ -124,7 +124,7 @@ def report(episode: Episode, error: Exception) -> str:
     if not isinstance(error, TimeoutError):
         episode = shrink.shrink(episode)
         error = shrink.failure(episode) or error
-    return f"{''.join(traceback.format_exception(error))}\nworld.run(\n{episode.source()}\n)\n"
+    return f"{''.join(traceback.format_exception(error, chain=False))}\nworld.run(\n{episode.source()}\n)\n"
 
 
 def _too_long(_signal: int, _frame: object) -> None:

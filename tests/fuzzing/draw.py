@@ -19,6 +19,7 @@ from tests.fuzzing.events import (
     WrongResult,
 )
 
+_OTHER_ORDERS = ["priority", "shortest_predicted", "longest_prefix", "fair_share"]
 _LONG, _TIMES_LONGER = 0.01, 8
 
 
@@ -36,6 +37,7 @@ class _Drawing:
         vocabulary = self._settings.vocabulary
         self._prompts = [[draw.randrange(vocabulary) for _ in range(14)] for _ in range(2)]
         self._length, self._arrivals = draw.choice([2, 6, 14]), draw.choice([0.3, 0.5, 0.7])
+        self._states_maxima = draw.choice([0.0, 0.7, 1.0])  # of max_tokens
         self._is_late = draw.choice([0.0, 0.2, 0.6])  # messages and results
         self._disturbances = {
             self._release: draw.choice([0.0, 0.2, 0.6]),
@@ -74,6 +76,11 @@ class _Drawing:
             "running_max_req_size": draw.choice([1, 3, 8, 8, 8]),
             "router_max_new_token_len": draw.choice([1, 1, 4, 64]),
             "max_queued_requests": draw.choice([0, 2, 100, 100]),
+            "max_queued_tokens": draw.choice([None, None, None, 10]),
+            "prompts_first": draw.random() < 0.2,
+            "schedule_policy": draw.choice(["fcfs"] * 4 + _OTHER_ORDERS),
+            "schedule_aging_s": draw.choice([0.02, 0.05, 10.0]),
+            "timeout_s": draw.choice([None, None, None, 0.1]),
         }
         if self._is_tight:
             config |= {"watermark": 1.0, "prediction_quantile": 0.1, "router_max_new_token_len": 1}
@@ -85,6 +92,7 @@ class _Drawing:
             output_pages=draw.choice([1, 3]) if draw.random() < 0.03 else None,
             default_max_tokens=draw.choice([6, 9, 12] if self._is_tight else [2, 6, 12]),
             outstanding=draw.choice([1, 2, 2, 2]),
+            ttft_target_s=draw.choice([None, 0.03]),
             bans_stops=draw.random() < 0.5,
             is_awaited=draw.random() < 0.5,
             config=config,
@@ -95,7 +103,7 @@ class _Drawing:
         hears, lands = EVERYBODY, 1
         if draw.random() < self._is_late:
             hears, lands = draw.randrange(CLIENTS << self._settings.clients), draw.choice([0, 0, 1, 2])
-        self._events.append(Turn(hears, lands))
+        self._events.append(Turn(hears, lands, draw.choice([0, 10]) if draw.random() < 0.1 else 1))
 
     def _release(self, ask: Ask) -> None:
         self._events.append(Release(ask.name, self._draw.randrange(ask.n)))
@@ -132,12 +140,17 @@ class _Drawing:
             prompt=tuple(prompt or [0]),
             client=draw.randrange(self._settings.clients) if client is None else client,
             n=draw.choice([1, 1, 1, 2, 3]),
-            max_tokens=None if self._is_tight else draw.choice([None, 1, 2, 4, 9]),
+            max_tokens=draw.choice([5, 9] if self._is_tight else [1, 2, 4, 9])
+            if draw.random() < self._states_maxima
+            else None,
             min_tokens=draw.choice([0, 0, 0, 1, 4]),
             stops=tuple(draw.sample(range(vocabulary), draw.choice([0, 0, 1, min(3, vocabulary - 1)]))),
             logprobs=draw.choice([0, 2, 20]) if draw.random() < 0.1 else None,
             variant=draw.randrange(4),
             after=after,
+            priority=draw.randrange(3) if self._settings.config["schedule_policy"] == "priority" else 0,
+            tenant=draw.randrange(3),
+            timeout_s=draw.choice([0.01, 0.03, 0.1]) if draw.random() < 0.1 else None,
         )
         if max_tokens is not None:
             ask = msgspec.structs.replace(ask, max_tokens=max_tokens)

@@ -8,6 +8,7 @@ import msgspec
 
 DETOKENIZER, CONTROL, CLIENTS = 1, 2, 4  # of `Turn.hears`; client c is CLIENTS << c
 EVERYBODY = 255
+TICK_S = 0.01
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True, repr_omit_defaults=True):
@@ -21,6 +22,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, repr_omit_defaults=Tru
     output_pages: int | None = None  # None: enough
     default_max_tokens: int = 8  # of requests that state none
     outstanding: int = 2  # plans that may be on their way
+    ttft_target_s: float | None = None
     bans_stops: bool = True  # the worker samples no stop token before min_tokens
     is_awaited: bool = True  # at the end of the episode clients wait for their answers; False: they leave
     config: dict[str, object] = {}  # of EngineConfig
@@ -43,6 +45,9 @@ class Ask(Event, frozen=True):
     logprobs: int | None = None
     variant: int = 0  # how it samples
     after: int = -1
+    priority: int = 0
+    tenant: int = 0
+    timeout_s: float | None = None
 
 
 class Release(Event, frozen=True):
@@ -80,6 +85,7 @@ class Turn(Event, frozen=True):
 
     hears: int = EVERYBODY
     lands: int = 1  # results that have come
+    ticks: int = 1  # since it last woke
 
 
 class Episode(msgspec.Struct, frozen=True):

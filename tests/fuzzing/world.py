@@ -1,9 +1,10 @@
 """Clients, a scheduler and a fake worker, without processes: events happen to them, and all that must hold is checked.
 
 Messages lie in boxes until a `Turn` hears them, and results until it takes them in, so every order that processes can
-come to is an episode. Time is the number of turns.
+come to is an episode. Time is what the turns say.
 """
 
+import math
 import zlib
 from collections import deque
 from dataclasses import dataclass, fields, replace
@@ -15,19 +16,22 @@ from lightllm.base.config import EngineConfig
 from lightllm.base.errors import RequestError
 from lightllm.base.messages import AnyMessage, Message, Reference, Requests, parse_references
 from lightllm.base.metrics import Metrics
-from lightllm.base.request import FinishReason, SamplingParams
+from lightllm.base.request import FinishReason, Refusal, SamplingParams, Terms
 from lightllm.base.request_table import RequestTable, TableShape
 from lightllm.base.status import State, Status
 from lightllm.base.step import StepPlan, StepResult
 from lightllm.serving import records
 from lightllm.serving.client import EngineClient
 from lightllm.serving.scheduling.plan import StepLimits, plan_bytes
+from lightllm.serving.scheduling.request import Request
 from lightllm.serving.scheduling.scheduler import Scheduler
+from lightllm.serving.scheduling.waiting import Waiting
 from tests.fuzzing.answers import Answer
 from tests.fuzzing.events import (
     CLIENTS,
     CONTROL,
     DETOKENIZER,
+    TICK_S,
     Ask,
     Crash,
     Die,
@@ -45,7 +49,6 @@ from tests.serving.scheduling.device import logprobs
 
 SEEDS_OF_ASK = 64
 _VARIANTS = 4
-_SECONDS_OF_TURN = 0.01
 _arrays = attrgetter(*[field.name for field in fields(StepPlan) if field.name not in ("step", "begins")])
 
 
@@ -59,6 +62,7 @@ class Asked:
     answer: Answer
     num_logprobs: int
     latest_step: int = 0  # by which it must have ended
+    deadline: float = math.inf
     is_stopped: bool = False  # by a stop string, before it ended otherwise
     finish: FinishReason = FinishReason.NONE
     num_output: int = 0  # at its end
@@ -111,7 +115,7 @@ class World:
         columns = self.table.records
         self._finish_of, self._num_output_of = columns["finish_reason"], columns["num_output"]
         self._generation_of, self._output_generation_of = columns["generation"], columns["output_generation"]
-        self.num_turns = self.num_steps = 0
+        self.now, self.num_turns, self.num_steps = 1.0, 0, 0
         self.trace = 0  # checksum of all plans
         self._asks: dict[int, list[Asked]] = {}  # by name
         self._asked: dict[Reference, Asked] = {}
@@ -171,8 +175,9 @@ class World:
             logprobs=event.logprobs,
             seed=SEEDS_OF_ASK * event.name + event.variant,
         )
+        terms = Terms(priority=event.priority, tenant=event.tenant, timeout_s=event.timeout_s)
         try:
-            requests = self._clients[event.client].submit(prompt, params)
+            requests = self._clients[event.client].submit(prompt, params, terms=terms)
         except RequestError:
             return
         self._is_foreseeable &= event.max_tokens is not None
@@ -218,8 +223,10 @@ class World:
         settings = self.settings
         self.scheduler = Scheduler(
             self.config, self.table, pool_tokens=settings.pool_tokens, max_length=settings.max_length,
-            metrics=self.metrics, clock=lambda: 1.0 + self.num_turns * _SECONDS_OF_TURN,
+            metrics=self.metrics, clock=lambda: self.now, ttft_target_s=settings.ttft_target_s,
         )  # fmt: skip
+        self._watch_admissions(self.scheduler._waiting)
+        self._watch_preemptions(self.scheduler)
         self._worker = Worker(self._answers, pool_tokens=settings.pool_tokens, rows=self.config.running_max_req_size)
         self._results: deque[StepResult] = deque()
         self._last_result: StepResult | None = None
@@ -253,6 +260,7 @@ class World:
 
     def _turn(self, event: Turn) -> None:
         self.num_turns += 1
+        self.now += event.ticks * TICK_S
         if event.hears & DETOKENIZER:
             self._hear_stops()
         if event.hears & CONTROL:
@@ -264,6 +272,7 @@ class World:
         for _ in range(min(event.lands, len(self._results))):
             self._last_result = self._results.popleft()
             self.scheduler.digest(self._last_result)
+        self.scheduler.expire()
         self._look()
         self._report()
         if event.hears & CONTROL:
@@ -274,6 +283,7 @@ class World:
             self.scheduler.num_outstanding < self.settings.outstanding and (plan := self.scheduler.plan()) is not None
         ):
             self._launch(plan)
+        self.status.show_queue(*self.scheduler.queue)
         self._look()
         invariants.check(self.scheduler)
         self._worker.check_tree(self.scheduler._pool.tree)
@@ -296,22 +306,45 @@ class World:
         while messages:
             message = messages.popleft()
             assert isinstance(message, Requests), "clients only submit and release"
-            for reference in message.submit:
-                self._submit(*reference)
+            self._submit(message.submit)
             for index, generation in message.release:
                 self.scheduler.release(index, generation)
                 if (asked := self._known.get(index)) is not None and asked.request.generation == generation:
                     self._forgotten(asked)
 
-    def _submit(self, index: int, generation: int) -> None:
-        is_there = int(self._generation_of[index]) == generation
-        self.scheduler.submit(index, generation)
-        if not is_there:
-            return
-        asked = self._asked[index, generation]
-        older = sum(other.steps_alone for other in self._known.values() if not other.finish)
-        asked.latest_step = self.num_steps + older + asked.steps_alone
-        self._known[index] = asked
+    def _submit(self, references: list[Reference]) -> None:
+        samples = [self._asked[one] for one in references if int(self._generation_of[one[0]]) == one[1]]
+        is_full = self._is_queue_full(samples)
+        self.scheduler.submit_samples(references)
+        for asked in samples:
+            asked.deadline = self.now + (float(self.table.records["timeout_s"][asked.request.index]) or math.inf)
+            self._bound_steps(asked)
+            self._known[asked.request.index] = asked
+        refusals = {Refusal(int(self.table.records["refusal"][asked.request.index])) for asked in samples}
+        if is_full:
+            assert refusals <= {Refusal.QUEUE_REQUESTS, Refusal.QUEUE_TOKENS}, "no more wait than may"
+        else:
+            assert refusals <= {Refusal.NONE, Refusal.TOO_LATE}, "who may wait is let in"
+        assert len(refusals) <= 1, "of the samples of a prompt all are refused, or none"
+
+    def _is_queue_full(self, samples: list[Asked]) -> bool:
+        """Whether these requests have to be refused because of those that wait."""
+        records, config = self.table.records, self.config
+        waiting = [index for index in self._known if not self._finish_of[index] and not records["started"][index]]
+        if not waiting or not samples:
+            return False
+        tokens = sum(self._known[index].answer.prompt_length for index in waiting)
+        tokens += sum(asked.answer.prompt_length for asked in samples)
+        is_long = config.max_queued_tokens is not None and tokens > config.max_queued_tokens
+        return is_long or len(waiting) + len(samples) > config.max_queued_requests
+
+    def _bound_steps(self, asked: Asked) -> None:
+        """Sets by which step a request must have ended that comes now, whoever else is there."""
+        others = [other for other in self._known.values() if not other.finish]
+        asked.latest_step = self.num_steps + sum(one.steps_alone for one in [*others, asked])
+        if self.config.schedule_policy != "fcfs" or self.config.prompts_first:
+            for other in others:
+                other.latest_step += asked.steps_alone
 
     def _forgotten(self, asked: Asked) -> None:
         """The scheduler was told that nobody needs this request."""
@@ -352,6 +385,34 @@ class World:
 
     # ---- what must hold ----
 
+    def _watch_preemptions(self, scheduler: Scheduler) -> None:
+        """Sees to it that the oldest request always goes on, where there are priorities the oldest of the first."""
+        rows, make_room = scheduler._running.rows, scheduler._preemption.make_room
+        has_priorities = self.config.schedule_policy == "priority"
+
+        def watched() -> list[Request]:
+            running = [rows.requests[row] for row in rows.taking_part().tolist()]
+            first = min(running, key=lambda one: (one.priority * has_priorities, one.order), default=None)
+            preempted = make_room()
+            assert first not in preempted, "the oldest always goes on"
+            return preempted
+
+        scheduler._preemption.make_room = watched
+
+    def _watch_admissions(self, waiting: Waiting) -> None:
+        """Sees to it that of any two requests that are admitted one is the oldest, once that has waited too long."""
+        admit, was_passed_over = waiting.admit, False
+
+        def watched(request: Request, now: float) -> None:
+            nonlocal was_passed_over
+            oldest = min(waiting, key=lambda one: one.order)
+            is_passed_over = request is not oldest and now - oldest.came > self.config.schedule_aging_s
+            assert not (is_passed_over and was_passed_over), "who is oldest is not passed over twice"
+            was_passed_over = is_passed_over
+            admit(request, now)
+
+        waiting.admit = watched
+
     def _look(self) -> None:
         """What has ended has ended right, and stays as it was."""
         for asked in self._known.values():
@@ -359,6 +420,7 @@ class World:
             finish = int(self._finish_of[index])
             if not finish:
                 assert self.num_steps <= asked.latest_step, "nobody waits longer than those before it take"
+                assert self.now < asked.deadline, "what is late ends"
             elif not asked.finish:
                 asked.finish, asked.num_output = FinishReason(finish), int(self._num_output_of[index])
                 self._check_end(asked)
@@ -371,21 +433,29 @@ class World:
         assert self._output_generation_of[index] == asked.request.generation, "what is written says for whom"
         if asked.request.is_released:  # its client may have put something else in the record
             return
-        expected = answer.output[: asked.num_output]
         if asked.is_stopped:
             assert finish is FinishReason.STOP, "a stop string ends a request"
-        elif finish is FinishReason.REFUSED:
-            assert self.config.max_queued_requests < self.settings.clients * self.settings.records, "the queue was full"
-            assert not asked.num_output, "what was refused has not run"
-        elif finish is FinishReason.ERROR:
-            assert self.settings.output_pages is not None, "only a lack of pages fails a request"
+        elif finish not in (FinishReason.STOP, FinishReason.LENGTH):
+            self._check_early_end(asked)
         else:
-            expected = answer.output
             assert finish is (FinishReason.STOP if answer.is_stopped else FinishReason.LENGTH), "it ends as it must"
+            assert asked.num_output == len(answer.output), "it ends when it must"
         output = self.table.output(index, 0, asked.num_output)
-        assert output[:, 0].tolist() == expected, "a request gets what it gets alone"
+        assert output[:, 0].tolist() == answer.output[: asked.num_output], "a request gets what it gets alone"
         if asked.num_logprobs >= 0:
             self._check_logprobs(output, asked.num_logprobs)
+
+    def _check_early_end(self, asked: Asked) -> None:
+        match asked.finish:
+            case FinishReason.REFUSED:
+                assert self.table.records["refusal"][asked.request.index], "who is refused is told why"
+                assert not asked.num_output, "what was refused has not run"
+            case FinishReason.TIMEOUT:
+                assert self.now >= asked.deadline, "what is not late goes on"
+            case FinishReason.ERROR:
+                assert self.settings.output_pages is not None, "only a lack of pages fails a request"
+            case _:
+                raise AssertionError("nothing else ends what is wanted")
 
     def _check_logprobs(self, output: np.ndarray, count: int) -> None:
         for words in output:
@@ -403,6 +473,9 @@ class World:
         scheduler, settings = self.scheduler, self.settings
         assert not scheduler._requests, "nothing is left of what was released"
         assert not len(scheduler._waiting), "nothing is left in the queue"
+        assert scheduler.queue[:2] == (0, 0), "nothing is left in the queue"
+        assert scheduler.next_deadline == math.inf, "nothing is left that may be late"
+        assert scheduler._wait._running == 0, "no work is left"
         assert scheduler._pool.num_used == 0, "all slots are free, or kept by the tree alone"
         assert scheduler._output._region.num_free == self.table.shape.output_pages, "all pages are free"
         for client in self._clients:
