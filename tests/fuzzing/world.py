@@ -390,10 +390,10 @@ class World:
         rows, make_room = scheduler._running.rows, scheduler._preemption.make_room
         has_priorities = self.config.schedule_policy == "priority"
 
-        def watched() -> list[Request]:
+        def watched(tokens: int) -> list[Request]:
             running = [rows.requests[row] for row in rows.taking_part().tolist()]
             first = min(running, key=lambda one: (one.priority * has_priorities, one.order), default=None)
-            preempted = make_room()
+            preempted = make_room(tokens)
             assert first not in preempted, "the oldest always goes on"
             return preempted
 
