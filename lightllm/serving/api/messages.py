@@ -62,8 +62,7 @@ def _prepared(message: Message, place: str) -> Message:
         kept.setdefault("reasoning_content", kept["reasoning"])
     text = _text(message.get("content"), place)
     if calls := message.get("tool_calls"):
-        # Some templates take any content, an empty one too, for an answer without calls.
-        return {**kept, "content": text or None, "tool_calls": _prepared_calls(calls, place)}
+        return {**kept, "content": text, "tool_calls": _prepared_calls(calls, place)}
     return {**kept, "content": text or ""}
 
 

@@ -6,6 +6,7 @@ that nobody has read, so they run in a sandbox in which they can change nothing.
 
 import json
 from collections.abc import Mapping
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any, NoReturn
@@ -27,6 +28,29 @@ _RESERVED = ("messages", "tools", "add_generation_prompt", "documents")
 _LONGEST_REASON = 500  # characters of a template's own error message
 
 
+@dataclass(frozen=True)
+class _CallForm:
+    """What a message with calls looks like: whether arguments are JSON text, and what stands for no content."""
+
+    has_text_arguments: bool
+    no_content: str | None
+
+    def of(self, message: Message) -> Message:
+        """The message in this form. Arguments that are text already are none that an object could hold."""
+        calls = [self._of_call(call) for call in message["tool_calls"]]
+        return {**message, "content": message.get("content") or self.no_content, "tool_calls": calls}
+
+    def _of_call(self, call: dict[str, Any]) -> dict[str, Any]:
+        function, arguments = call["function"], call["function"].get("arguments")
+        if self.has_text_arguments and not isinstance(arguments, str):
+            arguments = _to_json(arguments)
+        return {**call, "function": {**function, "arguments": arguments}}
+
+
+# Templates differ, and say so only by failing. Most take objects, and null for no content.
+_CALL_FORMS = [_CallForm(has_text, no_content) for no_content in (None, "") for has_text in (False, True)]
+
+
 class ChatTemplate:
     """A checkpoint's templates by name; "tool_use", where there is one, serves requests with tools."""
 
@@ -35,7 +59,7 @@ class ChatTemplate:
         environment = _environment()
         self._special_tokens = dict(special_tokens)
         self._sources = dict(sources)
-        self._takes_text_arguments: dict[str, bool] = {}
+        self._call_forms: dict[str, _CallForm] = {}
         try:
             self._templates = {name: environment.from_string(source) for name, source in sources.items()}
             self._variables = {
@@ -69,8 +93,9 @@ class ChatTemplate:
             messages = _with_end_mark(messages)
         values = self._special_tokens | dict(variables or {})
         try:
-            if any(message.get("tool_calls") for message in messages) and self._is_for_text(name):
-                messages = [_with_text_arguments(message) for message in messages]
+            if any(message.get("tool_calls") for message in messages):
+                form = self._call_form(name)
+                messages = [form.of(message) if message.get("tool_calls") else message for message in messages]
             text = self._templates[name].render(
                 messages=messages,
                 tools=tools,
@@ -84,23 +109,22 @@ class ChatTemplate:
             raise RequestError(f"the chat template refuses these messages: {reason}", param="messages") from None
         return _cut_at_end_mark(text) if continue_final_message else text
 
-    def _is_for_text(self, name: str) -> bool:
-        """Whether a template wants the arguments of calls as JSON text and not as objects, as most do."""
-        if name not in self._takes_text_arguments:
-            as_object, as_text = (self._try_call(name, arguments) for arguments in ({"a": "b"}, '{"a": "b"}'))
-            # Shown an object that it should have written as JSON, a template fails, or writes it as Python does.
-            is_misunderstood = as_object is None or "{'a': 'b'}" in as_object
-            self._takes_text_arguments[name] = is_misunderstood and as_text is not None and '{"a": "b"}' in as_text
-        return self._takes_text_arguments[name]
+    def _call_form(self, name: str) -> "_CallForm":
+        """The form in which a template understands calls; the commonest where it understands none."""
+        if name not in self._call_forms:
+            understood = (form for form in _CALL_FORMS if self._understands(name, form))
+            self._call_forms[name] = next(understood, _CALL_FORMS[0])
+        return self._call_forms[name]
 
-    def _try_call(self, name: str, arguments: Any) -> str | None:
-        """A conversation with a call in it; None if the template fails at it."""
-        call = {"id": "abcdefghi", "type": "function", "function": {"name": "f", "arguments": arguments}}
-        messages = [{"role": "user", "content": "a"}, {"role": "assistant", "content": None, "tool_calls": [call]}]
+    def _understands(self, name: str, form: "_CallForm") -> bool:
+        call = {"id": "abcdefghi", "type": "function", "function": {"name": "f", "arguments": {"a": "b"}}}
+        messages = [{"role": "user", "content": "a"}, form.of({"role": "assistant", "tool_calls": [call]})]
         try:
-            return self._templates[name].render(messages=messages, tools=None, documents=None, **self._special_tokens)
+            text = self._templates[name].render(messages=messages, tools=None, documents=None, **self._special_tokens)
         except Exception:  # a template can fail in any way that code can
-            return None
+            return False
+        # Shown an object that it takes for text, a template writes it as Python does; and the other way round, twice.
+        return '{"a": "b"}' in text if form.has_text_arguments else "{'a': 'b'}" not in text
 
     def _choose(self, *, has_tools: bool) -> str:
         if has_tools and "tool_use" in self._templates:
@@ -155,17 +179,6 @@ def _read(path: Path, flag: str) -> str:
         return path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{flag}: cannot read the chat template {path}: {error}") from None
-
-
-def _with_text_arguments(message: Message) -> Message:
-    """The message with the arguments of its calls as JSON text."""
-    return {**message, "tool_calls": [_with_text(call) for call in message.get("tool_calls") or []]}
-
-
-def _with_text(call: dict[str, Any]) -> dict[str, Any]:
-    arguments = call["function"].get("arguments")
-    text = arguments if isinstance(arguments, str) else _to_json(arguments)
-    return {**call, "function": {**call["function"], "arguments": text}}
 
 
 def _with_end_mark(messages: list[Message]) -> list[Message]:

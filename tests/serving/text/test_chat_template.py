@@ -203,6 +203,23 @@ def test_arguments_of_calls_come_as_the_template_expects_them(written):
     assert "\\" not in text, "nothing is written as JSON twice"
 
 
+NO_CONTENT = {
+    "null, or it shows it": ("{% if m.content is none %}calls{% else %}content{% endif %}", "calls"),
+    "text, or it fails": ("{{ m.content + 'calls' }}", "calls"),
+    "text, or it goes through its parts": (
+        "{% if m.content is string %}{{ m.content }}{% else %}{% for part in m.content %}{% endfor %}{% endif %}calls",
+        "calls",
+    ),
+}
+
+
+@pytest.mark.parametrize(("shown", "expected"), NO_CONTENT.values(), ids=NO_CONTENT)
+@pytest.mark.parametrize("content", [None, ""])
+def test_no_content_beside_calls_is_what_the_template_expects(shown, expected, content):
+    template = "{% for m in messages %}{% if m.tool_calls %}" + shown + "{% endif %}{% endfor %}"
+    assert render(template, [{"role": "assistant", "content": content, "tool_calls": [CALL]}]) == expected
+
+
 def test_arguments_that_are_no_object_stay_the_text_that_they_are():
     call = {"function": {"name": "add", "arguments": '{"a": '}}
     template = "{% for m in messages %}{{ '' + m.tool_calls[0].function.arguments }}{% endfor %}"
