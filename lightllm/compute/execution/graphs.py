@@ -1,6 +1,9 @@
-"""Decode steps as CUDA graphs: recorded once for each of some sizes, replayed in one launch.
+"""Small steps as CUDA graphs: recorded once for each of some numbers of tokens, replayed in one launch.
 
-A step whose sequences all run one token and sample is padded to the next size. What it depends on lies in one buffer
+A graph computes sequences of one token each. A chunk is given to it as that many sequences of one row, each of which
+sees one token more than the one before: the same result, for reading the chunk's context once for each of its tokens.
+So steps of few tokens, of which chunks read little again, need no graphs of their own, and no other kernels. A step is
+padded to the next size. What it depends on lies in one buffer
 at fixed places, filled by one copy. Logits and sampling are launched separately: so no graph keeps logits of its own,
 and what a step samples with may change from step to step.
 """
@@ -67,7 +70,10 @@ class Graphs:
         *,
         upload: Upload,
         record: Recorder,
+        most_read_again: int = 0,
     ):
+        """most_read_again: tokens of contexts that the chunks of a step may read, counted for each of their tokens."""
+        self._most_read_again = most_read_again
         self._model, self._rows, self._hold_slot, self._upload = model, rows, hold_slot, upload
         self._sizes = np.array(sorted(sizes), np.int64)
         most, device = max(sizes), rows.slot_table.device
@@ -92,21 +98,25 @@ class Graphs:
         replay, padded = self._recorded[size]
         replay()
         count = len(plan.rows)
-        return Sampling(padded.hidden[:count], padded.row[:count], padded.length[:count])
+        if len(plan.tokens) == count and plan.samples.all():
+            return Sampling(padded.hidden[:count], padded.row[:count], padded.length[:count])
+        which = np.flatnonzero(plan.samples)
+        last = (np.cumsum(plan.counts) - 1)[which]
+        last, row, length = self._upload.together(
+            *(x.astype(np.int64) for x in (last, plan.rows[which], (plan.starts + plan.counts)[which]))
+        )
+        return Sampling(padded.hidden.index_select(0, last), row, length)
 
     def size_for(self, plan: StepPlan) -> int | None:
-        """The size that a plan is padded to. None if it is no plain decode step, or too large."""
-        count = len(plan.rows)
+        """The size that a plan is padded to. None if it is too large, or changes more of the slot table than where its
+        own tokens go."""
+        count = len(plan.tokens)
         if count > self._sizes[-1]:
             return None
-        is_plain = (
-            len(plan.tokens) == len(plan.update_slots) == len(plan.update_rows) == count
-            and plan.samples.all()
-            and (plan.update_counts == 1).all()
-            and np.array_equal(plan.update_rows, plan.rows)
-            and np.array_equal(plan.update_starts, plan.starts)
-        )
-        return int(self._sizes[np.searchsorted(self._sizes, count)]) if is_plain else None
+        is_plain = np.array_equal(plan.update_starts, plan.starts) and np.array_equal(plan.update_counts, plan.counts)
+        if not is_plain or (count > len(plan.rows) and _read_again(plan) > self._most_read_again):
+            return None
+        return int(self._sizes[np.searchsorted(self._sizes, count)])
 
     def _fill(self, plan: StepPlan | None, size: int) -> None:
         """Writes a plan into the buffer, or padding only.
@@ -119,9 +129,12 @@ class Graphs:
         narrow = packed[_WIDE * width :].view(np.int32).reshape(_NARROW, width)
         wide[:], narrow[:] = (np.array(values)[:, None] for values in hold)
         if plan is not None:
-            count, lengths = len(plan.rows), plan.starts + 1
-            wide[:, :count] = plan.rows, lengths
-            narrow[:, :count] = plan.tokens, plan.starts, plan.update_slots, lengths
+            count, rows, positions = len(plan.tokens), plan.rows, plan.starts
+            if count > len(rows):
+                begins = plan.starts - (np.cumsum(plan.counts) - plan.counts)
+                rows, positions = np.repeat(rows, plan.counts), np.repeat(begins, plan.counts) + np.arange(count)
+            wide[:, :count] = rows, positions + 1
+            narrow[:, :count] = plan.tokens, positions, plan.update_slots, positions + 1
         self._upload.into(self._buffer[: len(packed)], packed)
 
     def _lines(self, size: int) -> tuple[Tensor, ...]:
@@ -153,6 +166,12 @@ class Graphs:
                 max_length=rows.longest,
             )
         )
+
+
+def _read_again(plan: StepPlan) -> int:
+    """Tokens that the chunks of a plan see, counted for each of their tokens."""
+    counts = plan.counts.astype(np.int64)
+    return int((counts * plan.starts + counts * (counts + 1) // 2)[counts > 1].sum())
 
 
 def _width(size: int) -> int:

@@ -143,7 +143,8 @@ class Runner:
         if stream is None or config.disable_cudagraph or config.allow_reference_ops:
             return
         with torch.inference_mode():
-            self.stepper.capture(self._graph_sizes, CudaRecorder(stream))
+            again = config.graph_max_read_again
+            self.stepper.capture(self._graph_sizes, CudaRecorder(stream), most_read_again=again)
 
     def _fit_pool(self, available: int, weight_bytes: int) -> int:
         """Slots of the pool, the same on all ranks. Adds to `memory` what is counted on the way."""

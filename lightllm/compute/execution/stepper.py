@@ -59,9 +59,17 @@ class Stepper:
     def has_graphs(self) -> bool:
         return self._graphs is not None
 
-    def capture(self, sizes: Sequence[int], record: Recorder) -> None:
-        """Records decode steps of these sizes, to be replayed from now on."""
-        self._graphs = Graphs(self._model, self._rows, self._pool.hold_slot, sizes, upload=self._upload, record=record)
+    def capture(self, sizes: Sequence[int], record: Recorder, *, most_read_again: int = 0) -> None:
+        """Records steps of these sizes, to be replayed from now on. most_read_again: see Graphs."""
+        self._graphs = Graphs(
+            self._model,
+            self._rows,
+            self._pool.hold_slot,
+            sizes,
+            upload=self._upload,
+            record=record,
+            most_read_again=most_read_again,
+        )
 
     def launch(self, plan: StepPlan) -> Outcome:
         """Computes a plan. All ranks are given the same ones, and all learn what rank 0 samples."""

@@ -43,7 +43,7 @@ class Upload:
 def pack(arrays: Sequence[np.ndarray]) -> tuple[np.ndarray, list[int]]:
     """Arrays [n] one after another as bytes, and where each begins."""
     starts = np.cumsum([0, *(-(-array.nbytes // _ALIGN) * _ALIGN for array in arrays)]).tolist()
-    packed = np.zeros(starts[-1], np.uint8)
+    packed = np.zeros(max(starts[-1], _ALIGN), np.uint8)  # torch cannot view nothing as another type
     for start, array in zip(starts, arrays, strict=False):
         packed[start : start + array.nbytes].view(array.dtype)[:] = array
     return packed, starts[:-1]

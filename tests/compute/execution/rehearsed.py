@@ -108,7 +108,7 @@ def test_no_step_needs_a_kernel_that_was_not_rehearsed(model, card, noted, monke
         assert {kernel for kernel, _ in noted - rehearsed} == set()
 
     with torch.inference_mode():
-        stepper.capture(sizes_up_to(256), compute_again)
+        stepper.capture(sizes_up_to(256), compute_again, most_read_again=5000)
         for step in largest_steps(tokens=TOKENS, rows=ROWS, longest=LONGEST):
             meets(step)
         for _ in range(40):

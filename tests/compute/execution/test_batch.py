@@ -20,6 +20,7 @@ def test_uploads_keep_their_types_and_begin_at_multiples_of_16_bytes():
     tensors = Upload(CPU).together(*arrays)
     assert [tensor.tolist() for tensor in tensors] == [array.tolist() for array in arrays]
     assert [tensor.dtype for tensor in tensors] == [torch.int32, torch.int32, torch.int64, torch.int32]
+    assert [tensor.tolist() for tensor in Upload(CPU).together(arrays[1])] == [[]]
     base = tensors[0].data_ptr()
     assert all((tensor.data_ptr() - base) % 16 == 0 for tensor in tensors if len(tensor))
 

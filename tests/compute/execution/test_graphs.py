@@ -14,9 +14,10 @@ from tests.compute.execution.plans import Run, decodes, plan
 CPU = torch.device("cpu")
 
 
-def graphs(sizes, model=lambda batch: batch.tokens.float(), *, rows=8):
+def graphs(sizes, model=lambda batch: batch.tokens.float(), *, rows=8, most_read_again=0):
     held = Rows(rows, 16, 50, CPU)
-    return Graphs(model, held, 50, sizes, upload=Upload(CPU), record=compute_again), held
+    made = Graphs(model, held, 50, sizes, upload=Upload(CPU), record=compute_again, most_read_again=most_read_again)
+    return made, held
 
 
 def test_sizes_leave_little_padding():
@@ -35,15 +36,15 @@ def test_a_plan_takes_the_next_size():
     "sequences",
     [
         [Run(row, 3, [-1], [row]) for row in range(5)],
-        [Run(0, 3, [-1, 5], [1, 2])],
-        [Run(0, 3, [-1], [1]), Run(1, 0, [4], [2], samples=False)],
+        [Run(0, 3, [-1, 5], [1, 2]), Run(1, 0, [5, 6], [3, 4])],
+        [Run(0, 0, [4, 5, 6, 7, 8], range(5))],
         [Run(0, 3, [7], [1, 2, 3, 4], told=0)],
         [Run(0, 3, [7], [], told=4)],
     ],
-    ids=["too many", "a chunk", "not all sample", "a prefix was found", "no slot is new"],
+    ids=["too many", "too much is read again", "too long a chunk", "a prefix was found", "no slot is new"],
 )
 def test_other_steps_are_not_replayed(sequences):
-    policy, _ = graphs([1, 2, 4])
+    policy, _ = graphs([1, 2, 4], most_read_again=11)  # the second one's chunks read 4 + 5 + 1 + 2
     assert policy.run(plan(*sequences)) is None
 
 
@@ -74,6 +75,29 @@ def test_a_step_reaches_the_model_padded():
     assert (step.row.tolist(), step.length.tolist()) == ([5, 2, 6], [4, 1, 16])
 
 
+def test_a_chunk_is_computed_as_a_sequence_for_each_token():
+    seen = []
+
+    def model(batch):
+        seen.append(batch)
+        return batch.tokens.float().unsqueeze(1)
+
+    policy, rows = graphs([2, 8], model, most_read_again=100)
+    rows.last_token[5] = 77
+    seen.clear()
+    chunks = Run(2, 0, [30, 31, 32], [8, 4, 6]), Run(6, 9, [33, 34], [7, 2], samples=False)
+    step = policy.run(plan(Run(5, 3, [-1], [9]), *chunks))
+    (batch,) = seen
+    assert batch.tokens.tolist() == [77, 30, 31, 32, 33, 34, 0, 0]
+    assert batch.positions.tolist() == [3, 0, 1, 2, 9, 10, 0, 0]
+    assert batch.slots.tolist() == [9, 8, 4, 6, 7, 2, 50, 50]
+    assert batch.row.tolist() == [5, 2, 2, 2, 6, 6, 8, 8]
+    assert batch.lengths.tolist() == [4, 1, 2, 3, 10, 11, 1, 1]
+    assert rows.slot_table[2, :3].tolist() == [8, 4, 6]
+    assert step.hidden.tolist() == [[77], [32]]
+    assert (step.row.tolist(), step.length.tolist()) == ([5, 2], [4, 3])
+
+
 def test_nothing_of_a_step_is_left_in_the_next_one():
     policy, rows = graphs([4])
     policy.run(decodes([1, 2, 3], [4, 5, 6], [10, 11, 12]))
@@ -83,12 +107,13 @@ def test_nothing_of_a_step_is_left_in_the_next_one():
     assert (rows.slot_table[:8] >= 0).sum() == 1
 
 
-def test_replayed_answers_equal_those_that_are_computed_anew(tmp_path):
+@pytest.mark.parametrize("most_read_again", [0, 1000], ids=["decodes", "chunks too"])
+def test_replayed_answers_equal_those_that_are_computed_anew(tmp_path, most_read_again):
     make(tmp_path)
     plain, replaying = Runner(config(tmp_path)), Runner(config(tmp_path))
     torch.set_num_threads(1)
     with torch.inference_mode():
-        replaying.stepper.capture([1, 4, 8], compute_again)
+        replaying.stepper.capture([1, 4, 8, 24], compute_again, most_read_again=most_read_again)
     begins = [
         {"temperature": 0.0},
         {"temperature": 1.0, "seed": 3, "top_p": 0.9},

@@ -76,6 +76,30 @@ def test_answers_are_the_same_with_and_without_graphs(checkpoint, runner):
             assert runner.step(step).tokens.tolist() == plain.step(step).tokens.tolist()
 
 
+def test_chunks_in_graphs_give_the_same_answers(checkpoint, runner):
+    """Chunks of few tokens beside decodes, with and without a sample, replayed and computed anew."""
+    settings = {"device": "cuda", "data_type": "float32", "batch_max_tokens": 512, "graph_max_read_again": 0}
+    plain = Runner(config(checkpoint[0], **settings))
+    begins = {**GREEDY, "prompt_length": 40}
+    for chunks in ([40], [7, 33], [1, 20, 2, 17]):
+        start = 0
+        for size in chunks:
+            stop = start + size
+            parts = [
+                Run(
+                    row,
+                    start,
+                    prompt(40, row)[start:stop],
+                    range(row * 50 + start, row * 50 + stop),
+                    stop == 40,
+                    begins=begins,
+                )
+                for row in range(3)
+            ]
+            step, start = plan(*parts), stop
+            assert runner.step(step).tokens.tolist() == plain.step(step).tokens.tolist()
+
+
 def test_nothing_is_compiled_once_a_runner_is_ready(checkpoint):
     """Half precision, in which all kernels run: chunks of all lengths beside decodes, every way of sampling."""
     made = Runner(EngineConfig(model_dir=str(checkpoint[0]), running_max_req_size=300, device="cuda"))
