@@ -8,6 +8,8 @@ import pytest
 import torch
 
 from tests.compute.kernels import interpreter  # isort: skip  (changes Triton, so before any kernel)
+from lightllm.bench.kernels import tunable
+from lightllm.bench.kernels.model_sizes import Heads, ModelSizes, Product
 from lightllm.compute import kernels, ops
 from lightllm.compute.kernels.triton import attention_decode, attention_hopper, attention_prefill, launch, matvec
 from lightllm.compute.ops.op import ALL, Facts
@@ -119,3 +121,24 @@ def test_long_chunks_take_every_tile_that_is_seen(count, length, window):
                 assert all(
                     one.start <= whole_tile.start and whole_tile.stop <= one.stop for whole_tile in taken[masked:whole]
                 )
+
+
+def test_what_tuning_runs_is_the_op(monkeypatch):
+    small = {"TOKENS": (16,), "DECODES": [(2, 20)], "LONG_CHUNKS": [(9, 20)], "SHORT_CHUNKS": [(3, 20)]}
+    for name, value in small.items():
+        monkeypatch.setattr(tunable, name, value)
+    sizes = ModelSizes((Product(48, 64, gated=False), Product(64, 32, gated=True)), (Heads(4, 2, 16),))
+    searched = list(tunable.tunables(sizes, Facts(CPU, torch.bfloat16)))
+    assert [one.op for one in searched] == [
+        "linear",
+        "gated_linear",
+        "attend decodes",
+        "attend chunks",
+        "attend chunks",
+    ]
+    for one in searched:
+        arguments = one.workloads[0].make()
+        expected = one.reference(*arguments).float()
+        for parameters in (one.default, one.candidates[-1]):
+            got = one.run(parameters, *arguments).float()
+            assert (got - expected).norm() <= tunable.WRONG * expected.norm()
