@@ -28,6 +28,7 @@ class Connection(asyncio.Protocol):
         self._now = 0.0
         self._rest = b""
         self._error = b""
+        self._ends_with_connection = False  # an answer has begun that says nothing of its length
         self.is_closed = False
 
     async def post(self, head: bytes, body: bytes, on_line: OnLine) -> None:
@@ -56,9 +57,18 @@ class Connection(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.is_closed = True
+        if exc is None and self._ends_with_connection:
+            self.on_message_complete()
         self._fail(f"the server closed the connection: {exc or 'before the answer was complete'}")
 
     # What the parser calls.
+
+    def on_message_begin(self) -> None:
+        self._ends_with_connection = True
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        if name.lower() in (b"content-length", b"transfer-encoding"):
+            self._ends_with_connection = False
 
     def on_body(self, body: bytes) -> None:
         if self._parser.get_status_code() != 200:
@@ -70,6 +80,7 @@ class Connection(asyncio.Protocol):
                 self._take(line)
 
     def on_message_complete(self) -> None:
+        self._ends_with_connection = False
         if not self._parser.should_keep_alive():
             self.is_closed = True
         status = self._parser.get_status_code()

@@ -2,6 +2,7 @@
 
 import json
 import time
+from dataclasses import dataclass
 from datetime import datetime
 from http.client import HTTPException
 from pathlib import Path
@@ -27,39 +28,64 @@ _RETRY_S = 0.1
 
 def run(options: ServeOptions) -> int:
     """Measures, prints, writes. 1 if no request succeeded. Raises ConfigError, ClientError."""
-    names, percentiles = (
-        read.metrics(options.percentile_metrics),
-        read.numbers(options.metric_percentiles, "metric_percentiles"),
-    )
-    limits, metadata = read.goodput(options.goodput), read.named_values(options.metadata, "metadata")
+    wanted = _Wanted.of(options)
+    server = Server(options)
+    measured = _measure(options, server)
+    found = wanted.figures(measured)
+    report.show(found, wanted.latencies)
+    if options.save_result or options.save_detailed:
+        _write(options, server.model, wanted.metadata | found, measured)
+    if options.plot:
+        plot.draw(measured.outcomes, options.plot)
+    return 0 if found["completed"] else 1
+
+
+@dataclass(frozen=True)
+class _Wanted:
+    """What options say of figures, read before anything is measured."""
+
+    latencies: list[str]
+    percentiles: list[float]
+    limits: dict[str, float]
+    metadata: dict[str, str]
+
+    @classmethod
+    def of(cls, options: ServeOptions) -> "_Wanted":
+        """Raises ConfigError for whatever could not be reported afterwards."""
+        plot.check(options.plot)
+        return cls(
+            read.metrics(options.percentile_metrics),
+            read.numbers(options.metric_percentiles, "metric_percentiles"),
+            read.goodput(options.goodput),
+            read.named_values(options.metadata, "metadata"),
+        )
+
+    def figures(self, measured: Measured) -> dict[str, Any]:
+        found = figures.totals(measured.outcomes, self.limits)
+        found |= figures.summary(figures.latencies(measured.outcomes), self.latencies, self.percentiles)
+        return found | {
+            "client_cpu_share": measured.cpu_share,
+            "client_lag_p99_ms": 1e3 * measured.lag_p99,
+            "client_lag_max_ms": 1e3 * measured.lag_max,
+        }
+
+
+def _measure(options: ServeOptions, server: "Server") -> Measured:
+    """Warms up, then sends what counts."""
     if options.backend == "openai-chat" and options.prompt_form == "ids":
         raise ConfigError("--prompt_form=ids: chat messages are text; use --backend openai or native")
-    plot.check(options.plot)
-    server = Server(options)
     made = prompts.load(options, _tokenizer_directory(options, server.model))
     conversations = datasets.make(options, made)
     if options.num_warmups:
         warming = datasets.make(options, made, count=options.num_warmups, seed=options.seed + _WARM_UP_SEED)
         _send(options, server, warming, [0.0] * len(warming), title="warming up")
+    due = arrivals.offsets(len(conversations), options.request_rate, options.burstiness, options.seed)
     if options.profile:
         server.post("/start_profile")
-    due = arrivals.offsets(len(conversations), options.request_rate, options.burstiness, options.seed)
     measured = _send(options, server, conversations, due, title=options.dataset_name)
     if options.profile:
         server.post("/stop_profile")
-    found = figures.totals(measured.outcomes, limits)
-    found |= figures.summary(figures.latencies(measured.outcomes), names, percentiles)
-    found |= {
-        "client_cpu_share": measured.cpu_share,
-        "client_lag_p99_ms": 1e3 * measured.lag_p99,
-        "client_lag_max_ms": 1e3 * measured.lag_max,
-    }
-    report.show(found, names)
-    if options.save_result or options.save_detailed:
-        _write(options, server.model, metadata | found, measured)
-    if options.plot:
-        plot.draw(measured.outcomes, options.plot)
-    return 0 if found["completed"] else 1
+    return measured
 
 
 class Server:
@@ -86,24 +112,35 @@ class Server:
 
     def _model(self, options: ServeOptions) -> str:
         served = self._models(options.ready_check_timeout_sec)
-        if options.model in served:
+        if served is None or options.model in served:
             return options.model
         if served and (not options.model or Path(options.model).is_dir()):
             return served[0]
         raise ConfigError(f"--model={options.model} is not served at {self.url}; it has {', '.join(served) or 'none'}")
 
-    def _models(self, timeout_s: float) -> list[str]:
+    def _models(self, timeout_s: float) -> list[str] | None:
+        """Names of what is served; None from a server that does not tell. Raises ConfigError."""
         deadline = time.monotonic() + timeout_s
         while True:
             try:
                 with urlopen(Request(f"{self.url}/v1/models", headers=self.headers), timeout=10) as response:
                     return [model["id"] for model in json.load(response)["data"]]
-            except (URLError, OSError, HTTPException, ValueError, KeyError) as error:
-                if time.monotonic() >= deadline:
+            except HTTPError as error:
+                error.close()
+                if error.code == 404:
+                    return None
+                if error.code < 500:
                     raise ConfigError(
-                        f"{self.url}/v1/models does not answer ({error}); start a server, or give --base_url"
+                        f"{self.url}/v1/models answers {error.code} {error.reason}; see --header"
                     ) from None
-                time.sleep(_RETRY_S)
+                failure: Exception = error
+            except (URLError, OSError, HTTPException, ValueError, KeyError) as error:
+                failure = error
+            if time.monotonic() >= deadline:
+                raise ConfigError(
+                    f"{self.url}/v1/models does not answer ({failure}); start a server, or give --base_url"
+                )
+            time.sleep(_RETRY_S)
 
 
 def _tokenizer_directory(options: ServeOptions, model: str) -> Path | None:

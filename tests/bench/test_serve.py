@@ -1,6 +1,8 @@
 """The client before a real api process with a fake engine behind it."""
 
 import json
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
@@ -122,3 +124,31 @@ def test_a_picture_is_drawn(measure, tmp_path):
 def test_what_cannot_be_measured_is_refused(measure, options, message):
     with pytest.raises(ConfigError, match=message):
         measure(**options)
+
+
+class Handler(BaseHTTPRequestHandler):
+    """A server of the native API alone, which keeps no connection and knows a password."""
+
+    def do_GET(self) -> None:
+        self.send_error(404 if self.headers.get("Authorization") == "Bearer me" else 401)
+
+    def do_POST(self) -> None:
+        self.rfile.read(int(self.headers["Content-Length"]))
+        self.send_response(200)
+        self.end_headers()
+        for count in (1, 2):
+            event = {"token": {"text": "a", "count_output_tokens": count, "prompt_tokens": 3}}
+            self.wfile.write(f"data:{json.dumps(event)}\r\n\r\n".encode())
+
+    def log_message(self, format: str, *args: object) -> None: ...
+
+
+def test_a_server_that_names_no_models_and_closes_connections_can_be_measured(measure):
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        address = {"base_url": f"http://127.0.0.1:{server.server_port}", "backend": "native"}
+        code, found = measure(**address, header=["Authorization=Bearer me"], random_input_len=3, random_output_len=2)
+        assert (code, found["completed"], found["total_output_tokens"]) == (0, 6, 12)
+        with pytest.raises(ConfigError, match="answers 401"):
+            measure(**address)
+        server.shutdown()
