@@ -42,12 +42,13 @@ _SERVER = {
 
 @dataclass
 class Figures:
-    """Of one load. Rates are a second; latencies in seconds; memory in MB."""
+    """Of one load. Rates are requests a second, goodput tokens a second; latencies in seconds; memory in MB."""
 
     load: float
     offered: float
     answered: float
     good: float
+    goodput: float
     refused: float
     failed: int
     ttft_p50: float
@@ -131,6 +132,7 @@ def figures(
     begin, end = start + min(_SETTLING_S, seconds / 4), start + seconds
     within = [outcome for outcome in outcomes if begin <= outcome.end <= end]
     answered = [outcome for outcome in within if outcome.is_good]
+    good = [outcome for outcome in answered if outcome.ttft <= target]
     refusals = np.array([o.end - o.start for o in within if o.error.startswith("429")] or [np.nan])
     ttfts = np.array([outcome.ttft for outcome in answered] or [np.nan])
 
@@ -141,7 +143,8 @@ def figures(
         load=load,
         offered=rate(sum(begin <= outcome.start <= end for outcome in outcomes)),
         answered=rate(len(answered)),
-        good=rate(int((ttfts <= target).sum())),
+        good=rate(len(good)),
+        goodput=rate(sum(outcome.output_tokens for outcome in good)),
         refused=rate(int(np.isfinite(refusals).sum())),
         failed=sum(not o.is_good and not o.error.startswith("429") for o in outcomes),
         ttft_p50=float(np.percentile(ttfts, 50)),
@@ -156,14 +159,16 @@ def figures(
 
 
 def show(all_figures: list[Figures], rate: float, target: float) -> None:
-    best = max(one.good for one in all_figures)
+    best = max(one.goodput for one in all_figures)
     print(f"\ncapacity {rate:.1f} requests/s; target for the first token {target:g} s\n")
-    print("| load | offered/s | answered/s | good/s | of best | 429/s | failed | TTFT s | 429 after ms | memory MB |")
-    print("| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |")
+    print(
+        "| load | offered/s | answered/s | good/s | goodput | of best | 429/s | failed | TTFT s | 429 after ms | memory MB |"
+    )
+    print("| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |")
     for one in all_figures:
         refusal = ", ".join(f"{1000 * value:.0f}" for value in (one.refusal_p50, one.refusal_p99, one.refusal_max))
         print(
-            f"| {one.load:g} | {one.offered:.1f} | {one.answered:.1f} | {one.good:.1f} | {one.good / best:.0%} | "
+            f"| {one.load:g} | {one.offered:.1f} | {one.answered:.1f} | {one.good:.1f} | {one.goodput:.0f} | {one.goodput / best:.0%} | "
             f"{one.refused:.1f} | {one.failed} | {one.ttft_p50:.2f}, {one.ttft_p99:.2f} | "
             f"{refusal if one.refused else '-'} | {one.memory_begin:.0f} to {one.memory_end:.0f} |"
         )

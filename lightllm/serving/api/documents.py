@@ -9,7 +9,11 @@ from lightllm.serving.api.errors import ErrorEnvelope
 
 _TEMPLATE = "#/components/schemas/{name}"
 _structs: dict[str, type[msgspec.Struct]] = {}  # all that routes mention, filled as they are declared
-_STATUSES = {400: "The request cannot be served as it stands", 429: "Full; try again", 503: "The engine is not serving"}
+_STATUSES = {
+    400: "The request cannot be served as it stands",
+    429: "Full, or too late; Retry-After says when to try again",
+    503: "Not serving, or out of time",
+}
 
 
 def described(
