@@ -161,14 +161,15 @@ def figures(
 def show(all_figures: list[Figures], rate: float, target: float) -> None:
     best = max(one.goodput for one in all_figures)
     print(f"\ncapacity {rate:.1f} requests/s; target for the first token {target:g} s\n")
-    print(
-        "| load | offered/s | answered/s | good/s | goodput | of best | 429/s | failed | TTFT s | 429 after ms | memory MB |"
-    )
-    print("| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |")
+    columns = "load", "offered/s", "answered/s", "good/s", "goodput", "of best", "429/s", "failed"
+    columns += "TTFT p50, p99 s", "429 after p50, p99, max ms", "memory MB"
+    print("|", " | ".join(columns), "|")
+    print("|", " | ".join(["---"] * len(columns)), "|")
     for one in all_figures:
         refusal = ", ".join(f"{1000 * value:.0f}" for value in (one.refusal_p50, one.refusal_p99, one.refusal_max))
         print(
-            f"| {one.load:g} | {one.offered:.1f} | {one.answered:.1f} | {one.good:.1f} | {one.goodput:.0f} | {one.goodput / best:.0%} | "
+            f"| {one.load:g} | {one.offered:.1f} | {one.answered:.1f} | {one.good:.1f} | "
+            f"{one.goodput:.0f} | {one.goodput / best:.0%} | "
             f"{one.refused:.1f} | {one.failed} | {one.ttft_p50:.2f}, {one.ttft_p99:.2f} | "
             f"{refusal if one.refused else '-'} | {one.memory_begin:.0f} to {one.memory_end:.0f} |"
         )
