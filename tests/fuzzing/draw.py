@@ -77,6 +77,7 @@ class _Drawing:
             "router_max_new_token_len": draw.choice([1, 1, 4, 64]),
             "max_queued_requests": draw.choice([0, 2, 100, 100]),
             "max_queued_tokens": draw.choice([None, None, None, 10]),
+            "itl_target_s": draw.choice([None, None, 0.005, 0.02]),
             "prompts_first": draw.random() < 0.2,
             "schedule_policy": draw.choice(["fcfs"] * 4 + _OTHER_ORDERS),
             "schedule_aging_s": draw.choice([0.02, 0.05, 10.0]),
@@ -94,6 +95,7 @@ class _Drawing:
             outstanding=draw.choice([1, 2, 2, 2]),
             ttft_target_s=draw.choice([None, 0.03]),
             bans_stops=draw.random() < 0.5,
+            has_small_constants=draw.random() < 0.5,
             is_awaited=draw.random() < 0.5,
             config=config,
         )

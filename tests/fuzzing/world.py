@@ -7,6 +7,8 @@ come to is an episode. Time is what the turns say.
 import math
 import zlib
 from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, fields, replace
 from operator import attrgetter
 
@@ -22,6 +24,8 @@ from lightllm.base.status import State, Status
 from lightllm.base.step import StepPlan, StepResult
 from lightllm.serving import records
 from lightllm.serving.client import EngineClient
+from lightllm.serving.scheduling import plan as planning
+from lightllm.serving.scheduling import prefix_tree, slots, step_budget, wait_prediction
 from lightllm.serving.scheduling.plan import StepLimits, plan_bytes
 from lightllm.serving.scheduling.request import Request
 from lightllm.serving.scheduling.scheduler import Scheduler
@@ -49,6 +53,14 @@ from tests.serving.scheduling.device import logprobs
 
 SEEDS_OF_ASK = 64
 _VARIANTS = 4
+_SMALL = [
+    (planning, "_FEWEST_PROMPT_TOKENS", 2),
+    (planning, "_STOP_TOKENS", 3),
+    (prefix_tree, "_LONGEST_GROWN", 6),
+    (slots, "_BLOCK", 8),
+    (step_budget, "_FEWEST", 3),
+    (wait_prediction, "_FEWEST", 2),
+]
 _arrays = attrgetter(*[field.name for field in fields(StepPlan) if field.name not in ("step", "begins")])
 
 
@@ -485,8 +497,22 @@ class World:
 
 def run(episode: Episode) -> World:
     """The whole episode. Raises what went wrong."""
-    world = World(episode.settings)
-    for event in episode.events:
-        world.happen(event)
-    world.finish()
-    return world
+    with _constants(small=episode.settings.has_small_constants):
+        world = World(episode.settings)
+        for event in episode.events:
+            world.happen(event)
+        world.finish()
+        return world
+
+
+@contextmanager
+def _constants(*, small: bool) -> Iterator[None]:
+    """Makes built-in constants small meanwhile."""
+    usual = [(module, name, getattr(module, name)) for module, name, _ in _SMALL]
+    for module, name, value in _SMALL if small else ():
+        setattr(module, name, value)
+    try:
+        yield
+    finally:
+        for module, name, value in usual:
+            setattr(module, name, value)
