@@ -123,8 +123,11 @@ def main() -> None:
             print(f"first token after {first:.1f} s", flush=True)
             measure("warm-up", _WARM_UP, server.url, arguments.tokenizer, arguments.out)
             for work in arguments.only:
-                found = measure(work, WORKS[work], server.url, arguments.tokenizer, arguments.out)
-                summary[work] = {name: found.get(name) for name in _SHOWN}
+                try:
+                    found = measure(work, WORKS[work], server.url, arguments.tokenizer, arguments.out)
+                    summary[work] = {name: found.get(name) for name in _SHOWN}
+                except subprocess.SubprocessError as error:  # the other works still count
+                    summary[work] = {"error": str(error)}
                 (arguments.out / "summary.json").write_text(json.dumps(summary, indent=1))
     print(json.dumps(summary, indent=1))
 

@@ -65,6 +65,13 @@ def test_every_setting_has_a_flag_with_help():
     assert "(default: 8192)" in text
 
 
+def test_a_reader_that_leaves_is_no_traceback():
+    command = f"{sys.executable} -m lightllm check | head -1"
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"}
+    done = subprocess.run(command, shell=True, capture_output=True, text=True, timeout=60, env=environment)
+    assert done.stderr == ""
+
+
 def test_flags_with_dashes_and_underscores_are_the_same(served):
     for dash in ("-", "_"):
         flags = ["--max_total_token_num", "500", "--disable_dynamic_prompt_cache", "--mem_fraction=0.5"]

@@ -184,6 +184,7 @@ def _write(options: ServeOptions, model: str, found: dict[str, Any], measured: M
     content = {
         "date": now.strftime("%Y%m%d-%H%M%S"),
         "backend": options.backend,
+        "endpoint_type": options.backend,
         "model_id": model,
         "tokenizer_id": options.tokenizer or options.model or model,
         "dataset_name": options.dataset_name,
