@@ -1,7 +1,6 @@
 """Answers of the chat route: whole, and as a stream of chunks."""
 
 import time
-from collections.abc import Sequence
 from typing import Literal
 
 import msgspec
@@ -63,7 +62,7 @@ class ChatCompletion(msgspec.Struct, kw_only=True, frozen=True):
 
 
 class ChoiceReader:
-    """What one choice's text and tokens amount to: events, its finish, its tokens of reasoning."""
+    """What one choice's text and tokens amount to: a message or its deltas, its finish, its tokens of reasoning."""
 
     def __init__(self, service: Service, parsing: ChatParsing, beginning: Beginning, *, skips_special_tokens: bool):
         self._parsing = parsing
@@ -74,7 +73,8 @@ class ChoiceReader:
                 service, skips_special_tokens=skips_special_tokens, shown=parsing.shown_tokens
             )
 
-    def read(self, update: Update) -> Sequence[Event]:
+    def read(self, update: Update) -> list[Event]:
+        """What is new."""
         if self._parser is None:
             return [Content(update.text)] if update.text else []
         if self._tokens is not None:
@@ -85,6 +85,44 @@ class ChoiceReader:
         if self._parsing.shows_reasoning:
             return events
         return [event for event in events if not isinstance(event, Reasoning)]
+
+    def deltas(self, update: Update) -> list[bytes]:
+        """The same as a stream words it."""
+        if self._parser is None:  # most of all tokens go this way
+            return [b'{"content":%s}' % json(update.text)] if update.text else []
+        return [self._delta(event) for event in self.read(update)]
+
+    def _delta(self, event: Event) -> bytes:
+        match event:
+            case Content(text):
+                return b'{"content":%s}' % json(text)
+            case Reasoning(text):
+                said = json(text)
+                return b'{"reasoning_content":%s,"reasoning":%s}' % (said, said)
+            case CallBegin(index):
+                return b'{"tool_calls":[{"index":%d,%s]}' % (index, json(self.call(event))[1:])
+            case CallArguments(index, text):
+                return b'{"tool_calls":[{"index":%d,"function":{"arguments":%s}}]}' % (index, json(text))
+
+    def message(self, update: Update) -> AnswerMessage:
+        """A whole answer's."""
+        content, reasoning, calls = [], [], []
+        for event in self.read(update):
+            match event:
+                case Content(text):
+                    content.append(text)
+                case Reasoning(text):
+                    reasoning.append(text)
+                case CallBegin():
+                    calls.append(self.call(event))
+                case CallArguments(index, text):
+                    calls[index].function.arguments += text
+        message = AnswerMessage(content="".join(content) or (None if calls or reasoning else ""))
+        if calls:
+            message.tool_calls = calls
+        if reasoning:
+            message.reasoning_content = message.reasoning = "".join(reasoning)
+        return message
 
     def finish(self, reason: FinishReason) -> str:
         """The finish reason in OpenAI's words."""
@@ -98,8 +136,9 @@ class ChoiceReader:
             return None
         return self._tokens.count(self._parser.output)
 
-    def call_id(self, begin: CallBegin) -> str:
-        return begin.id or self._parsing.new_call_id()
+    def call(self, begin: CallBegin) -> ToolCall:
+        """A call without arguments yet."""
+        return ToolCall(id=begin.id or self._parsing.new_call_id(), function=CalledFunction(begin.name))
 
 
 def completion(
@@ -109,7 +148,7 @@ def completion(
     choices = []
     for choice, (request, answer, reader) in enumerate(zip(generation.requests, answers, readers, strict=True)):
         assert answer.finish_reason is not None, "whole answers have ended"
-        message = _message(reader, reader.read(answer))
+        message = reader.message(answer)
         count.note(choice, answer, reasoning_tokens=reader.reasoning_tokens)
         choices.append(
             ChatChoice(
@@ -127,26 +166,6 @@ def completion(
         choices=choices,
         usage=count.usage(),
     )
-
-
-def _message(reader: ChoiceReader, events: Sequence[Event]) -> AnswerMessage:
-    content, reasoning, calls = [], [], []
-    for event in events:
-        match event:
-            case Content(text):
-                content.append(text)
-            case Reasoning(text):
-                reasoning.append(text)
-            case CallBegin(_, name):
-                calls.append(ToolCall(id=reader.call_id(event), function=CalledFunction(name)))
-            case CallArguments(index, text):
-                calls[index].function.arguments += text
-    message = AnswerMessage(content="".join(content) or (None if calls or reasoning else ""))
-    if calls:
-        message.tool_calls = calls
-    if reasoning:
-        message.reasoning_content = message.reasoning = "".join(reasoning)
-    return message
 
 
 class ChatStream:
@@ -175,28 +194,34 @@ class ChatStream:
 
     def event(self, choice: int, update: Update) -> bytes:
         reader = self._readers[choice]
-        deltas = [_delta(reader, event) for event in reader.read(update)]
+        deltas = reader.deltas(update)
         self._tail.count.note(choice, update, reasoning_tokens=reader.reasoning_tokens)
-        chunks = [] if self._has_begun[choice] else [self._begin(choice)]
+        begin = b"" if self._has_begun[choice] else self._begin(choice)
+        if update.finish_reason is None and not self._has_logprobs:
+            return begin + b"".join([self._chunk(choice, delta) for delta in deltas])
+        return begin + self._with_more(choice, update, deltas)
+
+    def _with_more(self, choice: int, update: Update, deltas: list[bytes]) -> bytes:
+        """The chunks of deltas with logprobs, which go with the first, or an end, which goes with the last."""
         chosen = finish = b"null"
         if self._has_logprobs and len(update.tokens):
             chosen = json(logprobs.for_chat(self._service, update.tokens))
         if update.finish_reason is not None:
             reason = json(update.stop_reason(self._generation.requests[choice]))
-            finish = b'"%s","stop_reason":%s' % (reader.finish(update.finish_reason).encode(), reason)
-        if not deltas and (chosen != b"null" or finish != b"null"):
-            deltas = [b'{"content":""}']
-        # Logprobs go with the first of them, the end with the last.
-        for i, delta in enumerate(deltas):
-            is_last = i == len(deltas) - 1
-            chunks.append(self._chunk(choice, delta, b"null" if i else chosen, finish if is_last else b"null"))
-        return b"".join(chunks)
+            finish = b'"%s","stop_reason":%s' % (self._readers[choice].finish(update.finish_reason).encode(), reason)
+        if chosen == finish == b"null" and not deltas:
+            return b""
+        first, *others = deltas or [b'{"content":""}']
+        if not others:
+            return self._chunk(choice, first, chosen, finish)
+        chunks = [self._chunk(choice, delta) for delta in others[:-1]]
+        return b"".join([self._chunk(choice, first, chosen), *chunks, self._chunk(choice, others[-1], b"null", finish)])
 
     def _begin(self, choice: int) -> bytes:
         self._has_begun[choice] = True
-        return self._chunk(choice, b'{"role":"assistant","content":""}', b"null", b"null")
+        return self._chunk(choice, b'{"role":"assistant","content":""}')
 
-    def _chunk(self, choice: int, delta: bytes, chosen: bytes, finish: bytes) -> bytes:
+    def _chunk(self, choice: int, delta: bytes, chosen: bytes = b"null", finish: bytes = b"null") -> bytes:
         return b'%s%s,"logprobs":%s,"finish_reason":%s}]%s' % (
             self._heads[choice], delta, chosen, finish, self._tail.tail(),
         )  # fmt: skip
@@ -205,17 +230,3 @@ class ChatStream:
         if not self._tail.is_asked:
             return DONE
         return b'%s],"usage":%s}\n\n' % (self._head, json(self._tail.count.usage())) + DONE
-
-
-def _delta(reader: ChoiceReader, event: Event) -> bytes:
-    match event:
-        case Content(text):
-            return b'{"content":%s}' % json(text)
-        case Reasoning(text):
-            said = json(text)
-            return b'{"reasoning_content":%s,"reasoning":%s}' % (said, said)
-        case CallBegin(index, name):
-            call = ToolCall(id=reader.call_id(event), function=CalledFunction(name))
-            return b'{"tool_calls":[{"index":%d,%s]}' % (index, json(call)[1:])
-        case CallArguments(index, text):
-            return b'{"tool_calls":[{"index":%d,"function":{"arguments":%s}}]}' % (index, json(text))
