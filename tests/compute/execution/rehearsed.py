@@ -1,6 +1,7 @@
 """After what is made up at start no step brings a kernel that is not compiled yet. Run by test_rehearsal.py, in a
 process of its own: here launching a kernel compiles it for an H200 at most, and runs nothing."""
 
+import itertools
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +21,7 @@ from lightllm.compute.execution.rehearsal import rehearse
 from lightllm.compute.execution.stepper import Stepper
 from lightllm.compute.execution.transfers import Upload
 from lightllm.compute.kernels.triton import activation, compiling, launch
+from lightllm.compute.layers.attention import Attention
 from lightllm.compute.ops.op import Facts
 from lightllm.compute.parallel.mesh import Group, Mesh
 from tests.compute.execution.plans import Run, decodes, plan
@@ -48,7 +50,7 @@ WAYS = [
     {"temperature": 0.0, "repetition_penalty": 1.2, "num_logprobs": 0},
     {"temperature": 0.9, "presence_penalty": 0.2, "min_tokens": 50},
 ]
-META = torch.device("meta")
+META, HALF = torch.device("meta"), torch.bfloat16
 
 
 @pytest.fixture
@@ -80,6 +82,41 @@ def random_plan(draw):
         runs.append(Run(row, start, tokens, slots, bool(draw.integers(8)), told=0, begins=begins, stop_tokens=[1, 2]))
         left -= count
     return plan(*runs) if runs else random_plan(draw)
+
+
+def test_blocks_alike_are_rehearsed_once(noted, monkeypatch):
+    """A model of nine blocks brings the kernels of one of two, at the same cost; blocks of another kind count."""
+    kernels.load(Facts(torch.device("cuda"), torch.bfloat16))
+    computed, forward = [], Attention.forward
+
+    def counted(self, x, batch):
+        computed.append(self)
+        return forward(self, x, batch)
+
+    monkeypatch.setattr(Attention, "forward", counted)
+
+    def rehearsed(layers, windows=()):
+        noted.clear()
+        computed.clear()
+        blueprint = Blueprint(Path(), LLAMA | {"num_hidden_layers": layers}, torch.device("cuda"), HALF, LONGEST)
+        build = Blueprint.build
+
+        def windowed(self):
+            model = build(self)
+            for i in windows:
+                model.model.layers[i].self_attn.window = 100
+            return model
+
+        with monkeypatch.context() as patch:
+            patch.setattr(Blueprint, "build", windowed)
+            rehearse(
+                blueprint, Group(), itertools.islice(made_up_ones(), 5), rows=ROWS, longest=LONGEST, graph_sizes=[]
+            )
+        return set(noted), len(computed)
+
+    assert rehearsed(9) == rehearsed(2)
+    assert rehearsed(9, windows=(1, 3)) == rehearsed(3, windows=(1,))
+    assert rehearsed(2)[0] < rehearsed(3, windows=(1,))[0]
 
 
 @pytest.mark.parametrize(
