@@ -38,6 +38,7 @@ class _Drawing:
         self._prompts = [[draw.randrange(vocabulary) for _ in range(14)] for _ in range(2)]
         self._length, self._arrivals = draw.choice([2, 6, 14]), draw.choice([0.3, 0.5, 0.7])
         self._states_maxima = draw.choice([0.0, 0.7, 1.0])  # of max_tokens
+        self._num_stops = [0, 0, 1, 3 if self._settings.has_small_constants else 12]
         self._is_late = draw.choice([0.0, 0.2, 0.6])  # messages and results
         self._disturbances = {
             self._release: draw.choice([0.0, 0.2, 0.6]),
@@ -146,7 +147,7 @@ class _Drawing:
             if draw.random() < self._states_maxima
             else None,
             min_tokens=draw.choice([0, 0, 0, 1, 4]),
-            stops=tuple(draw.sample(range(vocabulary), draw.choice([0, 0, 1, min(3, vocabulary - 1)]))),
+            stops=tuple(draw.sample(range(vocabulary), min(draw.choice(self._num_stops), vocabulary - 1))),
             logprobs=draw.choice([0, 2, 20]) if draw.random() < 0.1 else None,
             variant=draw.randrange(4),
             after=after,

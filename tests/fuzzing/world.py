@@ -24,8 +24,8 @@ from lightllm.base.status import State, Status
 from lightllm.base.step import StepPlan, StepResult
 from lightllm.serving import records
 from lightllm.serving.client import EngineClient
+from lightllm.serving.scheduling import keyed_heap, prefix_tree, slots, step_budget, wait_prediction
 from lightllm.serving.scheduling import plan as planning
-from lightllm.serving.scheduling import prefix_tree, slots, step_budget, wait_prediction
 from lightllm.serving.scheduling.plan import StepLimits, plan_bytes
 from lightllm.serving.scheduling.request import Request
 from lightllm.serving.scheduling.scheduler import Scheduler
@@ -54,6 +54,7 @@ from tests.serving.scheduling.device import logprobs
 SEEDS_OF_ASK = 64
 _VARIANTS = 4
 _SMALL = [
+    (keyed_heap, "_FEW", 2),
     (planning, "_FEWEST_PROMPT_TOKENS", 2),
     (planning, "_STOP_TOKENS", 3),
     (prefix_tree, "_LONGEST_GROWN", 6),
