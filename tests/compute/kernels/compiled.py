@@ -14,6 +14,7 @@ from tests.compute.kernels import hopper  # isort: skip  (changes Triton, so bef
 from lightllm.compute.kernels.triton import (
     activation,
     attention_decode,
+    attention_decode_hopper,
     attention_hopper,
     attention_prefill,
     embedding,
@@ -51,6 +52,11 @@ def store(*, normed: bool) -> None:
 def decode(count: int, kv_heads: int, dim: int, window: int | None = None) -> None:
     q, keys, values = heads(count, kv_heads, dim)
     attention_decode.attend_decodes(q, keys, values, TABLE, WHERE, LENGTHS, 1.0, window, q)
+
+
+def early_decode(count: int, kv_heads: int, dim: int, window: int | None = None) -> None:
+    q, keys, values = heads(count, kv_heads, dim)
+    attention_decode_hopper.attend_decodes(q, keys, values, TABLE, WHERE, LENGTHS, 1.0, window, q)
 
 
 def prefill(count: int, kv_heads: int, dim: int, window: int | None = None) -> None:
@@ -96,6 +102,10 @@ LAUNCHES: dict[str, Callable[[], Any]] = {
     "decode, 64/8 heads of 128": lambda: decode(64, 8, 128),
     "decode, 32/8 heads of 64": lambda: decode(32, 8, 64),
     "decode, 16/2 heads of 256, window": lambda: decode(16, 2, 256, 512),
+    "early decode, 32/8 heads of 128": lambda: early_decode(32, 8, 128),
+    "early decode, 16/8 heads of 128, window": lambda: early_decode(16, 8, 128, 512),
+    "early decode, 64/8 heads of 64": lambda: early_decode(64, 8, 64),
+    "early decode, 16/2 heads of 256": lambda: early_decode(16, 2, 256),
     "prefill, 32/8 heads of 128": lambda: prefill(32, 8, 128),
     "prefill, 16/2 heads of 192": lambda: prefill(16, 2, 192),
     "prefill, 16/2 heads of 256": lambda: prefill(16, 2, 256),
@@ -127,11 +137,11 @@ STACK = {  # bytes a thread may have in memory
 def test_compiles_for_hopper_without_spilling(name):
     compiled = hopper.compiled_by(LAUNCHES[name])
     assert max(kernel.stack_bytes for kernel in compiled) <= STACK.get(name, 0)
-    if "prefill" in name:
+    if "prefill" in name or name.startswith("early"):
         assert compiled[-1].wgmma, "the matrix unit's own instructions are used"
     if name.startswith(("long prefill", "streamed")):
         assert compiled[-1].bulk_copies, "tiles are fetched by the copy engine"
-    if name.startswith(("decode", "linear", "gated")):
+    if name.startswith(("decode", "early", "linear", "gated")):
         assert compiled[-1].async_copies, "copies run ahead of what uses them"
 
 

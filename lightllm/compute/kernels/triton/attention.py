@@ -1,4 +1,4 @@
-"""Attention over the slot table: decodes by one kernel, chunks by one of two."""
+"""Attention over the slot table: decodes by one of two kernels, chunks by one of two others."""
 
 from collections.abc import Hashable, Iterator, MutableMapping, Sequence
 from typing import Any
@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from lightllm.compute import ops
-from lightllm.compute.kernels.triton.attention_decode import attend_decodes
+from lightllm.compute.kernels.triton import attention_decode, attention_decode_hopper
 from lightllm.compute.kernels.triton.attention_hopper import attend_runs, why_not_runs
 from lightllm.compute.kernels.triton.attention_prefill import attend_chunks
 from lightllm.compute.kernels.triton.launch import HOPPER, card, why_not
@@ -37,12 +37,15 @@ def attend(
 ) -> Tensor:
     assert q.stride(2) == keys.stride(2) == values.stride(2) == 1, "a head lies in a run"
     out = torch.empty(q.shape, dtype=q.dtype, device=q.device)
+    is_hopper = card(q.device).capability[0] == HOPPER[0]
     if decodes:
+        streams = is_hopper and attention_decode_hopper.why_not(q, keys, values) is None
+        module = attention_decode_hopper if streams else attention_decode
         where = (slot_table, row[:decodes], lengths[:decodes])
-        attend_decodes(q[:decodes], keys, values, *where, scale, window, out[:decodes])
+        module.attend_decodes(q[:decodes], keys, values, *where, scale, window, out[:decodes])
     fewest = FEWEST_ROWS * keys.shape[1] // q.shape[1]
-    is_hopper = card(q.device).capability[0] == HOPPER[0] and why_not_runs(q, keys) is None
-    for lot, is_long in _lots(query_lengths, context_lengths, fewest if is_hopper else None):
+    copies = is_hopper and why_not_runs(q, keys) is None
+    for lot, is_long in _lots(query_lengths, context_lengths, fewest if copies else None):
         which = slice(decodes + lot.start, decodes + lot.stop)
         where = (slot_table, row[which], query_start[which.start : which.stop + 1], lengths[which])
         if is_long:
