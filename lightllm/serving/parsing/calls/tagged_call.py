@@ -19,13 +19,14 @@ _TYPES = {dict: "object", list: "array", str: "string", bool: "boolean", int: "i
 class TaggedCall:
     """The name stands between the two of `name`, a key between those of `key`, its value between those of `value`.
 
-    `end` closes the call. One line break at either end of a value belongs to the tags.
+    `end` closes the call. With `is_on_lines` a line break at either end of a value belongs to the tags.
     """
 
     name: tuple[str, str]
     key: tuple[str, str]
     value: tuple[str, str]
     end: str
+    is_on_lines: bool = False
     _key_end: Markers = field(init=False)
     _value_end: Markers = field(init=False)
 
@@ -78,7 +79,8 @@ class TaggedCall:
     def _read_value(self, out: Output, types: frozenset[str]) -> Steps[bool]:
         """Returns whether the value has an end."""
         reader = out.reader
-        yield from reader.skip("\n")
+        if self.is_on_lines:
+            yield from reader.skip("\n")
         if types == {"string"}:
             out.arguments('"')
             is_whole = yield from self._until_end(reader, lambda text: out.arguments(written(text)[1:-1]))
@@ -91,16 +93,16 @@ class TaggedCall:
         return is_whole
 
     def _until_end(self, reader: Reader, sink: Sink) -> Steps[bool]:
-        """The value's text, without a line break at its end."""
+        """The value's text. Returns whether it has an end."""
         held = ""
 
-        def pass_on(text: str) -> None:
+        def pass_line(text: str) -> None:
             nonlocal held
             text = held + text
             held = "\n" if text.endswith("\n") else ""
             sink(text.removesuffix("\n"))
 
-        return bool((yield from reader.until(self._value_end, pass_on)))
+        return bool((yield from reader.until(self._value_end, pass_line if self.is_on_lines else sink)))
 
 
 def _converted(text: str, types: frozenset[str]) -> str:

@@ -11,5 +11,11 @@ FORMAT = ToolFormat(
     opening=("<tool_call>",),
     begins=("<function=",),
     closing=("</tool_call>",),
-    call=TaggedCall(name=("<function=", ">"), key=("<parameter=", ">"), value=("", "</parameter>"), end="</function>"),
+    call=TaggedCall(
+        name=("<function=", ">"),
+        key=("<parameter=", ">"),
+        value=("", "</parameter>"),
+        end="</function>",
+        is_on_lines=True,
+    ),
 )

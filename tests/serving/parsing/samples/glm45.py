@@ -18,6 +18,10 @@ SAMPLES = {
         '<tool_call>run<arg_key>code</arg_key><arg_value>a "b" \\n \\ {</arg_value></tool_call>',
         (("run", {"code": 'a "b" \\n \\ {'}),),
     ),
+    "line breaks of a value": Sample(
+        "<tool_call>run<arg_key>code</arg_key><arg_value>\na\n\n</arg_value></tool_call>",
+        (("run", {"code": "\na\n\n"}),),
+    ),
     "an empty value": Sample(
         "<tool_call>run<arg_key>code</arg_key><arg_value></arg_value></tool_call>", (("run", {"code": ""}),)
     ),
@@ -26,7 +30,7 @@ SAMPLES = {
         (("run", {"code": "x </tool_call> y"}),),
     ),
     "cut in a value": Sample(
-        "<tool_call>run\n<arg_key>code</arg_key>\n<arg_value>x = 1\n", (("run", '{"code": "x = 1'),)
+        "<tool_call>run\n<arg_key>code</arg_key>\n<arg_value>x = 1\n", (("run", '{"code": "x = 1\\n'),)
     ),
     "cut in a key": Sample("<tool_call>run\n<arg_key>co", (("run", '{"co'),)),
     "a key without a value": Sample(
