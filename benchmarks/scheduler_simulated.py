@@ -9,7 +9,9 @@ not run again; tables go to standard output, plots to the directory.
 
 import argparse
 from collections.abc import Iterable, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
+from multiprocessing import get_context
 from pathlib import Path
 
 import msgspec
@@ -22,9 +24,9 @@ from lightllm.simulation.settings import SimulationSettings
 from lightllm.simulation.sweep import Sweep
 
 PAST_FUTURE, CONSERVATIVE, ORACLE, HIGHEST = "past_future", "conservative", "oracle", "watermark:watermark=0.99"
-LOADS = [0.6, 0.8, 1.0, 1.3]
+LOADS = (0.6, 0.8, 1.0, 1.3)
 Demand = float | int  # a load, or a number of clients
-TUNING_LOADS, TUNING_SEEDS = [1.0, 1.3], 3
+TUNING_LOADS, TUNING_SEEDS = (1.0, 1.3), 3
 WATERMARKS = [HIGHEST, *(f"watermark:watermark={share}" for share in (0.95, 0.9, 0.85, 0.8))]
 CLIENTS = {"decode_heavy": 40, "sharegpt_o1": 80, "mix": 90, "prefill_heavy": 40}
 # What the 99 % watermark has to be beaten by at these clients, and the step cost that this was measured with.
@@ -57,63 +59,103 @@ SIZES = {
 }
 
 
-class Study:
-    """Runs parts of the comparison and keeps their outcomes in files."""
+@dataclass(frozen=True)
+class Part:
+    """One policy on one trace, at some demands."""
 
-    def __init__(self, directory: Path, seeds: int):
-        self._directory, self._seeds = directory, seeds
+    kind: str
+    trace: str
+    policy: str
+    seeds: int
+    demands: tuple[Demand, ...]
+    cost: str = ""
+
+    def path(self, directory: Path) -> Path:
+        return directory / f"{self.trace}-{self.kind}-{self.policy.replace(':', '-')}.json"
+
+    def sweeps(self) -> list[Sweep]:
+        """One for each demand, as each needs another number of requests."""
+        size = SIZES[self.trace]
+        return [
+            Sweep.of(
+                SimulationSettings(
+                    traces=[self.trace],
+                    policies=[self.policy],
+                    loads=[demand] if isinstance(demand, float) else [],
+                    clients=[demand] if isinstance(demand, int) else [],
+                    seeds=self.seeds,
+                    history=1000 if self.policy == PAST_FUTURE else 0,  # the others look at nothing past
+                    requests=round(size.requests * (demand if isinstance(demand, float) else _CLOSED_LOOP)),
+                    scale=size.scale,
+                    pool_tokens=size.pool_tokens,
+                    cost=self.cost,
+                )
+            )
+            for demand in self.demands
+        ]
+
+
+class Study:
+    """Runs parts side by side and keeps their outcomes in files."""
+
+    def __init__(self, directory: Path):
+        self._directory = directory
         directory.mkdir(parents=True, exist_ok=True)
 
-    def tuned(self, trace: str) -> str:
-        """The watermark with the best mean goodput."""
-        outcomes = self._run("tuning", trace, WATERMARKS, seeds=TUNING_SEEDS, demands=TUNING_LOADS)
-        return max(WATERMARKS, key=lambda policy: goodput(outcomes, policy))
+    def run(self, parts: Sequence[Part]) -> list[Outcome]:
+        """The outcomes of all parts; only those are run that have no file yet."""
+        missing = [part for part in parts if not part.path(self._directory).exists()]
+        jobs = [(part, sweep, case) for part in missing for sweep in part.sweeps() for case in sweep.cases]
+        found: dict[Part, list[Outcome]] = {part: [] for part in missing}
+        with (
+            ProcessPoolExecutor(mp_context=get_context("spawn")) as processes,
+            tqdm(total=len(jobs), unit="run", disable=None) as progress,
+        ):
+            futures = {processes.submit(sweep.run_case, case): part for part, sweep, case in jobs}
+            for future in as_completed(futures):
+                part = futures[future]
+                found[part].append(future.result())
+                progress.update()
+                if len(found[part]) == len(part.demands) * part.seeds:
+                    self._write(part, found[part])
+        return [one for part in parts for one in self._read(part)]
 
-    def loads(self, trace: str, tuned: str) -> list[Outcome]:
-        policies = list(dict.fromkeys([HIGHEST, tuned, ORACLE, PAST_FUTURE]))
-        # It is far behind where it matters, which a few seeds show.
-        few = self._run("loads", trace, [CONSERVATIVE], seeds=min(TUNING_SEEDS, self._seeds), demands=LOADS)
-        return self._run("loads", trace, policies, seeds=self._seeds, demands=LOADS) + few
+    def _write(self, part: Part, outcomes: list[Outcome]) -> None:
+        outcomes.sort(key=lambda one: (one.case.load, one.case.clients, one.case.seed))
+        part.path(self._directory).write_bytes(msgspec.json.format(msgspec.json.encode(outcomes), indent=1))
 
-    def clients(self, trace: str) -> list[Outcome]:
-        policies, clients = [HIGHEST, "watermark:watermark=0.9", ORACLE, PAST_FUTURE], [CLIENTS[trace]]
-        return self._run("clients", trace, policies, seeds=self._seeds, demands=clients, cost=str(MARGINS_COST))
-
-    def _run(self, kind: str, trace: str, policies: Sequence[str], *, seeds: int, **more) -> list[Outcome]:
-        outcomes = []
-        for policy in policies:
-            path = self._directory / f"{trace}-{kind}-{policy.replace(':', '-')}.json"
-            if not path.exists():
-                found = _simulate(trace, policy, seeds=seeds, **more)
-                path.write_bytes(msgspec.json.format(msgspec.json.encode(found), indent=1))
-            outcomes += msgspec.json.decode(path.read_bytes(), type=list[Outcome])
-        return outcomes
+    def _read(self, part: Part) -> list[Outcome]:
+        return msgspec.json.decode(part.path(self._directory).read_bytes(), type=list[Outcome])
 
 
-def _simulate(trace: str, policy: str, *, seeds: int, demands: Sequence[Demand], cost: str = "") -> list[Outcome]:
-    size, outcomes = SIZES[trace], []
-    for demand in demands:
-        settings = SimulationSettings(
-            traces=[trace],
-            policies=[policy],
-            loads=[demand] if isinstance(demand, float) else [],
-            clients=[demand] if isinstance(demand, int) else [],
-            seeds=seeds,
-            history=1000 if policy == PAST_FUTURE else 0,  # the others look at nothing past
-            requests=round(size.requests * (demand if isinstance(demand, float) else _CLOSED_LOOP)),
-            scale=size.scale,
-            pool_tokens=size.pool_tokens,
-            cost=cost,
-        )
-        sweep = Sweep.of(settings)
-        with tqdm(total=len(sweep.cases), desc=f"{trace}, {policy}, {demand}", unit="run", disable=None) as progress:
-            outcomes += sweep.run(lambda _, progress=progress: progress.update())
-    return outcomes
+def tuning(trace: str) -> list[Part]:
+    return [Part("tuning", trace, policy, TUNING_SEEDS, TUNING_LOADS) for policy in WATERMARKS]
+
+
+def at_loads(trace: str, tuned: str, seeds: int) -> list[Part]:
+    """Conservative admission is far behind where it matters, which a few seeds show."""
+    policies = list(dict.fromkeys([PAST_FUTURE, HIGHEST, tuned, ORACLE]))
+    few = Part("loads", trace, CONSERVATIVE, min(seeds, TUNING_SEEDS), LOADS)
+    return [*(Part("loads", trace, policy, seeds, LOADS) for policy in policies), few]
+
+
+def at_clients(trace: str, seeds: int) -> list[Part]:
+    policies, demands = [PAST_FUTURE, HIGHEST, "watermark:watermark=0.9", ORACLE], (CLIENTS[trace],)
+    return [Part("clients", trace, policy, seeds, demands, str(MARGINS_COST)) for policy in policies]
+
+
+def of_trace(outcomes: Sequence[Outcome], trace: str) -> list[Outcome]:
+    return [one for one in outcomes if one.case.trace == trace]
 
 
 def goodput(outcomes: Iterable[Outcome], policy: str) -> float:
     """The mean over all that this policy was given."""
     return report.mean_and_error([one.goodput for one in outcomes if one.case.policy == policy])[0]
+
+
+def best(outcomes: Sequence[Outcome]) -> str:
+    """The policy with the highest goodput."""
+    return max(dict.fromkeys(one.case.policy for one in outcomes), key=lambda policy: goodput(outcomes, policy))
 
 
 def compare(outcomes: Sequence[Outcome], policy: str, other: str) -> tuple[float, float]:
@@ -184,18 +226,16 @@ def main() -> None:
     parser.add_argument("--traces", nargs="+", default=list(SIZES), choices=list(SIZES))
     arguments = parser.parse_args()
     plots.require_matplotlib()
-    study = Study(arguments.out, arguments.seeds)
-    at_loads, at_clients = {}, {}
-    for trace in arguments.traces:
-        tuned = study.tuned(trace)
-        outcomes = study.loads(trace, tuned)
-        at_loads[trace] = tuned, outcomes
-        plots.draw(outcomes, arguments.out)
-        print(report.table(outcomes), flush=True)
-    for trace in CLIENTS:
-        if trace in arguments.traces:
-            at_clients[trace] = study.clients(trace)
-    print(summary(at_loads), margins(at_clients), sep="\n\n")
+    study, traces, seeds = Study(arguments.out), arguments.traces, arguments.seeds
+    tried = study.run([part for trace in traces for part in tuning(trace)])
+    tuned = {trace: best(of_trace(tried, trace)) for trace in traces}
+    outcomes = study.run([part for trace in traces for part in at_loads(trace, tuned[trace], seeds)])
+    closed = [trace for trace in CLIENTS if trace in traces]
+    with_clients = study.run([part for trace in closed for part in at_clients(trace, seeds)])
+    print(report.table(outcomes))
+    plots.draw(outcomes, arguments.out)
+    print(summary({trace: (tuned[trace], of_trace(outcomes, trace)) for trace in traces}), end="\n\n")
+    print(margins({trace: of_trace(with_clients, trace) for trace in closed}))
 
 
 if __name__ == "__main__":
