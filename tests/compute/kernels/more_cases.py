@@ -41,6 +41,7 @@ CASES: dict[str, Cases] = defaultdict(
         "attend": _attend,
         "gated_linear": _linear,
         "linear": _linear,
+        "penalize": lambda facts: _penalties(facts, 70, 40, 8),
         "rms_norm": _norm,
         "silu_and_mul": _silu_and_mul,
     },
@@ -116,6 +117,45 @@ def _large_logprobs(facts: Facts):
     yield logits, torch.randint(0, 128_256, (33,), device=facts.device), 5
 
 
+def _penalties(facts: Facts, count: int, vocab: int, width: int):
+    """More sequences than are counted at once, lengths of all sizes."""
+    device = facts.device
+    lengths = torch.randint(1, width + 1, (count,), device=device)
+    yield (
+        torch.randn(count + 1, vocab, device=device),
+        torch.randperm(count + 1, device=device)[:count],
+        torch.randperm(count, device=device),
+        lengths,
+        (lengths * torch.rand(count, device=device)).long(),
+        *(torch.rand(3, count, device=device) + torch.tensor([[0.7], [-0.5], [-0.5]], device=device)),
+        width,
+        torch.randperm(count * width, device=device).view(count, width).to(torch.int32),
+        torch.randint(0, vocab, (count * width,), dtype=torch.int32, device=device),
+    )
+
+
+def _large_step(facts: Facts):
+    """8,192 tokens: decodes, and chunks of which some found a prefix."""
+    device, kind = facts.device, torch.int32
+    counts = torch.tensor([1] * 200 + [32] * 90 + [5112], device=device)
+    starts = torch.randint(0, 500, counts.shape, device=device)
+    told = torch.where(torch.arange(len(counts), device=device) % 3 == 0, starts, starts // 2)
+    new = starts + counts - told
+    rows, width = len(counts) + 5, 6000
+    run_starts = (torch.cat([sizes.new_zeros(1), sizes.cumsum(0)]).to(kind) for sizes in (counts, new))
+    yield (
+        torch.randint(-1, 1000, (int(counts.sum()),), dtype=kind, device=device),
+        torch.randperm(rows, device=device)[: len(counts)],
+        *run_starts,
+        starts.to(kind),
+        told.to(kind),
+        torch.randperm(int(new.sum()), device=device).to(kind),
+        torch.randperm(rows * width, device=device).view(rows, width).to(kind) + int(new.sum()),
+        torch.randint(0, 1000, (rows,), device=device),
+        torch.zeros(rows * width + int(new.sum()), dtype=kind, device=device),
+    )
+
+
 LARGE_CASES: dict[str, Cases] = defaultdict(
     lambda: lambda facts: (),
     {
@@ -127,6 +167,8 @@ LARGE_CASES: dict[str, Cases] = defaultdict(
         "linear": _large_linear,
         "logprobs": _large_logprobs,
         "norm_rotate_store": _large_store,
+        "penalize": lambda facts: _penalties(facts, 150, 128_256, 5000),
+        "prepare_step": _large_step,
         "rms_norm": _large_norm,
         "silu_and_mul": _large_silu_and_mul,
     },
