@@ -250,6 +250,25 @@ def test_a_stop_string_and_a_release_end_requests():
         assert house.metrics.total("kv_slots_used") == 0
 
 
+def test_time_is_up_whatever_the_workers_do():
+    with House(seconds=1.0) as house:
+        reference = house.ask(0, [1], 400)
+        house.table.records[0]["timeout_s"] = 0.05
+        house.clients[0].send(Requests(submit=[reference]))
+        house.follow(reference)
+        assert house.table.records[0]["finish_reason"] == FinishReason.TIMEOUT
+        assert not house.workers[0].rows, "no step has ended yet"
+
+
+def test_clients_see_how_much_waits():
+    with House(seconds=0.01) as house:
+        references = [house.ask(index, [index] * 5, 60) for index in range(11)]
+        house.clients[0].send(Requests(submit=references))
+        wait_until(lambda: (house.status.waiting_requests, house.status.waiting_tokens) == (3, 15))
+        house.clients[0].send(Requests(release=references))
+        wait_until(lambda: house.status.waiting_requests == 0)
+
+
 def test_a_record_is_released_and_used_again_in_one_message():
     with House(seconds=0.01) as house:
         first = house.ask(0, [1], 400)
