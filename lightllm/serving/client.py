@@ -295,7 +295,7 @@ class EngineClient:
             f"{self._config.max_queued_requests})",
             Refusal.QUEUE_TOKENS: f"prompts of as many tokens wait as may wait (--max_queued_tokens="
             f"{self._config.max_queued_tokens})",
-            Refusal.TOO_LATE: f"its first token would come in about {wait:.1f} s, which is later than it may "
+            Refusal.TOO_LATE: f"its first token would come {_when(wait)}, which may be later than it must "
             "(--ttft_target_s, timeout_s)",
         }[refusal]
         known = None if math.isnan(wait) else wait
@@ -329,6 +329,10 @@ class EngineClient:
         observe("request_first_token_duration", request.first_news - request.arrival)
         if tokens > 1:
             observe("request_mean_time_per_token_duration", (request.last_news - request.first_news) / (tokens - 1))
+
+
+def _when(wait: float) -> str:
+    return "at a time that is not known yet" if math.isnan(wait) else f"in about {wait:.1f} s"
 
 
 def _tell(request: Request, now: float) -> None:

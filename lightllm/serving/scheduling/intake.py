@@ -8,6 +8,10 @@ from lightllm.serving.scheduling.request import Request
 from lightllm.serving.scheduling.wait_prediction import WaitPrediction
 from lightllm.serving.scheduling.waiting import Waiting
 
+# Requests that may wait where there is a target, while it is not known how long they will: a server that starts under
+# full load soon knows, and would else begin with a queue that nobody has the time for.
+_MOST_UNKNOWN = 16
+
 
 class Intake:
     """Looks at the queue of the whole engine, whichever client a request comes from."""
@@ -38,6 +42,11 @@ class Intake:
             return Refusal.QUEUE_REQUESTS
         if waiting.new_tokens + len(samples) * first.prompt_length > self._most_tokens:
             return Refusal.QUEUE_TOKENS
-        if predicted > min(self._ttft_target_s, first.deadline - now):
+        if predicted > min(self._ttft_target_s, first.deadline - now) or self._is_blind_queue_full(len(samples)):
             return Refusal.TOO_LATE
         return Refusal.NONE
+
+    def _is_blind_queue_full(self, count: int) -> bool:
+        """Whether there is a target and a backlog, and `count` more are too many while its rate is not known."""
+        is_blind = self._wait.has_backlog and not self._wait.is_known and self._ttft_target_s < math.inf
+        return is_blind and self._waiting.num_new + count > _MOST_UNKNOWN

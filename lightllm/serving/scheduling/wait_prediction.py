@@ -26,6 +26,16 @@ class WaitPrediction:
         self._running = self._running_when_full = 0  # work admitted and not ended: now, and at the last backlog
         self._log_factor = 0.0
 
+    @property
+    def has_backlog(self) -> bool:
+        """Whether the last step that was planned left anyone waiting."""
+        return self._planned is not None
+
+    @property
+    def is_known(self) -> bool:
+        """Whether enough was seen to predict anything."""
+        return self._admissions >= _FEWEST
+
     def note_admission(self, work: int) -> None:
         """A request begins. It has a place until its end, also while it is preempted."""
         self._running += work
@@ -55,7 +65,7 @@ class WaitPrediction:
         """Until a request has its first token before which so much work waits; NaN while too little was seen to say."""
         if not work_before:
             return 0.0
-        if self._admissions < _FEWEST:
+        if not self.is_known:
             return math.nan
         if self._planned is None:  # there is room, and what waits came after the last step was planned
             work_before -= self._running_when_full - self._running

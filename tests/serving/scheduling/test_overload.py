@@ -145,7 +145,7 @@ def test_a_preempted_request_expires_with_what_it_had():
 def saturated(**settings) -> Engine:
     """A server that has admitted one request of about 10 s after another, for a while."""
     engine = Engine(**ONE, **settings)
-    for _ in range(20):
+    for _ in range(16):
         engine.ask([1, 2], 10)
     while len(engine.scheduler._waiting) > 2:
         engine.step()
@@ -166,6 +166,21 @@ def test_what_would_wait_longer_than_the_target_is_refused_at_once():
         engine.now += 1.0
     assert all(engine.table.records[one.index]["started"] - came <= 60 for one in accepted)
     assert not engine.finish(engine.ask([3], 10)), "with nobody waiting there is nothing to refuse"
+
+
+def test_a_server_that_starts_under_full_load_begins_with_a_short_queue():
+    for target, number in ((60.0, 16), (None, 50)):
+        engine = Engine(ttft_target_s=target, **ONE)
+        engine.ask([1], 100)
+        engine.ask([2], 10)
+        engine.step()
+        asked = [engine.ask([1], 10) for _ in range(49)]
+        assert sum(not engine.finish(one) for one in asked) == number - 1
+
+
+def test_a_crowd_that_may_all_run_at_once_is_let_in():
+    engine = Engine(ttft_target_s=60.0, running_max_req_size=64)
+    finish_and_check(engine, [engine.ask([i], 10) for i in range(64)])
 
 
 def test_what_would_expire_in_the_queue_is_refused_at_once():
