@@ -77,7 +77,7 @@ def run(options: OpsOptions) -> int:
         print(figures.roof, flush=True)
         for case in cases:
             try:
-                figures.add(case, *seconds_of(case.calls(device), device))
+                figures.add(case, *seconds_of(case.calls(device), device, waits=case.waits))
             except Exception as error:  # noqa: BLE001 (one case must not cost the others)
                 figures.fail(case, error)
     return 1 if figures.failures else 0

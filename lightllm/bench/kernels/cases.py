@@ -2,7 +2,7 @@
 
 import functools
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Set
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +12,7 @@ from torch import Tensor
 from lightllm.bench.kernels.timing import Case
 from lightllm.compute import ops
 from lightllm.compute.ops.attention import arguments
-from lightllm.compute.ops.op import Facts, Op
+from lightllm.compute.ops.op import ALL, Facts, Op
 
 
 @dataclass(frozen=True)
@@ -57,17 +57,29 @@ class Cases:
         self._bytes = facts.dtype.itemsize
 
     def all(self) -> Iterator[Case]:
-        yield from self.elementwise()
-        yield from self.attention()
-        yield from self.sampling()
-        yield from self.products()
+        named = [*self.elementwise(), *self.attention(), *self.sampling(), *self.products()]
+        yield from named
+        yield from self.others({case.op for case in named})
 
-    def by_all(self, op: Op[..., Any], size: str, make: Callable[[], tuple[Any, ...]], **work: float) -> Iterator[Case]:
-        """The case for each implementation that can run here, and for the reference."""
+    def by_all(
+        self, op: Op[..., Any], size: str, make: Callable[[], tuple[Any, ...]], *, waits: bool = False, **work: float
+    ) -> Iterator[Case]:
+        """The case for each implementation that can run here, and for the reference, which may wait."""
         for one in op.implementations:
             if one.why_not(self._facts) is None:
                 yield Case(op.name, size, one.name, one.function, make, **work)
-        yield Case(op.name, size, "reference", op.reference, make, **work)
+        yield Case(op.name, size, "reference", op.reference, make, waits=waits, **work)
+
+    def others(self, named: Set[str]) -> Iterator[Case]:
+        """Ops with an implementation and no sizes here: at the last of the sizes that they are tested at."""
+        for op in ALL.values():
+            if op.name not in named and any(one.why_not(self._facts) is None for one in op.implementations):
+                make = functools.partial(self._last_case, op)
+                moved = float(sum(part.nbytes for part in make() if isinstance(part, Tensor)))
+                yield from self.by_all(op, "as tested", make, waits=True, bytes_moved=moved)
+
+    def _last_case(self, op: Op[..., Any]) -> tuple[Any, ...]:
+        return list(op.cases(self._facts))[-1]
 
     def randn(self, *shape: int) -> Tensor:
         return torch.randn(*shape, dtype=self._facts.dtype, device=self._facts.device)
@@ -113,18 +125,13 @@ class Cases:
         heads = {"heads": sizes.heads, "kv_heads": sizes.kv_heads, "dim": sizes.dim}
         for batch, length in sizes.decodes:
             make = functools.partial(arguments, self._facts, [1] * batch, [length] * batch, **heads)
-            yield from self.by_all(
-                ops.attend,
-                f"{batch} x {length}, {sizes.heads_text}",
-                make,
-                **self._attention_work(batch, batch * length),
-            )
+            work = self._attention_work(batch, batch * length)
+            yield from self.by_all(ops.attend, f"{batch} x {length}, {sizes.heads_text}", make, waits=True, **work)
         for count in sizes.prompts:
             make = functools.partial(arguments, self._facts, [count], [count], **heads)
             seen = count * (count + 1) // 2
-            for case in self.by_all(
-                ops.attend, f"prompt of {count}, {sizes.heads_text}", make, **self._attention_work(count, seen, count)
-            ):
+            work = self._attention_work(count, seen, count)
+            for case in self.by_all(ops.attend, f"prompt of {count}, {sizes.heads_text}", make, waits=True, **work):
                 # The reference holds all scores at once.
                 if case.implementation != "reference" or count <= 2048:
                     yield case

@@ -69,7 +69,7 @@ class CudaCases:
             return tuple(made)
 
         tokens = sum(lengths)
-        work = {"bytes_moved": 4.0 * tokens * kv_heads * dim, "operations": 4.0 * tokens * heads * dim}
+        work: dict[str, Any] = {"bytes_moved": 4.0 * tokens * kv_heads * dim, "operations": 4.0 * tokens * heads * dim}
         return Case("attend decodes", size, "triton", attend_decodes, make, **work)
 
     # ---- attention of chunks ----
@@ -87,7 +87,10 @@ class CudaCases:
         """By slots, by copies, and by the library, which needs keys in a run."""
         seen = count * length - count * (count - 1) / 2
         size = f"{count} on {length}, {heads}/{kv_heads} heads of {dim}"
-        work = {"bytes_moved": 4.0 * (length * kv_heads + count * heads) * dim, "operations": 4.0 * seen * heads * dim}
+        work: dict[str, Any] = {
+            "bytes_moved": 4.0 * (length * kv_heads + count * heads) * dim,
+            "operations": 4.0 * seen * heads * dim,
+        }
         make = functools.partial(arguments, self._facts, [count], [length], heads=heads, kv_heads=kv_heads, dim=dim)
         yield Case("attend chunk", size, "triton by slots", attend_chunks, make, **work)
         yield Case("attend chunk", size, "gluon by copies", attend_runs, make, **work)

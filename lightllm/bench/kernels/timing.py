@@ -16,12 +16,16 @@ MOST_COPIES = 24
 REPLAYS = 7
 REPLAY_S = 4e-3  # about how long one replay takes
 MOST_CALLS = 400  # of a replay
+SLOW_S = 0.02  # a call that takes longer is repeated by itself: caches do not matter
 Call = Callable[[], Any]
 
 
 @dataclass(frozen=True)
 class Case:
-    """Work to be timed. make: the arguments of one call; bytes_moved, operations: the least it needs."""
+    """Work to be timed. make: the arguments of one call; bytes_moved, operations: the least it needs.
+
+    waits: for the device, as references may, which then cannot be part of a CUDA graph.
+    """
 
     op: str
     size: str
@@ -30,6 +34,7 @@ class Case:
     make: Callable[[], tuple[Any, ...]]
     bytes_moved: float
     operations: float = 0.0
+    waits: bool = False
 
     @property
     def name(self) -> str:
@@ -54,16 +59,18 @@ class Roof:
         return max(case.bytes_moved / self.read_bytes_s, case.operations / self.operations_s) / seconds
 
 
-def seconds_of(calls: list[Call], device: torch.device) -> tuple[float, float]:
+def seconds_of(calls: list[Call], device: torch.device, *, waits: bool = False) -> tuple[float, float]:
     """Median time of a call when all take turns, and the spread of replays: (slowest - fastest) / median.
 
-    On CUDA the calls are in a graph: launching on the device counts, the host does not.
+    On CUDA the calls are in a graph, unless they wait: launching on the device counts, the host does not.
     """
-    for call in calls[:2]:
-        call()
+    calls[0]()
+    if _run_s(calls[-1:], device) > SLOW_S:
+        calls = calls[:1]
     count = len(calls)
     while True:
-        replay = _replay(list(itertools.islice(itertools.cycle(calls), count)), device)
+        turns = list(itertools.islice(itertools.cycle(calls), count))
+        replay = functools.partial(_run_s, turns, device) if waits or device.type != "cuda" else _recorded(turns)
         times = [replay() / count for _ in range(REPLAYS)]
         median = statistics.median(times)
         wanted = min(int(REPLAY_S / median), MOST_CALLS)
@@ -72,10 +79,8 @@ def seconds_of(calls: list[Call], device: torch.device) -> tuple[float, float]:
         count = wanted
 
 
-def _replay(calls: list[Call], device: torch.device) -> Callable[[], float]:
-    """What runs these calls once and says how many seconds they took."""
-    if device.type != "cuda":
-        return functools.partial(_run_s, calls)
+def _recorded(calls: Iterable[Call]) -> Callable[[], float]:
+    """What runs these calls once, as a graph, and says how many seconds they took."""
     torch.cuda.synchronize()
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
@@ -85,10 +90,12 @@ def _replay(calls: list[Call], device: torch.device) -> Callable[[], float]:
     return functools.partial(_graph_s, graph)
 
 
-def _run_s(calls: Iterable[Call]) -> float:
+def _run_s(calls: Iterable[Call], device: torch.device) -> float:
     began = time.perf_counter()
     for call in calls:
         call()
+    if device.type == "cuda":
+        torch.cuda.synchronize()
     return time.perf_counter() - began
 
 
