@@ -4,15 +4,15 @@
 
 CLIENTS clients ask in a closed loop for tales, descriptions, counts and multiples. They set no max_tokens: an answer
 ends when the model ends it, after 1 to about 470 tokens, which the server does not know before. Policies take turns in
-rounds, each on a server of its own, and are asked the same things in the same order. After WARM_UP answers they are
-measured for --seconds; what was not answered by then does not count.
+rounds, each on a server of its own, and are asked the same things in the same order. After WARM_UP_S they are measured
+for --seconds; what was not answered by then does not count.
 """
 
 import argparse
 import asyncio
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from itertools import pairwise
 from pathlib import Path
@@ -30,7 +30,7 @@ from tests.end_to_end.serving import Server
 WORK = ("story", "description", "count_up_or_down", "multiples")
 POOL_TOKENS = 2500
 CLIENTS = 48
-WARM_UP = 100
+WARM_UP_S = 30.0
 QUESTIONS = 20_000  # more than can be answered
 TTFT_S, GAP_S = 10.0, 0.5
 POLICIES = {
@@ -76,7 +76,7 @@ class Figures:
 def make_bodies(seed: int) -> list[bytes]:
     """Requests in their order, the same every time."""
     random = Random(seed)
-    return [_body(draw(TASKS[random.choice(WORK)], random).messages, number) for number in range(WARM_UP + QUESTIONS)]
+    return [_body(draw(TASKS[random.choice(WORK)], random).messages, number) for number in range(QUESTIONS)]
 
 
 def _body(messages: list, seed: int) -> bytes:
@@ -86,10 +86,11 @@ def _body(messages: list, seed: int) -> bytes:
 
 def measure(flags: Sequence[str], bodies: Sequence[bytes], seconds: float) -> Figures:
     """Starts a server with these flags and asks it until the time is over."""
-    with Server("--max_total_token_num", str(POOL_TOKENS), *flags) as server:
-        asyncio.run(_ask_all(server.url, bodies[:WARM_UP], float("inf")))
+    waiting = iter(bodies)
+    with Server("--device", "cpu", "--max_total_token_num", str(POOL_TOKENS), *flags) as server:
+        asyncio.run(_ask_all(server.url, waiting, WARM_UP_S))
         before = server.metric("preemptions")
-        answers = asyncio.run(_ask_all(server.url, bodies[WARM_UP:], seconds))
+        answers = asyncio.run(_ask_all(server.url, waiting, seconds))
         preemptions = server.metric("preemptions") - before
     good = [answer for answer in answers if answer.is_good]
     return Figures(
@@ -103,16 +104,16 @@ def measure(flags: Sequence[str], bodies: Sequence[bytes], seconds: float) -> Fi
     )
 
 
-async def _ask_all(url: str, bodies: Sequence[bytes], seconds: float) -> list[Answer]:
+async def _ask_all(url: str, waiting: Iterator[bytes], seconds: float) -> list[Answer]:
     """The answers that were complete by then."""
-    connections, waiting, answers = Connections(urlsplit(url), "/v1/chat/completions", {}), iter(bodies), []
+    connections, answers = Connections(urlsplit(url), "/v1/chat/completions", {}), []
 
     async def ask() -> None:
         for body in waiting:
             answers.append(await _ask(connections, body))
 
     clients = [asyncio.create_task(ask()) for _ in range(CLIENTS)]
-    _, late = await asyncio.wait(clients, timeout=seconds if seconds < float("inf") else None)
+    _, late = await asyncio.wait(clients, timeout=seconds)
     for client in late:
         client.cancel()
     await asyncio.gather(*clients, return_exceptions=True)
