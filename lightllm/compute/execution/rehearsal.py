@@ -1,6 +1,6 @@
 """Steps without weights, memory or results: so that kernels are compiled while weights are still being read."""
 
-from collections.abc import Hashable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -27,10 +27,12 @@ def rehearse(
     rows: int,
     longest: int,
     graph_sizes: Sequence[int],
-) -> None:
+    kernels: Callable[[], int],
+) -> list[StepPlan]:
     """Computes these plans as `group`'s rank will, with tensors that have types and shapes and no memory.
 
-    Ops and kernels must have been chosen, for the device that will run them. rows, longest: see Stepper.
+    Ops and kernels must have been chosen, for the device that will run them. rows, longest: see Stepper. kernels: how
+    many different ones were launched so far. Returns the plans that launch some which no earlier one did.
     """
     alone = Group(group.rank, group.ranks, gather_last=lambda x: x.new_empty(*x.shape[:-1], x.shape[-1] * group.ranks))
     model = blueprint.build().eval()
@@ -46,14 +48,18 @@ def rehearse(
         group=alone,
         upload=Upload(META),
     )
-    plans = list(plans)
+    plans, needed = list(plans), []
     for plan in plans:
+        before = kernels()
         stepper.launch(plan)
+        if kernels() > before:
+            needed.append(plan)
     if graph_sizes:
         stepper.capture(graph_sizes, compute_again, most_read_again=longest**2)
         for plan in plans:
             if len(plan.tokens) <= max(graph_sizes):
                 stepper.launch(plan)
+    return needed
 
 
 def _keep_one_of_each_kind(model: CausalLM) -> None:

@@ -50,6 +50,7 @@ class Runner:
         self._side_stream = torch.cuda.Stream(self._device) if self._device.type == "cuda" else None
         self._upload, self._stopwatch = Upload(self._device), Stopwatch()
         self._blueprint = read_blueprint(config, self._device)
+        self._warm_up: list[StepPlan] = []  # steps that launch all kernels once
         with (
             self._compiling(),
             memory.explained("loading the weights", "use more ranks (--tp) or a smaller checkpoint"),
@@ -103,20 +104,25 @@ class Runner:
         kernels.load(Facts(self._device, self._blueprint.dtype), allow_reference=False)
         longest = self._blueprint.longest
         sizes = [] if self._config.disable_cudagraph else [1, self._graph_sizes[-1]]
-        plans = self._warm_up_steps(slots=longest)
-        return compiled_beside(
-            lambda: rehearse(
-                self._blueprint, self._group, plans, rows=self._num_rows, longest=longest, graph_sizes=sizes
-            ),
-            _log.info,
+        plans = made_up_steps.every_kind_of_step(
+            tokens=self._config.batch_max_tokens,
+            rows=self._num_rows,
+            longest=longest,
+            slots=self._config.batch_max_tokens,
         )
 
-    def _warm_up_steps(self, *, slots: int) -> list[StepPlan]:
-        return list(
-            made_up_steps.every_kind_of_step(
-                tokens=self._config.batch_max_tokens, rows=self._num_rows, longest=self._blueprint.longest, slots=slots
+        def rehearsed(kernels: Callable[[], int]) -> None:
+            self._warm_up = rehearse(
+                self._blueprint,
+                self._group,
+                plans,
+                rows=self._num_rows,
+                longest=longest,
+                graph_sizes=sizes,
+                kernels=kernels,
             )
-        )
+
+        return compiled_beside(rehearsed, _log.info)
 
     @property
     def _graph_sizes(self) -> list[int]:
@@ -168,7 +174,7 @@ class Runner:
         with memory.explained("running the largest step", "lower --batch_max_tokens or --running_max_req_size"):
             self.stepper = self._stepper_with(tokens, longest)
             before = memory.used(self._device)
-            for plan in self._warm_up_steps(slots=tokens):
+            for plan in self._warm_up:
                 if len(plan.tokens) <= _WARM_UP_TOKENS:
                     self.step(plan)
             kernel_bytes = memory.used(self._device) - before

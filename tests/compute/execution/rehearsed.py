@@ -84,6 +84,18 @@ def random_plan(draw):
     return plan(*runs) if runs else random_plan(draw)
 
 
+def practise(blueprint, plans, noted, graph_sizes=()):
+    return rehearse(
+        blueprint,
+        Group(),
+        plans,
+        rows=ROWS,
+        longest=LONGEST,
+        graph_sizes=graph_sizes,
+        kernels=lambda: len(noted),
+    )
+
+
 def test_blocks_alike_are_rehearsed_once(noted, monkeypatch):
     """A model of nine blocks brings the kernels of one of two, at the same cost; blocks of another kind count."""
     kernels.load(Facts(torch.device("cuda"), torch.bfloat16))
@@ -109,9 +121,7 @@ def test_blocks_alike_are_rehearsed_once(noted, monkeypatch):
 
         with monkeypatch.context() as patch:
             patch.setattr(Blueprint, "build", windowed)
-            rehearse(
-                blueprint, Group(), itertools.islice(made_up_ones(), 5), rows=ROWS, longest=LONGEST, graph_sizes=[]
-            )
+            practise(blueprint, itertools.islice(made_up_ones(), 5), [])
         return set(noted), len(computed)
 
     assert rehearsed(9) == rehearsed(2)
@@ -130,8 +140,11 @@ def test_no_step_needs_a_kernel_that_was_not_rehearsed(model, card, noted, monke
     on_cpu = Blueprint(Path(), model, torch.device("cpu"), torch.bfloat16, LONGEST)
     loaded, _ = load(on_cpu, config, Mesh())
     kernels.load(Facts(torch.device("cuda"), torch.bfloat16))
-    rehearse(blueprint, Group(), made_up_ones(), rows=ROWS, longest=LONGEST, graph_sizes=[1, 256])
+    needed = practise(blueprint, made_up_ones(), noted, graph_sizes=[1, 256])
     rehearsed = set(noted)
+    noted.clear()
+    assert practise(blueprint, needed, noted, graph_sizes=[1, 256]) == needed
+    assert noted == rehearsed
     assert {"_attend_decodes", "_attend_chunks", "_draw_chunk", "_sum_chunk"} <= {kernel for kernel, _ in rehearsed}
 
     upload = Upload(torch.device("cpu"))
@@ -159,7 +172,9 @@ def test_kernels_are_compiled_beside_other_work_and_once():
         activation.silu_and_mul(torch.empty(3, 64, dtype=dtype, device=META))
 
     lines, named = [], []
-    with compiling.compiled_beside(lambda: launched(torch.float16), lambda *line: lines.append(line[0] % line[1:])):
+    with compiling.compiled_beside(
+        lambda count: launched(torch.float16), lambda *line: lines.append(line[0] % line[1:])
+    ):
         torch.ones(3).sum()
     assert lines[0].startswith("kernels: 1 ")
     compiling.tell_of_each(named.append)
@@ -180,6 +195,6 @@ def test_what_the_compiler_refuses_ends_the_start():
 
     with (
         pytest.raises(triton.CompilationError, match="undefined"),
-        compiling.compiled_beside(lambda: broken[(1,)](torch.empty(1, device=META)), lambda *line: None),
+        compiling.compiled_beside(lambda count: broken[(1,)](torch.empty(1, device=META)), lambda *line: None),
     ):
         pass

@@ -15,8 +15,10 @@ _MOST_THREADS = 16
 
 
 @contextmanager
-def compiled_beside(call: Callable[[], object], say: Callable[..., None]) -> Iterator[None]:
+def compiled_beside(call: Callable[[Callable[[], int]], object], say: Callable[..., None]) -> Iterator[None]:
     """Every kernel that `call` launches is compiled, in threads; none runs. Ends when all are compiled.
+
+    `call` is given what says how many that are so far.
 
     `call` has been made when the context begins: what is inside it runs beside the compiler. Raises what the compiler
     raises. Kernels are specialized by their arguments' types, alignment and numbers; memory is not touched, so tensors
@@ -27,8 +29,8 @@ def compiled_beside(call: Callable[[], object], say: Callable[..., None]) -> Ite
     with ThreadPoolExecutor(threads, "compiler") as executor:
         with triton.AsyncCompileMode(executor) as compiler:
             with _nothing_launched():
-                call()
-            count, found = len(compiler.raw_futures), time.perf_counter() - began
+                call(lambda: len(compiler.future_kernels))
+            count, found = len(compiler.future_kernels), time.perf_counter() - began
             say("kernels: %d are compiled, or read from the cache, by %d threads", count, threads)
             yield
         say("kernels: ready after %.1f s, of which finding them took %.1f", time.perf_counter() - began, found)
