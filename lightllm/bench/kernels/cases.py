@@ -62,7 +62,7 @@ class Cases:
         yield from self.others({case.op for case in named})
 
     def by_all(
-        self, op: Op[..., Any], size: str, make: Callable[[], tuple[Any, ...]], *, waits: bool = False, **work: float
+        self, op: Op[..., Any], size: str, make: Callable[[], tuple[Any, ...]], *, waits: bool = False, **work: Any
     ) -> Iterator[Case]:
         """The case for each implementation that can run here, and for the reference, which may wait."""
         for one in op.implementations:
@@ -136,7 +136,7 @@ class Cases:
                 if case.implementation != "reference" or count <= 2048:
                     yield case
 
-    def _attention_work(self, tokens: int, seen: int, context: int | None = None) -> dict[str, float]:
+    def _attention_work(self, tokens: int, seen: int, context: int | None = None) -> dict[str, Any]:
         """seen: pairs of a token and one that it attends to; context: tokens that are read, if not the pairs'."""
         sizes = self._sizes
         read = 2 * (seen if context is None else context) * sizes.kv_heads + 2 * tokens * sizes.heads
