@@ -107,7 +107,7 @@ def run_block(first: int, count: int) -> Result:
     for seed in range(first, first + count):
         try:
             signal.alarm(_LONGEST_S)
-            result.steps += world.run(draw.episode(seed)).num_steps
+            result.steps += world.run(draw.episode(seed)).watch.num_steps
         except Exception as error:  # whatever it is, it is what is looked for
             signal.alarm(0)
             result.failed_seed, result.report = seed, report(draw.episode(seed), error)

@@ -47,8 +47,10 @@ def test_a_failing_episode_is_shrunk_to_what_makes_it_fail():
 
 
 def test_a_seed_replays_exactly_anywhere():
-    program = "from tests.fuzzing import draw, world; print([world.run(draw.episode(s)).trace for s in range(40)])"
-    here = [world.run(draw.episode(seed)).trace for seed in range(40)]
+    program = (
+        "from tests.fuzzing import draw, world; print([world.run(draw.episode(s)).watch.trace for s in range(40)])"
+    )
+    here = [world.run(draw.episode(seed)).watch.trace for seed in range(40)]
     elsewhere = subprocess.run(
         [sys.executable, "-c", program], capture_output=True, check=True, text=True,
         env=env.child_environment() | {"PYTHONHASHSEED": "1"}, cwd=Path(__file__).parents[2],
