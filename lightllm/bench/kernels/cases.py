@@ -149,7 +149,7 @@ class Cases:
         for (name, op, outputs, inputs), tokens in itertools.product(self.matrices(), FEW_TOKENS):
             make = functools.partial(self._product, tokens, outputs, inputs)
             moved = float(self._bytes * (outputs * inputs + tokens * (inputs + outputs)))
-            work = {"bytes_moved": moved, "operations": 2.0 * tokens * outputs * inputs}
+            work: dict[str, Any] = {"bytes_moved": moved, "operations": 2.0 * tokens * outputs * inputs}
             yield from self.by_all(op, f"{tokens} tokens, {name} {outputs} x {inputs}", make, **work)
 
     def matrices(self) -> Iterator[tuple[str, Op[..., Any], int, int]]:
