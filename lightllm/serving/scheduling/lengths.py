@@ -6,10 +6,9 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from lightllm.serving.scheduling.peak_memory import Counts
 from lightllm.serving.scheduling.request import Request
 from lightllm.serving.scheduling.rows import Rows
-
-Counts = NDArray[np.int64]
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,6 +19,8 @@ class Outputs:
     prompt_length: Counts
     max_tokens: Counts
     max_tokens_given: NDArray[np.bool_]
+    can_stop: NDArray[np.bool_]
+    produced: Counts  # tokens so far
     least: Counts  # tokens that each has at its end at least
 
     @classmethod
@@ -31,7 +32,22 @@ class Outputs:
             prompt_length=rows.prompt_length[which],
             max_tokens=rows.max_tokens[which],
             max_tokens_given=rows.max_tokens_given[which],
+            can_stop=rows.can_stop[which],
+            produced=num_output.astype(np.int64),
             least=np.minimum(least, rows.max_tokens[which]),
+        )
+
+    @classmethod
+    def of_request(cls, request: Request) -> "Outputs":
+        """Of one that has not run."""
+        return cls(
+            index=np.array([request.index]),
+            prompt_length=np.array([request.prompt_length]),
+            max_tokens=np.array([request.max_tokens]),
+            max_tokens_given=np.array([request.max_tokens_given]),
+            can_stop=np.array([request.can_stop]),
+            produced=np.array([0]),
+            least=np.array([min(max(1, request.min_tokens), request.max_tokens)]),
         )
 
 
