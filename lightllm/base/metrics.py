@@ -65,6 +65,8 @@ METRICS = {
         Metric("kv_slots_total", "gauge", "Slots of the KV pool"),
         Metric("kv_slots_predicted_peak", "gauge", "Slots that the running requests will need at their peak"),
         Metric("length_history_size", "gauge", "Ended requests whose lengths predict those of others"),
+        Metric("output_tokens_expected", "counter", "Tokens that ended requests were expected to generate"),
+        Metric("output_tokens_ended", "counter", "Tokens that these requests generated"),
         Metric("prompt_tokens", "counter", "Prompt tokens of admitted requests"),
         Metric("prompt_tokens_cached", "counter", "Prompt tokens found in the prefix tree"),
         Metric("tokens_computed", "counter", "Tokens run through the model"),

@@ -288,6 +288,12 @@ class Scheduler:
         self._metrics.add("prompt_tokens", request.prompt_length)
         self._metrics.add("prompt_tokens_cached", cached)
 
+    def _learn(self, request: Request, num_output: int) -> None:
+        self._predictor.observe(request, num_output)
+        self._metrics.set("length_history_size", self._predictor.num_observed)
+        self._metrics.add("output_tokens_expected", request.expected_tokens)
+        self._metrics.add("output_tokens_ended", num_output)
+
     def _note_first_token(self, row: int) -> None:
         request = self._running.rows.requests[row]
         assert request is not None, "results of a row without a request are ignored"
@@ -304,8 +310,7 @@ class Scheduler:
         else:
             self._waiting.discard(request)
         if reason in (FinishReason.STOP, FinishReason.LENGTH):
-            self._predictor.observe(request, int(self._records[request.index]["num_output"]))
-            self._metrics.set("length_history_size", self._predictor.num_observed)
+            self._learn(request, int(self._records[request.index]["num_output"]))
         self._deadlines.discard(request)
         if request.has_started:
             self._wait.note_end(request.work)

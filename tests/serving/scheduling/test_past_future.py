@@ -46,3 +46,6 @@ def test_it_runs_more_at_a_time_than_conservative_and_preempts_less_than_the_wat
     assert preemptions["watermark"] > 0.2 * len(asked)
     total = engine.metrics.total
     assert total("length_history_size") == 160
+    assert total("output_tokens_ended") == total("generated_tokens")
+    # They all came at once, when nothing was known.
+    assert total("output_tokens_expected") == 160 * 200
