@@ -54,9 +54,11 @@ METRICS = {
         Metric(
             "request_queue_duration", "histogram", "Seconds from a request's coming to its first admission", SECONDS
         ),
+        # scheduler and api processes
         Metric("refused_queue_requests", "counter", "Requests refused because as many wait as may wait"),
         Metric("refused_queue_tokens", "counter", "Requests refused because as many prompt tokens wait as may wait"),
         Metric("refused_too_late", "counter", "Requests refused because they would have waited too long"),
+        # scheduler
         Metric("expired_waiting", "counter", "Requests whose time was up before they ran"),
         Metric("expired_running", "counter", "Requests whose time was up after they had begun to run"),
         Metric("batch_current_size", "gauge", "Requests that run"),

@@ -51,8 +51,13 @@ class EngineClient:
         eos_ids: Sequence[int],
         vocab_size: int = 2**31 - 1,
         default_max_tokens: int | None = None,
+        ttft_target_s: float | None = None,
     ):
-        """`default_max_tokens` bounds the output of requests that set no maximum, as far as the engine allows it."""
+        """`default_max_tokens` bounds the output of requests that set no maximum, as far as the engine allows it.
+
+        With `ttft_target_s` requests are refused that would wait longer for their first token.
+        """
+        self._ttft_target_s = math.inf if ttft_target_s is None else ttft_target_s
         self._records, self._has_others = Records(table, client), table.shape.clients > 1
         self._status, self._metrics, self._config = status, metrics, config
         self._channels: dict[str, Channel | None] = {"scheduler": scheduler, "detokenizer": detokenizer}
@@ -80,6 +85,7 @@ class EngineClient:
         tokens = self._checked_prompt(prompt)
         max_tokens, timeout_s = self._max_tokens(len(tokens), params), self._timeout_s(terms)
         self._check_room(params.n, len(tokens))
+        self._check_wait(params.n, timeout_s)
         stop_ids = [*([] if params.ignore_eos else self._eos_ids), *params.stop_token_ids]
         requests = self._records.take(
             tokens, params, max_tokens=max_tokens, stop_ids=stop_ids, terms=terms, timeout_s=timeout_s
@@ -283,9 +289,19 @@ class EngineClient:
         if not waiting:
             return
         if waiting + count > most:
-            raise self._refused(Refusal.QUEUE_REQUESTS, self._status.predicted_wait)
+            raise self._refused_here(Refusal.QUEUE_REQUESTS, count)
         if most_tokens is not None and tokens + count * prompt_tokens > most_tokens:
-            raise self._refused(Refusal.QUEUE_TOKENS, self._status.predicted_wait)
+            raise self._refused_here(Refusal.QUEUE_TOKENS, count)
+
+    def _check_wait(self, count: int, timeout_s: float | None) -> None:
+        """Likewise, where a request goes behind all that wait, so that their wait is its own."""
+        patience = min(self._ttft_target_s, timeout_s or math.inf)
+        if self._config.schedule_policy == "fcfs" and self._status.predicted_wait > patience:
+            raise self._refused_here(Refusal.TOO_LATE, count)
+
+    def _refused_here(self, refusal: Refusal, count: int) -> RequestError:
+        self._metrics.add(f"refused_{refusal.name.lower()}", count)
+        return self._refused(refusal, self._status.predicted_wait)
 
     def _refused(self, refusal: Refusal, wait: float) -> RequestError:
         """`wait`: seconds it would have to wait, NaN if nothing is known of that."""

@@ -5,7 +5,7 @@ from lightllm.base import config
 from lightllm.base.errors import Closed, RequestError
 from lightllm.base.messages import Requests, TextReady, references
 from lightllm.base.metrics import Metrics
-from lightllm.base.request import FinishReason, SamplingParams
+from lightllm.base.request import FinishReason, SamplingParams, Terms
 from lightllm.base.request_table import RequestTable
 from lightllm.base.status import State, Status
 from lightllm.serving.client import EngineClient
@@ -367,3 +367,17 @@ def test_prompt_tokens_that_wait_are_bounded(bench):
     assert caught.value.status == 429
     bench.client.release(first)
     bench.submit()
+
+
+def test_where_it_would_wait_too_long_the_engine_is_not_asked(bench):
+    bench = Bench()
+    bench.status.show_queue(9, 90, 30.0)
+    bench.submit()
+    with pytest.raises(RequestError, match="timeout_s") as caught:
+        bench.client.submit([5], SamplingParams(n=2), terms=Terms(timeout_s=20.0))
+    assert (caught.value.status, caught.value.retry_after_s) == (429, 30.0)
+    assert bench.metrics.total("refused_too_late") == 2
+    assert len(bench.scheduler.sent) == 1
+    urgent = Bench(schedule_policy="priority")
+    urgent.status.show_queue(9, 90, 30.0)
+    urgent.client.submit([5], SamplingParams(), terms=Terms(timeout_s=20.0, priority=-1))

@@ -73,6 +73,7 @@ class Service:
             eos_ids=config.eos_id or eos_ids(checkpoint, generation),
             vocab_size=vocab_size(checkpoint),
             default_max_tokens=generation.get("max_new_tokens"),
+            ttft_target_s=config.ttft_target_s,
         )
         defaults, samples = sampling_defaults(generation), generation.get("do_sample") is True
         return cls(engine, config, status, metrics, tokenizer, template, choose(config), defaults, samples)

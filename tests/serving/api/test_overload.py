@@ -74,6 +74,7 @@ def test_where_there_is_surely_no_room_the_engine_is_not_asked(start):
     refused = post(live, "/v1/completions", OPENAI)
     assert (refused.status_code, refused.headers["retry-after"]) == (429, "600")
     assert not live.engine.prompts
+    assert live.metrics.total("refused_queue_requests") == 1
     live.engine.status.show_queue(4, 100, 700.0)
     assert post(live, "/v1/completions", OPENAI | {"max_tokens": 2}).status_code == 200
 
