@@ -102,6 +102,7 @@ class PinnedCopier:
     """Copies host tensors to one CUDA device, a thread's. The copies run on a stream of its own."""
 
     def __init__(self, device: torch.device):
+        torch.cuda.set_device(device)  # of this thread: a new one has the first device, and would take memory there
         self._stream, self._turn = torch.cuda.Stream(device), 0
         self._buffers: list[Tensor] = []
         self._fetched = [torch.cuda.Event() for _ in range(BUFFERS)]
