@@ -10,7 +10,7 @@ from lightllm.compute.ops.linear import gated_linear, linear
 from lightllm.compute.ops.norm import add_rms_norm, rms_norm
 from lightllm.compute.ops.penalties import penalize
 from lightllm.compute.ops.rope import norm_rotate_store, norm_rotate_store_latent, rotate_halves, rotate_pairs
-from lightllm.compute.ops.sampling import draw, logprobs
+from lightllm.compute.ops.sampling import draw, logprobs, most_likely
 from lightllm.compute.ops.step import prepare_step
 
 __all__ = [
@@ -27,6 +27,7 @@ __all__ = [
     "linear_awq",
     "linear_fp8_block",
     "logprobs",
+    "most_likely",
     "norm_rotate_store",
     "norm_rotate_store_latent",
     "penalize",

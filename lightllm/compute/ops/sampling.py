@@ -54,6 +54,18 @@ def gumbel(seeds: Tensor, positions: Tensor, tokens: Tensor) -> Tensor:
     return -(-(-((bits.float() + 0.5) * UNIT)).log1p()).log()
 
 
+def _greedy_cases(facts: Facts):
+    for rows, vocab in [(1, 50), (9, 5000), (3, 1031)]:
+        # Whole numbers, so that several tokens are the largest.
+        yield (torch.randint(-9, 9, (rows, vocab), device=facts.device).to(facts.dtype),)
+
+
+@op(cases=_greedy_cases)
+def most_likely(logits: Tensor) -> Tensor:
+    """The token of the largest logit, of several the first. logits [rows, vocab]; returns [rows] int64."""
+    return logits.argmax(-1)
+
+
 @op(cases=_draw_cases)
 def draw(
     logits: Tensor, temperature: Tensor, top_k: Tensor, top_p: Tensor, min_p: Tensor, seeds: Tensor, positions: Tensor

@@ -53,7 +53,7 @@ class Sampler:
         if self._parameters.is_random[rows].any():
             tokens = self._draw(penalized, *(on_device or (self._upload(rows), self._upload(lengths))))
         else:
-            tokens = penalized.argmax(-1)
+            tokens = ops.most_likely(penalized)
         return tokens, self._logprobs(logits, tokens, rows)
 
     def _penalize(self, logits: Tensor, rows: np.ndarray, lengths: np.ndarray) -> Tensor:

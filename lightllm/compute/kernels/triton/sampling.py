@@ -103,6 +103,40 @@ def _largest_of_row(largest, chunks, CHUNKS: tl.constexpr):
 
 
 @triton.jit
+def _largest_of_chunk(logits, largest, tokens, vocab, chunks, stride, CHUNK: tl.constexpr, DEPENDENT: tl.constexpr):
+    """largest, tokens [rows, chunks]: of each chunk the largest logit and its token."""
+    row, chunk = tl.program_id(0).to(tl.int64), tl.program_id(1)
+    token_V = chunk * CHUNK + tl.arange(0, CHUNK)
+    begin(DEPENDENT)
+    logit_V = tl.load(logits + row * stride + token_V, mask=token_V < vocab, other=float("-inf")).to(tl.float32)
+    tl.store(largest + row * chunks + chunk, tl.max(logit_V, axis=0))
+    tl.store(tokens + row * chunks + chunk, chunk * CHUNK + tl.argmax(logit_V, axis=0))
+
+
+@triton.jit
+def _token_of_row(largest, tokens, out, chunks, CHUNKS: tl.constexpr, DEPENDENT: tl.constexpr):
+    row = tl.program_id(0).to(tl.int64)
+    begin(DEPENDENT)
+    _, chunk = _largest_of_row(largest + row * chunks, chunks, CHUNKS)
+    tl.store(out + row, tl.load(tokens + row * chunks + chunk).to(tl.int64))
+
+
+@ops.most_likely.implementation("triton", why_not)
+def most_likely(logits: Tensor) -> Tensor:
+    assert logits.stride(1) == 1, "a row of logits lies in a run"
+    (rows, vocab), chunks = logits.shape, triton.cdiv(logits.shape[1], CHUNK)
+    largest = torch.empty(rows, chunks, dtype=torch.float32, device=logits.device)
+    tokens = torch.empty(rows, chunks, dtype=torch.int32, device=logits.device)
+    out = torch.empty(rows, dtype=torch.int64, device=logits.device)
+    options = {"DEPENDENT": depends(logits.device), "launch_pdl": depends(logits.device)}
+    _largest_of_chunk[(rows, chunks)](
+        logits, largest, tokens, vocab, chunks, logits.stride(0), CHUNK=CHUNK, num_warps=WARPS, **options
+    )
+    _token_of_row[(rows,)](largest, tokens, out, chunks, CHUNKS=triton.next_power_of_2(chunks), num_warps=1, **options)
+    return out
+
+
+@triton.jit
 def _find_largest(
     logits, largest, tokens, histogram, vocab, chunks, stride,
     CHUNK: tl.constexpr, BINS: tl.constexpr, DEPENDENT: tl.constexpr,
