@@ -14,7 +14,7 @@ from pathlib import Path
 from tests.fuzzing import draw, shrink, world
 from tests.fuzzing.events import Episode
 
-BLOCK = 200  # seeds that a process runs at a time
+BLOCK = 100  # seeds that a process runs at a time
 _LONGEST_S = 60  # one seed; it takes some milliseconds
 _ROOT = Path(__file__).parents[2]
 _CODE = ("lightllm/base", "lightllm/serving", "tests/fuzzing", "tests/serving/scheduling")
