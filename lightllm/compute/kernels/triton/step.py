@@ -2,6 +2,7 @@
 """Laying out a step's tokens in one launch. Suffix: T tokens or slots of a program.
 
 A token's new slot is read from the plan, not from the slot table, so that programs need not wait for one another.
+Not launched dependently: attention reads the slot table before it waits (see `launch`).
 """
 
 import torch
@@ -10,7 +11,7 @@ import triton.language as tl
 from torch import Tensor
 
 from lightllm.compute import ops
-from lightllm.compute.kernels.triton.launch import begin, depends, why_not
+from lightllm.compute.kernels.triton.launch import why_not
 
 BLOCK = 256
 
@@ -36,11 +37,10 @@ def _owner(start, index_T, count, sequences, halvings):
 def _prepare_step(
     tokens, row, query_start, slot_start, starts, told, new_slots, slot_table, last_token, token_of_slot,
     known, positions, slots, num_tokens, num_slots, sequences, halvings, table_stride,
-    BLOCK: tl.constexpr, DEPENDENT: tl.constexpr,
+    BLOCK: tl.constexpr,
 ):  # fmt: skip
     """halvings: of all sequences until one is left."""
     index_T = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
-    begin(DEPENDENT)
     is_slot_T = index_T < num_slots
     owner_T = _owner(slot_start, index_T, num_slots, sequences, halvings)
     position_T = tl.load(told + owner_T) + index_T - tl.load(slot_start + owner_T)
@@ -79,10 +79,9 @@ def prepare_step(
     token_of_slot: Tensor,
 ) -> tuple[Tensor, Tensor, Tensor]:
     known, positions, slots = (torch.empty(len(tokens), dtype=torch.int64, device=tokens.device) for _ in range(3))
-    dependent = depends(tokens.device)
     _prepare_step[(triton.cdiv(max(len(tokens), len(new_slots)), BLOCK),)](
         tokens, row, query_start, slot_start, starts, told, new_slots, slot_table, last_token, token_of_slot,
         known, positions, slots, len(tokens), len(new_slots), len(row), len(row).bit_length(), slot_table.stride(0),
-        BLOCK=BLOCK, DEPENDENT=dependent, launch_pdl=dependent,
+        BLOCK=BLOCK,
     )  # fmt: skip
     return known, positions, slots
