@@ -79,10 +79,6 @@ class Clients:
         self._num_submitted, self._num_idle = 0, arrivals.clients
 
     @property
-    def num_submitted(self) -> int:
-        return self._num_submitted
-
-    @property
     def are_done(self) -> bool:
         """Whether every request of the trace has been submitted."""
         return self._num_submitted == len(self._trace)
