@@ -13,9 +13,11 @@ from lightllm.serving.scheduling.peak_memory import Counts
 from lightllm.serving.scheduling.request import Request
 from lightllm.serving.scheduling.survival import Survival
 
-# Ended requests without which a prediction would be a guess. A class that has fewer is not told apart; as long as there
-# are fewer in all, what a careful guess would be stands in for those that lack.
-_ENOUGH = 64
+# Ended requests without which a prediction would be a guess: as long as fewer are known in all, what a careful guess
+# would be stands in for those that lack. Starting cold, sharegpt_o1 reaches 6,200 tokens/s in simulation with 64 of
+# them, 7,100 with 32, 7,500 with 16 and with 8; where outputs are of geometric length, fewer set more of them back.
+# A class that has fewer than 64 is not told apart.
+_FEW, _ENOUGH = 16, 64
 _NOT_GIVEN = 64  # in place of the logarithm of a maximum that nobody has stated
 _ALL = -1
 # What is known of those that run is looked at again when they have grown by this share.
@@ -70,9 +72,9 @@ class LengthHistory:
                 self._survival[name] = self._survival_of(name, outputs.produced[counts])
             least, most = outputs.least[alike], outputs.max_tokens[alike]
             lengths[:, alike] = self._survival[name].draw(least, most, quantiles.take(alike, axis=1))
-        if self.num_observed < _ENOUGH:
+        if self.num_observed < _FEW:
             careful = np.clip(self._careful(outputs), outputs.least, outputs.max_tokens)
-            lengths = np.where(quantiles < self.num_observed / _ENOUGH, lengths, careful)
+            lengths = np.where(quantiles < self.num_observed / _FEW, lengths, careful)
         return lengths.astype(np.int64)
 
     def _careful(self, outputs: Outputs) -> NDArray[np.float64]:

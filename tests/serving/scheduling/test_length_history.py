@@ -47,7 +47,7 @@ def test_where_nothing_is_known_it_is_careful():
 
 
 def test_it_grows_less_careful_with_each_that_ends():
-    shares = [np.mean(drawn(history([100] * count)) == 5000) for count in (0, 16, 32, 48, 64)]
+    shares = [np.mean(drawn(history([100] * count)) == 5000) for count in (0, 4, 8, 12, 16)]
     assert shares == sorted(shares, reverse=True)
     assert (shares[0], shares[2]) == (1.0, 0.5)
     assert shares[-1] < 0.05
