@@ -43,7 +43,7 @@ class _Drawing:
         self._disturbances = {
             self._release: draw.choice([0.0, 0.2, 0.6]),
             self._stop: draw.choice([0.0, 0.3, 0.6]),
-            self._die: draw.choice([0.0, 0.0, 0.2]),
+            self._die: draw.choice([0.0, 0.0, 0.4]),
             self._crash: draw.choice([0.0, 0.0, 0.0, 0.2]),
             self._wrong_result: draw.choice([0.0, 0.0, 0.0, 0.2]),
         }
