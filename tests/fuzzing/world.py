@@ -18,7 +18,15 @@ from lightllm.base.request_table import RequestTable, TableShape
 from lightllm.base.status import State, Status
 from lightllm.base.step import StepResult
 from lightllm.serving.client import EngineClient
-from lightllm.serving.scheduling import keyed_heap, prefix_tree, slots, step_budget, wait_prediction
+from lightllm.serving.scheduling import (
+    intake,
+    keyed_heap,
+    length_history,
+    prefix_tree,
+    slots,
+    step_budget,
+    wait_prediction,
+)
 from lightllm.serving.scheduling import plan as planning
 from lightllm.serving.scheduling.scheduler import Scheduler
 from tests.fuzzing.answers import Answer
@@ -43,8 +51,12 @@ from tests.fuzzing.worker import Worker
 from tests.serving.scheduling import invariants
 
 _SEEDS_OF_ASK, _VARIANTS = 64, 4
+# Constants that only large servers reach, with values that small ones do.
 _SMALL = [
+    (intake, "_MOST_UNKNOWN", 2),
     (keyed_heap, "_FEW", 2),
+    (length_history, "_ENOUGH", 2),
+    (length_history, "_FEW", 1),
     (planning, "_FEWEST_PROMPT_TOKENS", 2),
     (planning, "_STOP_TOKENS", 3),
     (prefix_tree, "_LONGEST_GROWN", 6),
