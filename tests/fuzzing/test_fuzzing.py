@@ -71,7 +71,7 @@ def test_a_campaign_stops_at_a_failure_says_why_and_goes_on_where_it_was(tmp_pat
         (failure, *_) = sit(100)
     assert failure.failed_seed is not None
     assert failure.failed_seed >= 140
-    assert "AssertionError: it ends when it must" in failure.report
+    assert "AssertionError: " in failure.report
     assert "Episode(" in failure.report
     assert sit(100) == []
     assert sit(100) == []
