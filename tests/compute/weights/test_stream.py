@@ -82,6 +82,6 @@ def test_reading_stops_at_the_first_error(stored, monkeypatch):
 def test_a_device_gets_the_same(stored, piece, dtype, monkeypatch):
     directory, tensors = stored
     monkeypatch.setattr(stream, "PIECE_BYTES", piece)
-    got = copied(directory, declared(tensors), torch.device("cuda"), dtype)
+    got = copied(directory, declared(tensors), torch.device("cuda", 0), dtype)
     for one, wanted in zip(got, expected(tensors), strict=True):
         assert torch.equal(one.cpu(), wanted.to(dtype))
