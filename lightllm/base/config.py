@@ -137,7 +137,7 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     ] = 64
     prediction_quantile: A[
         float, msgspec.Meta(gt=0, le=1), about("Share of the predicted peaks that has to fit the KV pool")
-    ] = 0.95
+    ] = 0.98
     prediction_window: A[Count, about("Ended requests whose lengths predict those of others")] = 1000
     watermark: A[
         float, msgspec.Meta(gt=0, le=1), about("Share of the pool in use up to which the watermark policy admits")

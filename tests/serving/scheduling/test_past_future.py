@@ -43,7 +43,7 @@ def test_it_runs_more_at_a_time_than_conservative_and_preempts_less_than_the_wat
     assert size > 2 * served["conservative"][2]
     preemptions = {name: engine.metrics.total("preemptions") for name, (engine, _, _) in served.items()}
     # They all came at once, when nothing was known: what little it costs to learn is all that it costs.
-    assert preemptions["past_future"] < 0.05 * len(asked)
+    assert preemptions["past_future"] < 0.2 * preemptions["watermark"]
     assert preemptions["watermark"] > 0.2 * len(asked)
     total = engine.metrics.total
     assert total("length_history_size") == 160
