@@ -56,6 +56,7 @@ class SlowWorker:
     seconds: float
     next_was_ready: list[bool] = field(default_factory=list)
     rows: list[int] = field(default_factory=list)
+    others: "list[SlowWorker]" = field(default_factory=list)  # ranks
 
     def run(self) -> None:
         device = Device(pool_tokens=POOL, rows=8, max_length=LENGTH, vocabulary=VOCABULARY)
@@ -72,6 +73,8 @@ class SlowWorker:
                 self.next_was_ready.append(self.plans.place_to_read(self.rank) is not None)
                 self.rows.append(len(plan.rows))
                 if self.rank == 0:
+                    # Ranks compute together: none ends a step that another has not read.
+                    wait_until(lambda: all(len(other.rows) >= len(self.rows) for other in self.others))
                     pack(result, self.results.place_to_write(1))
                     self.results.publish()
                     self.channel.send(ResultReady())
@@ -116,6 +119,7 @@ class House:
             )
             for rank in range(tp)
         ]
+        self.workers[0].others = self.workers[1:]
         self.threads = [threading.Thread(target=worker.run) for worker in self.workers]
 
     def pair(self, name: str) -> Channel:
