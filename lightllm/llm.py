@@ -25,6 +25,7 @@ from lightllm.base.config import EngineConfig, ServerConfig, parse
 from lightllm.base.errors import EngineDeadError, RequestError
 from lightllm.base.request import SamplingParams
 from lightllm.processes.supervision.offline import OfflineEngine
+from lightllm.serving import best_of
 from lightllm.serving.api.messages import Message, prepared, prepared_tools
 from lightllm.serving.api.service import Service
 from lightllm.serving.records import Request, Tokens, Update
@@ -165,6 +166,7 @@ class _Job:
     result: RequestOutput
     params: SamplingParams
     add_special_tokens: bool
+    ended: dict[Request, Update] = field(default_factory=dict)
 
 
 class _Run:
@@ -215,20 +217,30 @@ class _Run:
         update = self._client.read(request)
         self._client.release(request)
         job = self._open.pop(request)
+        job.ended[request] = update
         if update.error:
             _log.warning("%s", update.error)
         job.result.num_cached_tokens = max(job.result.num_cached_tokens, update.cached_tokens)
-        job.result.outputs.append(_completion(self._engine.service, request, update))
-        if len(job.result.outputs) == job.params.n:
-            job.result.outputs.sort(key=lambda output: output.index)
+        if len(job.ended) == job.params.num_samples:
+            job.result.outputs += _completions(self._engine.service, job)
             self._bar.update()
 
 
-def _completion(service: Service, request: Request, update: Update) -> CompletionOutput:
+def _completions(service: Service, job: _Job) -> list[CompletionOutput]:
+    """The samples of a prompt, all of which have ended, that are its result."""
+    requests = sorted(job.ended, key=lambda request: request.sample)
+    chosen = best_of.chosen([job.ended[request] for request in requests], job.params)
+    return [
+        _completion(service, index, requests[sample], job.ended[requests[sample]])
+        for index, sample in enumerate(chosen)
+    ]
+
+
+def _completion(service: Service, index: int, request: Request, update: Update) -> CompletionOutput:
     assert update.finish_reason is not None, "only requests that have ended are read"
     tokens = update.tokens
     return CompletionOutput(
-        index=request.sample,
+        index=index,
         text=update.text,
         token_ids=tokens.ids.tolist(),
         finish_reason=update.finish_reason.name.lower(),

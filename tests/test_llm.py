@@ -64,6 +64,16 @@ def test_samples_come_in_order_and_repeat_with_their_seed(llm):
     assert len({tuple(ids) for ids in ids_of([first])}) > 1
 
 
+def test_best_of_gives_the_samples_that_are_likeliest_by_token(llm):
+    params = {"seed": 7, "max_tokens": 5, "stop_token_ids": list(range(0, 700, 4))}  # of different lengths
+    everything = llm.generate("seeds", SamplingParams(n=5, logprobs=0, **params))[0].outputs
+    assert len({len(output.token_ids) for output in everything}) > 1
+    ranked = sorted(everything, key=lambda output: -output.cumulative_logprob / len(output.token_ids))
+    best = llm.generate("seeds", SamplingParams(n=2, best_of=5, **params))
+    assert [output.index for output in best[0].outputs] == [0, 1]
+    assert ids_of(best) == [output.token_ids for output in ranked[:2]]
+
+
 def test_logprobs_are_of_the_chosen_token_and_the_likeliest(llm):
     output = llm.generate("a", SamplingParams(max_tokens=4, logprobs=2, seed=1, ignore_eos=True))[0].outputs[0]
     assert len(output.logprobs) == 4

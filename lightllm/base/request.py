@@ -52,6 +52,7 @@ class SamplingParams(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     """How to continue a prompt. Defaults are the neutral values; a server overlays generation_config.json."""
 
     n: int = 1
+    best_of: int | None = None  # so many are generated, of which the n best are the answer; None: n
     max_tokens: int | None = None  # None: as far as model and pool allow
     min_tokens: int = 0  # eos, stop tokens and stop strings are ignored before this many
     temperature: float = 1.0  # 0: greedy
@@ -77,10 +78,30 @@ class SamplingParams(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
             if not holds:
                 raise RequestError(f"{name}={getattr(self, name)!r} is not allowed; use {allowed}", param=name)
 
+    @property
+    def num_samples(self) -> int:
+        """How many continuations are generated."""
+        return self.n if self.best_of is None else self.best_of
+
+    @property
+    def num_logprobs(self) -> int:
+        """Of how many of the likeliest tokens, beside the chosen one, logprobs are computed; -1: of none at all.
+
+        To choose the best takes those of the chosen tokens, whether or not the answer shows them.
+        """
+        if self.logprobs is not None:
+            return self.logprobs
+        return 0 if self.num_samples > self.n else -1
+
     def _rules(self) -> list[tuple[str, str, bool]]:
         # Comparisons are written so that NaN fails them.
         return [
             ("n", "an integer from 1 to 128", 1 <= self.n <= 128),
+            (
+                "best_of",
+                f"an integer from n={self.n} to 128",
+                self.best_of is None or self.n <= self.best_of <= 128,
+            ),
             ("max_tokens", "an integer of at least 1", self.max_tokens is None or 1 <= self.max_tokens < 2**31),
             ("min_tokens", "an integer of at least 0", 0 <= self.min_tokens < 2**31),
             ("temperature", "a number from 0 to 100", 0 <= self.temperature <= 100),

@@ -76,7 +76,7 @@ class EngineClient:
         *,
         terms: Terms = NO_TERMS,
     ) -> list[Request]:
-        """Sends params.n requests, with seeds seed, seed + 1, ... `on_news` is called from `poll` when there is news.
+        """Sends a request for each sample, with seeds seed, seed + 1, ...; `poll` calls `on_news` when there is news.
 
         Raises RequestError: 400 for what can never run, 429 when full, 503 when not serving.
         """
@@ -84,8 +84,8 @@ class EngineClient:
             raise RequestError(f"{reason}; try again later", status=503)
         tokens = self._checked_prompt(prompt)
         max_tokens, timeout_s = self._max_tokens(len(tokens), params), self._timeout_s(terms)
-        self._check_room(params.n, len(tokens))
-        self._check_wait(params.n, timeout_s)
+        self._check_room(params.num_samples, len(tokens))
+        self._check_wait(params.num_samples, timeout_s)
         stop_ids = [*([] if params.ignore_eos else self._eos_ids), *params.stop_token_ids]
         requests = self._records.take(
             tokens, params, max_tokens=max_tokens, stop_ids=stop_ids, terms=terms, timeout_s=timeout_s
@@ -93,7 +93,7 @@ class EngineClient:
         if requests is None:
             raise RequestError("the prompts of open requests fill the request table; try again later", status=429)
         self._send(requests, on_news)
-        self._metrics.add("request_count", params.n)
+        self._metrics.add("request_count", params.num_samples)
         return requests
 
     def release(self, request: Request) -> None:

@@ -34,7 +34,7 @@ class Request:
 
     index: int
     generation: int
-    sample: int  # 0 to n - 1
+    sample: int  # 0, 1, ... of its prompt
     prompt_tokens: int
     stops: list[str | int | None]  # what stop_index counts through: stop strings, None for each eos id, stop tokens
     pages: _Pages
@@ -117,7 +117,7 @@ class Records:
         terms: Terms = NO_TERMS,
         timeout_s: float | None = None,
     ) -> list[Request] | None:
-        """Fills params.n records for a prompt, tokens [prompt] int32; None if the pages do not suffice."""
+        """Fills a record for each sample of a prompt, tokens [prompt] int32; None if the pages do not suffice."""
         options = _encode(
             Options(
                 stop=params.stop,
@@ -127,10 +127,10 @@ class Records:
                 shown_special_tokens=params.shown_special_tokens,
             )
         )
-        if (pages := self._store(tokens, options, users=params.n)) is None:
+        if (pages := self._store(tokens, options, users=params.num_samples)) is None:
             return None
         now = time.monotonic()
-        indexes = [self._free.pop() for _ in range(params.n)]
+        indexes = [self._free.pop() for _ in range(params.num_samples)]
         place = {
             "prompt_page": pages.prompt,
             "prompt_length": len(tokens),
@@ -217,8 +217,8 @@ def _sampling_fields(params: SamplingParams, max_tokens: int) -> dict[str, objec
         "max_tokens": max_tokens,
         "max_tokens_given": params.max_tokens is not None,
         "top_k": max(0, params.top_k),
-        "num_logprobs": -1 if params.logprobs is None else params.logprobs,
-        "seed": np.array([(first + i) % 2**64 for i in range(params.n)], dtype=np.uint64),
+        "num_logprobs": params.num_logprobs,
+        "seed": np.array([(first + i) % 2**64 for i in range(params.num_samples)], dtype=np.uint64),
     }
 
 

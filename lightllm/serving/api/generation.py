@@ -38,7 +38,7 @@ class Generation:
         self.requests: list[Request] = []
 
     def submit(self, prompt: Sequence[int] | np.ndarray, params: SamplingParams) -> None:
-        """Adds params.n choices. Raises RequestError, after which nothing is left in the engine."""
+        """Adds a choice for each sample. Raises RequestError, after which nothing is left in the engine."""
         try:
             self.requests += self._client.submit(prompt, params, self._note, terms=self._terms)
         except Exception:

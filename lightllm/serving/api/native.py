@@ -12,6 +12,7 @@ from fastapi import APIRouter, Request, Response
 
 from lightllm.base.errors import RequestError
 from lightllm.base.request import SamplingParams
+from lightllm.serving import best_of
 from lightllm.serving.api import body as bodies
 from lightllm.serving.api import terms
 from lightllm.serving.api.body import Int
@@ -157,25 +158,28 @@ def refuse_media(multimodal_params: Any) -> None:
 
 async def _generate(service: Service, body: GenerateBody, request: Request) -> Response:
     wants_details = bool(body.parameters.return_details)
-    generation = await _submit(service, body, request, until_end=True, logprobs=0 if wants_details else None)
-    answers = await generation.whole(request.receive, with_tokens=wants_details)
-    answer = generated(service, generation, answers, wants_details=wants_details)
+    params = _params(service, body.parameters, logprobs=0 if wants_details else None)
+    generation = await _submit(service, body, request, params, until_end=True)
+    answers = await generation.whole(request.receive, with_tokens=params.num_logprobs >= 0)
+    chosen = best_of.chosen(answers, params)
+    pairs = [(generation.requests[sample], answers[sample]) for sample in chosen]
+    answer = generated(service, pairs, wants_details=wants_details)
     return Response(json(answer), media_type="application/json")
 
 
 async def _generate_stream(service: Service, body: GenerateBody, request: Request) -> EventStream:
-    if _num_samples(body.parameters) > 1:
+    params = _params(service, body.parameters, logprobs=0)
+    if params.num_samples > 1:
         raise RequestError("best_of must be 1 where the answer is streamed", param="best_of")
-    generation = await _submit(service, body, request, until_end=False, logprobs=0)
+    generation = await _submit(service, body, request, params, until_end=False)
     return EventStream(generation, TokenStream(service, generation.requests[0]))
 
 
 async def _submit(
-    service: Service, body: GenerateBody, request: Request, *, until_end: bool, logprobs: int | None
+    service: Service, body: GenerateBody, request: Request, params: SamplingParams, *, until_end: bool
 ) -> Generation:
     refuse_media(body.multimodal_params)
-    granted = terms.of(service, request, body.parameters)
-    params, prompt = _params(service, body.parameters, logprobs), body.inputs
+    granted, prompt = terms.of(service, request, body.parameters), body.inputs
     if isinstance(prompt, str):
         prompt = await service.encode(prompt, add_special_tokens=body.parameters.add_special_tokens is not False)
     generation = Generation(service.client, granted, until_end=until_end)
@@ -183,14 +187,7 @@ async def _submit(
     return generation
 
 
-def _num_samples(parameters: Parameters) -> int:
-    best_of = 1 if parameters.best_of is None else parameters.best_of
-    if parameters.n not in (None, best_of):
-        raise RequestError(f"n={parameters.n} and best_of={best_of} disagree; make them equal", param="n")
-    return best_of
-
-
-def _params(service: Service, parameters: Parameters, logprobs: int | None) -> SamplingParams:
+def _params(service: Service, parameters: Parameters, *, logprobs: int | None) -> SamplingParams:
     bodies.refuse_unsupported(parameters, NEUTRAL)
     values = {name: getattr(parameters, name) for name in _SAME_NAME}
     samples = parameters.do_sample
@@ -204,7 +201,9 @@ def _params(service: Service, parameters: Parameters, logprobs: int | None) -> S
     return service.params(
         values
         | {
-            "n": _num_samples(parameters),
+            # By itself best_of is how many answers there are.
+            "n": parameters.best_of if parameters.n is None else parameters.n,
+            "best_of": parameters.best_of,
             "max_tokens": parameters.max_new_tokens,
             "min_tokens": parameters.min_new_tokens,
             "stop": stop,

@@ -6,7 +6,6 @@ import msgspec
 import numpy as np
 
 from lightllm.base.request import FinishReason
-from lightllm.serving.api.generation import Generation
 from lightllm.serving.api.logprobs import LEAST
 from lightllm.serving.api.openai import json
 from lightllm.serving.api.service import Service
@@ -28,7 +27,7 @@ class TokenDetails(msgspec.Struct, frozen=True):
 
 
 class Generated(msgspec.Struct, frozen=True, omit_defaults=True):
-    """With best_of above 1 count_output_tokens, finish_reason and tokens are lists, an entry per sample."""
+    """With several answers count_output_tokens, finish_reason and tokens are lists, an entry per answer."""
 
     generated_text: list[str]
     count_output_tokens: int | list[int]
@@ -37,10 +36,9 @@ class Generated(msgspec.Struct, frozen=True, omit_defaults=True):
     tokens: list[Any] | None = None
 
 
-def generated(service: Service, generation: Generation, answers: list[Update], *, wants_details: bool) -> Generated:
-    details = None
+def generated(service: Service, pairs: list[tuple[Request, Update]], *, wants_details: bool) -> Generated:
+    details, answers = None, [answer for _, answer in pairs]
     if wants_details:
-        pairs = zip(generation.requests, answers, strict=True)
         details = [TokenNames(service, request).of(answer.tokens) for request, answer in pairs]
     counts = [answer.num_tokens for answer in answers]
     reasons = [_FINISH[answer.finish_reason] for answer in answers if answer.finish_reason is not None]
@@ -49,7 +47,7 @@ def generated(service: Service, generation: Generation, answers: list[Update], *
         [answer.text for answer in answers],
         counts[0] if one else counts,
         reasons[0] if one else reasons,
-        generation.requests[0].prompt_tokens,
+        pairs[0][0].prompt_tokens,
         details[0] if one and details else details,
     )
 

@@ -8,6 +8,7 @@ from fastapi import APIRouter, Request, Response
 
 from lightllm.base.errors import RequestError
 from lightllm.base.request import SamplingParams
+from lightllm.serving import best_of
 from lightllm.serving.api import body as bodies
 from lightllm.serving.api import openai, terms
 from lightllm.serving.api.body import GenerationBody, Int
@@ -69,11 +70,12 @@ def router(service: Service) -> APIRouter:
         generation = Generation(service.client, terms.of(service, request, body), until_end=not body.stream)
         for prompt in tokens:
             generation.submit(prompt, params)
-        echoes = [_echo(service, prompt) if body.echo else "" for prompt in prompts for _ in range(params.n)]
+        echoes = [_echo(service, prompt) if body.echo else "" for prompt in prompts for _ in range(params.num_samples)]
         if body.stream:
             return EventStream(generation, CompletionStream(service, body, generation, echoes))
-        answers = await generation.whole(request.receive, with_tokens=body.logprobs is not None)
-        return Response(json(_completion(service, body, generation, answers, echoes)), media_type="application/json")
+        answers = await generation.whole(request.receive, with_tokens=params.num_logprobs >= 0)
+        answer = _completion(service, body, params, generation, answers, echoes)
+        return Response(json(answer), media_type="application/json")
 
     return routes
 
@@ -81,11 +83,15 @@ def router(service: Service) -> APIRouter:
 def _params(service: Service, body: CompletionBody) -> SamplingParams:
     bodies.refuse_unsupported(body, NEUTRAL)
     openai.check_stream_options(body)
-    if body.best_of not in (None, 1, body.n or 1):
-        raise RequestError(f"best_of={body.best_of} is not supported; leave it out or make it n", param="best_of")
+    if body.stream and body.best_of not in (None, body.n or 1):
+        raise RequestError(
+            f"best_of={body.best_of} with stream=true: which are the best is known only at the end; make it n",
+            param="best_of",
+        )
     if body.echo and body.logprobs is not None:
         raise RequestError("echo with logprobs is not supported: prompt logprobs are not computed", param="echo")
-    return service.params(openai.sampling_values(body, max_tokens=body.max_tokens, logprobs=body.logprobs))
+    values = openai.sampling_values(body, max_tokens=body.max_tokens, logprobs=body.logprobs)
+    return service.params(values | {"best_of": body.best_of})
 
 
 def _prompts(body: CompletionBody) -> list[str | list[int]]:
@@ -119,13 +125,20 @@ def _echo(service: Service, prompt: str | list[int]) -> str:
 
 
 def _completion(
-    service: Service, body: CompletionBody, generation: Generation, answers: list[Update], echoes: list[str]
+    service: Service,
+    body: CompletionBody,
+    params: SamplingParams,
+    generation: Generation,
+    answers: list[Update],
+    echoes: list[str],
 ) -> Completion:
     count = UsageCount(generation.requests)
+    for sample, answer in enumerate(answers):
+        count.note(sample, answer)
     choices = []
-    for choice, (request, answer, echo) in enumerate(zip(generation.requests, answers, echoes, strict=True)):
+    for choice, sample in enumerate(_chosen(answers, params)):
+        request, answer, echo = generation.requests[sample], answers[sample], echoes[sample]
         assert answer.finish_reason is not None, "whole answers have ended"
-        count.note(choice, answer)
         logprobs = None if body.logprobs is None else _logprobs_of(service, body, echo).of(answer.tokens)
         choices.append(
             CompletionChoice(
@@ -139,6 +152,16 @@ def _completion(
         choices=choices,
         usage=count.usage(),
     )
+
+
+def _chosen(answers: list[Update], params: SamplingParams) -> list[int]:
+    """Which of the samples of all prompts are the answer, prompt by prompt."""
+    each = params.num_samples
+    return [
+        first + sample
+        for first in range(0, len(answers), each)
+        for sample in best_of.chosen(answers[first : first + each], params)
+    ]
 
 
 def _logprobs_of(service: Service, body: CompletionBody, echo: str) -> CompletionForm:

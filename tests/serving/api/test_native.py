@@ -33,6 +33,11 @@ def test_generate_gives_lists_of_text_and_counts(http):
     }
 
 
+def test_the_best_n_of_best_of_are_the_answer(http):
+    everything = generate(http, best_of=3, max_new_tokens=4)
+    assert generate(http, n=1, best_of=3, max_new_tokens=4)["generated_text"] == everything["generated_text"][:1]
+
+
 def test_best_of_makes_every_field_a_list(http):
     answer = generate(http, best_of=2, max_new_tokens=4, return_details=True)
     assert len(answer["generated_text"]) == 2

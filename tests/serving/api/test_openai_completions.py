@@ -86,11 +86,23 @@ def test_echo_puts_the_prompt_before_the_answer(client, prompt):
     assert "".join(chunk.choices[0].text for chunk in chunks(client, prompt, echo=True)) == text + plain
 
 
-def test_best_of_is_accepted_where_it_changes_nothing(client):
+def test_best_of_answers_with_n_choices_of_each_prompt_and_counts_all_tokens(client):
     assert len(complete(client, best_of=1).choices) == 1
-    assert len(complete(client, n=2, best_of=2).choices) == 2
-    with pytest.raises(BadRequestError, match="best_of=3"):
-        complete(client, n=2, best_of=3)
+    prompts = ["one", "two three"]
+    all_of_them = complete(client, prompts, n=3)
+    answer = complete(client, prompts, n=2, best_of=3, echo=True)
+    assert [choice.index for choice in answer.choices] == [0, 1, 2, 3]
+    # Every token of the fake engine is as likely as any other, so that the first are the best.
+    texts = [prompts[i // 3] + choice.text for i, choice in enumerate(all_of_them.choices)]
+    assert [choice.text for choice in answer.choices] == [texts[0], texts[1], texts[3], texts[4]]
+    assert [choice.logprobs for choice in answer.choices] == [None] * 4
+    assert answer.usage == all_of_them.usage
+
+
+@pytest.mark.parametrize("options", [{"n": 3, "best_of": 2}, {"n": 2, "best_of": 3, "stream": True}, {"best_of": 129}])
+def test_a_best_of_that_makes_no_sense_is_refused(client, options):
+    with pytest.raises(BadRequestError, match=f"best_of={options['best_of']}"):
+        complete(client, **options)
 
 
 def test_echo_with_logprobs_and_a_suffix_are_refused(client):
