@@ -64,15 +64,18 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     # The devices
     device: A[Device, about("Where the model runs; auto: the GPU if there is one")] = "auto"
     tp: A[int, at_least(1), about("Tensor parallel ranks; each is a process with a device of its own")] = 1
-    disable_cudagraph: A[bool, about("Launch every kernel of a decode step by itself")] = False
-    graph_max_batch_size: A[int, at_least(1), about("Most tokens of a step that runs as a CUDA graph")] = 256
+    disable_cudagraph: A[bool, about("Launch every kernel of a step by itself")] = False
+    graph_max_batch_size: A[
+        int, at_least(1), about("Most tokens of a step that runs as a CUDA graph of sequences of one token")
+    ] = 256
     graph_max_read_again: A[
         int,
         at_least(0),
-        about(
-            "Tokens of contexts that chunks may read once for each of their tokens, to run in a CUDA graph; 0: never"
-        ),
+        about("Tokens of contexts that chunks may read once for each of their tokens to run in such a graph; 0: never"),
     ] = 16384
+    graph_max_tokens: A[
+        int, at_least(0), about("Most tokens of any step that runs as a CUDA graph, chunks as they are; 0: none does")
+    ] = 1024
     allow_reference_ops: A[
         bool, about("Compute ops that have no kernel for a GPU by their slow reference, without CUDA graphs")
     ] = False

@@ -25,7 +25,8 @@ class Batch:
     """Sequences laid end to end; the first `decodes` of them run exactly one token each.
 
     The tensors are on the device. The other fields are known to the host, so that nothing has to wait for the device.
-    A padded sequence has length 1 and its position 0 in the hold slot.
+    A padded sequence has length 1 and its position 0 in the hold slot, or no tokens and length 0. Where the host knows
+    bounds only, the last two of what it knows of chunks are as ops.attend says.
     """
 
     tokens: Tensor  # [tokens] int64
@@ -37,7 +38,7 @@ class Batch:
     lengths: Tensor  # [sequences] int32: context, this step's tokens included
     decodes: int
     query_lengths: Sequence[int]  # tokens of each sequence after the decodes
-    context_lengths: Sequence[int]  # lengths of the sequences after the decodes
+    context_lengths: Sequence[int] | None  # lengths of the sequences after the decodes
     max_length: int  # no length is larger
     memo: dict[Hashable, Any] = field(default_factory=dict)  # what attention works out once for all layers
     wanted: Wanted | None = None  # None: all tokens

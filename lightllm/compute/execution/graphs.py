@@ -8,7 +8,7 @@ at fixed places, filled by one copy. Logits and sampling are launched separately
 and what a step samples with may change from step to step.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -49,13 +49,22 @@ class Sampling:
     length: Tensor
 
 
-def sizes_up_to(most: int) -> list[int]:
-    """Numbers of sequences to record graphs for, so that less than half of a step is padding; `most` is the last."""
-    sizes, size = [], 1
+def sizes_up_to(most: int, gaps: Sequence[tuple[int, int]] = _GAPS) -> list[int]:
+    """Sizes of steps to record graphs for, so that, from the second on, less than half of a step is padding; `most` is
+    the last. gaps: (first size, how much larger the next one is), and so on for sizes from there on."""
+    sizes, size = [], gaps[0][0]
     while size < most:
         sizes.append(size)
-        size += next(gap for first, gap in reversed(_GAPS) if size >= first)
+        size += next(gap for first, gap in reversed(gaps) if size >= first)
     return [*sizes, most] if most > 0 else []
+
+
+def largest_first(sizes: Sequence[int], what: str) -> Iterator[int]:
+    """Sizes in the order to record them: the smaller ones then find room in the memory of the larger. Logs progress."""
+    for done, size in enumerate(sorted(sizes, reverse=True), start=1):
+        yield size
+        if 4 * done // len(sizes) > 4 * (done - 1) // len(sizes):
+            _log.info("CUDA graphs of %s: %d of %d captured", what, done, len(sizes))
 
 
 class Graphs:
@@ -80,14 +89,11 @@ class Graphs:
         self._buffer = torch.zeros(_words(most), dtype=torch.int64, device=device)
         self._query_start = torch.arange(most + 1, dtype=torch.int32, device=device)
         self._recorded: dict[int, tuple[Callable[[], object], Sampling]] = {}
-        # Largest first: the smaller ones then find room in the memory of the larger.
-        for done, size in enumerate(sorted(sizes, reverse=True), start=1):
+        for size in largest_first(sizes, "decode steps"):
             self._fill(None, size)
             replay, hidden = record(lambda size=size: self._compute(size))
             row, length, *_ = self._lines(size)
             self._recorded[size] = replay, Sampling(hidden, row, length)
-            if 4 * done // len(sizes) > 4 * (done - 1) // len(sizes):
-                _log.info("CUDA graphs: %d of %d captured", done, len(sizes))
 
     def run(self, plan: StepPlan) -> Sampling | None:
         """Launches a step, or returns None if no graph fits it."""

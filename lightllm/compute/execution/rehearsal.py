@@ -27,12 +27,14 @@ def rehearse(
     rows: int,
     longest: int,
     graph_sizes: Sequence[int],
+    mixed_sizes: Sequence[int],
     kernels: Callable[[], int],
 ) -> list[StepPlan]:
     """Computes these plans as `group`'s rank will, with tensors that have types and shapes and no memory.
 
     Ops and kernels must have been chosen, for the device that will run them. rows, longest: see Stepper. kernels: how
-    many different ones were launched so far. Returns the plans that launch some which no earlier one did.
+    many different ones were launched so far. graph_sizes, mixed_sizes: of decode steps, and of others that are
+    recorded. Returns the plans that launch some kernels which no earlier one did.
     """
     alone = Group(group.rank, group.ranks, gather_last=lambda x: x.new_empty(*x.shape[:-1], x.shape[-1] * group.ranks))
     model = blueprint.build().eval()
@@ -59,6 +61,8 @@ def rehearse(
         for plan in plans:
             if len(plan.tokens) <= max(graph_sizes):
                 stepper.launch(plan)
+    if mixed_sizes:
+        stepper.capture_mixed(mixed_sizes, compute_again)
     return needed
 
 

@@ -12,7 +12,7 @@ from lightllm.base import log
 from lightllm.base.config import EngineConfig
 from lightllm.base.step import StepPlan, StepResult
 from lightllm.compute import kernels
-from lightllm.compute.execution import made_up_steps, memory
+from lightllm.compute.execution import made_up_steps, memory, mixed_graphs
 from lightllm.compute.execution.graphs import CudaRecorder, sizes_up_to
 from lightllm.compute.execution.launched import Launched, Stopwatch
 from lightllm.compute.execution.loading import Progress, choose_device, load, read_blueprint
@@ -20,6 +20,7 @@ from lightllm.compute.execution.rehearsal import rehearse
 from lightllm.compute.execution.rows import Rows
 from lightllm.compute.execution.stepper import Stepper
 from lightllm.compute.execution.transfers import Download, Upload
+from lightllm.compute.layers.decoder import CausalLM
 from lightllm.compute.ops.op import Facts
 from lightllm.compute.parallel.mesh import Group, Mesh
 from lightllm.compute.parallel.process_group import join
@@ -103,7 +104,9 @@ class Runner:
 
         kernels.load(Facts(self._device, self._blueprint.dtype), allow_reference=False)
         longest = self._blueprint.longest
-        sizes = [] if self._config.disable_cudagraph else [1, self._graph_sizes[-1]]
+        captured = not self._config.disable_cudagraph
+        sizes = [1, self._graph_sizes[-1]] if captured else []
+        mixed_sizes = self._mixed_sizes(self._blueprint.build()) if captured else []
         plans = made_up_steps.every_kind_of_step(
             tokens=self._config.batch_max_tokens,
             rows=self._num_rows,
@@ -119,6 +122,7 @@ class Runner:
                 rows=self._num_rows,
                 longest=longest,
                 graph_sizes=sizes,
+                mixed_sizes=mixed_sizes[:1] + mixed_sizes[-1:],
                 kernels=kernels,
             )
 
@@ -126,7 +130,17 @@ class Runner:
 
     @property
     def _graph_sizes(self) -> list[int]:
+        """Sequences of the decode steps that are recorded."""
+        if self._config.disable_cudagraph or self._config.allow_reference_ops:
+            return []
         return sizes_up_to(min(self._num_rows, self._config.graph_max_batch_size))
+
+    def _mixed_sizes(self, model: CausalLM) -> list[int]:
+        """Tokens of the other steps that are recorded."""
+        if not self._graph_sizes or mixed_graphs.why_not(model) is not None:
+            return []
+        most = min(self._config.batch_max_tokens, self._config.graph_max_tokens)
+        return sizes_up_to(most, mixed_graphs.GAPS)
 
     # ---- memory ----
 
@@ -144,13 +158,18 @@ class Runner:
         )
 
     def _capture(self) -> None:
-        """Graphs of decode steps, for the pool as it is."""
-        config, stream = self._config, self._side_stream
-        if stream is None or config.disable_cudagraph or config.allow_reference_ops:
+        """Graphs for the pool as it is."""
+        if self._side_stream is None or not self._graph_sizes:
             return
+        record = CudaRecorder(self._side_stream)
         with torch.inference_mode():
-            again = config.graph_max_read_again
-            self.stepper.capture(self._graph_sizes, CudaRecorder(stream), most_read_again=again)
+            # Those that need more memory first, which the others then use too.
+            if mixed_sizes := self._mixed_sizes(self._model):
+                self.stepper.capture_mixed(mixed_sizes, record)
+            elif self._config.graph_max_tokens:
+                _log.info("no CUDA graphs of mixed steps: %s", mixed_graphs.why_not(self._model))
+            again = self._config.graph_max_read_again
+            self.stepper.capture(self._graph_sizes, record, most_read_again=again)
 
     def _fit_pool(self, available: int, weight_bytes: int) -> int:
         """Slots of the pool, the same on all ranks. Adds to `memory` what is counted on the way."""
@@ -180,7 +199,7 @@ class Runner:
             kernel_bytes = memory.used(self._device) - before
             plans = made_up_steps.largest_steps(tokens=tokens, rows=self._num_rows, longest=longest)
             step_bytes = memory.peak_of(lambda: [self.step(plan) for plan in plans], self._device)
-        with memory.explained("capturing CUDA graphs", "lower --graph_max_batch_size"):
+        with memory.explained("capturing CUDA graphs", "lower --graph_max_batch_size or --graph_max_tokens"):
             graph_bytes = memory.kept_by(self._capture, self._device)
         self.stepper = self._stepper_with(1)  # frees the one before, and its graphs
         table_bytes = Rows.table_bytes(self._num_rows, longest)

@@ -10,6 +10,7 @@ from torch import Tensor
 from lightllm.base.step import StepPlan
 from lightllm.compute.execution import batch
 from lightllm.compute.execution.graphs import Graphs, Recorder, Sampling
+from lightllm.compute.execution.mixed_graphs import MixedGraphs
 from lightllm.compute.execution.rows import Rows
 from lightllm.compute.execution.transfers import Upload
 from lightllm.compute.layers.decoder import CausalLM
@@ -54,6 +55,7 @@ class Stepper:
             history=(self._rows.slot_table, self._rows.token_of_slot),
         )
         self._graphs: Graphs | None = None
+        self._mixed_graphs: MixedGraphs | None = None
 
     @property
     def has_graphs(self) -> bool:
@@ -71,14 +73,25 @@ class Stepper:
             most_read_again=most_read_again,
         )
 
+    def capture_mixed(self, sizes: Sequence[int], record: Recorder) -> None:
+        """Records steps of these numbers of tokens, whatever their sequences run, to be replayed from now on."""
+        hold_slot = self._pool.hold_slot
+        self._mixed_graphs = MixedGraphs(self._model, self._rows, hold_slot, sizes, upload=self._upload, record=record)
+
     def launch(self, plan: StepPlan) -> Outcome:
         """Computes a plan. All ranks are given the same ones, and all learn what rank 0 samples."""
         if self._group.rank == 0 and len(plan.begins):
             self._sampler.begin(plan.begins, plan.stop_tokens)
         which = np.flatnonzero(plan.samples)
-        replayed = self._graphs.run(plan) if self._graphs is not None else None
-        sampling = replayed or self._compute(plan)
+        sampling = self._replay(plan) or self._compute(plan)
         return Outcome(which, *self._sample(plan, sampling, which)) if len(which) else Outcome(which, None, None)
+
+    def _replay(self, plan: StepPlan) -> Sampling | None:
+        """A step that a graph fits."""
+        replayed = self._graphs.run(plan) if self._graphs is not None else None
+        if replayed is None and self._mixed_graphs is not None:
+            replayed = self._mixed_graphs.run(plan)
+        return replayed
 
     def _compute(self, plan: StepPlan) -> Sampling:
         """Any step."""

@@ -2,6 +2,10 @@
 
 A step's sequences lie end to end. The first `decodes` run one token each; the others run `query_lengths[i]` tokens on
 a context of `context_lengths[i]`, counts that the host knows. `max_length` bounds every length, also known to the host.
+
+Of a recorded step the host knows bounds only. Then `context_lengths` is None, and `query_lengths` are such that no
+chunks that the step may have make more blocks, of whatever size. The last ones of the first `decodes` sequences and of
+the others may have no tokens and length 0, and the last tokens may be of no sequence.
 `memo` lives as long as the step: an implementation may keep in it what it works out once for all layers.
 """
 
@@ -88,7 +92,7 @@ def attend(
     window: int | None,
     decodes: int,
     query_lengths: Sequence[int],
-    context_lengths: Sequence[int],
+    context_lengths: Sequence[int] | None,
     max_length: int,
     memo: MutableMapping[Hashable, Any],
 ) -> Tensor:
@@ -97,10 +101,10 @@ def attend(
     q [tokens, heads, dim]; keys, values [pool slots, kv_heads, dim], this step's tokens stored already;
     slot_table [rows, positions] int32: the slot of each position; row [sequences] int64: each sequence's row;
     query_start [sequences + 1] int32: its tokens in q; lengths [sequences] int32: its context with this step's tokens.
-    Computed in the pool's dtype, softmax in float32. Returns q's shape and dtype.
+    Computed in the pool's dtype, softmax in float32. Returns q's shape and dtype; undefined for tokens of no sequence.
     """
     group = q.shape[1] // keys.shape[1]
-    outputs = []
+    output = torch.zeros_like(q)
     for sequence, (start, stop) in enumerate(zip(query_start.tolist(), query_start.tolist()[1:], strict=False)):
         length = int(lengths[sequence])
         slots = slot_table[row[sequence], :length].long()
@@ -110,8 +114,8 @@ def attend(
         distance = position[length - (stop - start) :, None] - position
         hidden = (distance < 0) if window is None else (distance < 0) | (distance >= window)
         weights = scores.float().masked_fill(hidden, float("-inf")).softmax(-1).to(value.dtype)
-        outputs.append(torch.einsum("hqk,khd->qhd", weights, value))
-    return torch.cat(outputs).to(q.dtype)
+        output[start:stop] = torch.einsum("hqk,khd->qhd", weights, value)
+    return output
 
 
 @op(cases=_latent_cases, tolerance=_TOLERANCE)
@@ -126,7 +130,7 @@ def attend_latent(
     scale: float,
     decodes: int,
     query_lengths: Sequence[int],
-    context_lengths: Sequence[int],
+    context_lengths: Sequence[int] | None,
     max_length: int,
     memo: MutableMapping[Hashable, Any],
 ) -> Tensor:

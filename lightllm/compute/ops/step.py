@@ -14,6 +14,8 @@ def _cases(facts: Facts):
         ([1, 1, 30, 2], [4, 9, 0, 20], [0, 10, 0, 5]),  # a prefix was found; the slot is known already
         ([9, 3], [0, 0], [4, 0]),
         ([1, 1, 300, 2, 270], [449, 0, 0, 60, 30], [449, 0, 0, 0, 100]),
+        ([1, 0, 0, 20, 0, 3], [4, 7, 0, 9, 0, 0], [5, 7, 0, 29, 0, 3]),  # no tokens; no slots are new
+        ([0, 0], [30, 7], [2, 6]),
     ]:
         make = {"dtype": torch.int32, "device": facts.device}
         lengths = [start + count for start, count in zip(starts, counts, strict=True)]

@@ -84,7 +84,7 @@ def random_plan(draw):
     return plan(*runs) if runs else random_plan(draw)
 
 
-def practise(blueprint, plans, noted, graph_sizes=()):
+def practise(blueprint, plans, noted, graph_sizes=(), mixed_sizes=()):
     return rehearse(
         blueprint,
         Group(),
@@ -92,6 +92,7 @@ def practise(blueprint, plans, noted, graph_sizes=()):
         rows=ROWS,
         longest=LONGEST,
         graph_sizes=graph_sizes,
+        mixed_sizes=mixed_sizes,
         kernels=lambda: len(noted),
     )
 
@@ -140,10 +141,10 @@ def test_no_step_needs_a_kernel_that_was_not_rehearsed(model, card, noted, monke
     on_cpu = Blueprint(Path(), model, torch.device("cpu"), torch.bfloat16, LONGEST)
     loaded, _ = load(on_cpu, config, Mesh())
     kernels.load(Facts(torch.device("cuda"), torch.bfloat16))
-    needed = practise(blueprint, made_up_ones(), noted, graph_sizes=[1, 256])
+    needed = practise(blueprint, made_up_ones(), noted, graph_sizes=[1, 256], mixed_sizes=[32, 1024])
     rehearsed = set(noted)
     noted.clear()
-    assert practise(blueprint, needed, noted, graph_sizes=[1, 256]) == needed
+    assert practise(blueprint, needed, noted, graph_sizes=[1, 256], mixed_sizes=[32, 1024]) == needed
     assert noted == rehearsed
     assert {"_attend_decodes", "_attend_chunks", "_draw_chunk", "_sum_chunk"} <= {kernel for kernel, _ in rehearsed}
 
@@ -165,6 +166,9 @@ def test_no_step_needs_a_kernel_that_was_not_rehearsed(model, card, noted, monke
             meets(random_plan(generator))
             rows = generator.permutation(ROWS)[: generator.integers(1, 257)].tolist()
             meets(decodes(rows, [7] * len(rows), [3] * len(rows)))
+        stepper.capture_mixed([32, 96, 256, 448, 1024], compute_again)
+        for _ in range(10):
+            meets(random_plan(generator))
 
 
 def test_kernels_are_compiled_beside_other_work_and_once():

@@ -126,7 +126,7 @@ LAUNCHES: dict[str, Callable[[], Any]] = {
     "logprobs": lambda: sampling.logprobs(half(TOKENS, 128256), WHERE, 5),
 }
 STACK = {  # bytes a thread may have in memory
-    "prefill, 16/2 heads of 256": 32,
+    "prefill, 16/2 heads of 256": 72,
     "long prefill, 32/8 heads of 128": 24,
     "long prefill, 32/8 heads of 128, window": 88,
     "draw": 64,

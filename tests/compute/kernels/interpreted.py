@@ -18,6 +18,8 @@ from tests.compute.ops.test_parity import clone, tensors
 
 assert interpreter.Builder.create_dot is interpreter._dot, "the interpreter is the repaired one"
 CPU = torch.device("cpu")
+# By its module: registered before it may be what runs on a CPU.
+TRITON_ATTENTION = importlib.import_module("lightllm.compute.kernels.triton.attention")
 for module in kernels.MODULES["cuda"]:
     importlib.import_module(module)
 PAIRS = [
@@ -58,13 +60,50 @@ def test_decodes_shared_among_many_programs_are_joined(tile, monkeypatch):
     """More programs than sequences, fewer, and as many: every sequence's parts are joined, and counters end at zero."""
     torch.manual_seed(0)
     facts = Facts(CPU, torch.float32)
-    for lengths in ([500], [1, 300, 2, 80], [17] * 9):
+    for lengths in ([10 * tile - 5], [1, 5 * tile, 2, tile + 20], [17] * 9):
         arguments = attention(facts, [1] * len(lengths), lengths, heads=6, kv_heads=2, dim=16)
-        for programs in (1, 6, 40):
+        for programs in (1, 6, 20):
             shape = attention_decode.Shape(tile=tile, warps=4, stages=2, programs=programs, least_tiles=1)
             monkeypatch.setattr(attention_decode, "shape_for", lambda dim, dtype, shape=shape: shape)
-            assert_matches(ops.attend, ops.attend.implementations[0].function, arguments, torch.float32)
+            assert_matches(ops.attend, TRITON_ATTENTION.attend, arguments, torch.float32)
             assert not launch.arrivals(CPU).any()
+
+
+def recorded(arguments, *, decodes, chunks, tokens):
+    """Arguments of ops.attend, laid out with places for more decodes, chunks and tokens, of which the host does not
+    know how many there are."""
+    q, keys, values, table, row, start, lengths, scale, window, first, *_, longest, memo = arguments
+    more, none_after = decodes - first, decodes + chunks - len(row) - (decodes - first)
+
+    def placed(x, padding):
+        return torch.cat([x[:first], padding.expand(more), x[first:], padding.expand(none_after)])
+
+    no_row, none = torch.tensor([0]), torch.tensor([0], dtype=torch.int32)
+    starts = torch.cat([start[:first], start[first].expand(more), start[first:], start[-1].expand(none_after)])
+    q = torch.cat([q, q.new_zeros(tokens - len(q), *q.shape[1:])])
+    where = table, placed(row, no_row), starts, placed(lengths, none)
+    return q, keys, values, *where, scale, window, decodes, [tokens] + [1] * (chunks - 1), None, longest, memo
+
+
+@pytest.mark.parametrize("window", [None, 20])
+@pytest.mark.parametrize(
+    "sequences", [([1, 1, 40, 3], [70, 33, 64, 9]), ([30, 2], [30, 50]), ([1, 1], [9, 80]), ([], [])]
+)
+def test_programs_without_work_end(sequences, window):
+    """Steps that a graph for more decodes, more chunks and more tokens serves, whatever these are."""
+    torch.manual_seed(0)
+    queries, lengths = sequences
+    # A decode of length 1, which is taken out again where there is to be no sequence at all.
+    facts = Facts(CPU, torch.float32)
+    q, keys, values, table, row, start, known, *others = attention(
+        facts, queries or [1], lengths or [1], heads=8, kv_heads=2, dim=16, window=window
+    )
+    count, others[2] = len(queries), others[2] if queries else 0
+    arguments = q[: sum(queries)], keys, values, table, row[:count], start[: count + 1], known[:count], *others
+    padded = recorded(arguments, decodes=5, chunks=3, tokens=64)
+    got = TRITON_ATTENTION.attend(*clone(padded))
+    torch.testing.assert_close(got[: sum(queries)], ops.attend.reference(*padded)[: sum(queries)], atol=1e-4, rtol=1e-4)
+    assert not launch.arrivals(CPU).any()
 
 
 @pytest.mark.parametrize("gated", [False, True])

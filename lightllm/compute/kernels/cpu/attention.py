@@ -75,7 +75,7 @@ def attend(
     window: int | None,
     decodes: int,
     query_lengths: Sequence[int],
-    context_lengths: Sequence[int],
+    context_lengths: Sequence[int] | None,
     max_length: int,
     memo: MutableMapping[Hashable, Any],
 ) -> Tensor:
@@ -118,7 +118,7 @@ def attend_latent(
     scale: float,
     decodes: int,
     query_lengths: Sequence[int],
-    context_lengths: Sequence[int],
+    context_lengths: Sequence[int] | None,
     max_length: int,
     memo: MutableMapping[Hashable, Any],
 ) -> Tensor:
@@ -146,12 +146,13 @@ def attend_latent(
 def _once(
     memo: MutableMapping[Hashable, Any],
     key: Hashable,
-    where: tuple[Tensor, Tensor, Tensor, int | None, int, Sequence[int], Sequence[int]],
+    where: tuple[Tensor, Tensor, Tensor, int | None, int, Sequence[int], Sequence[int] | None],
     pools: Sequence[Tensor],
 ) -> Plan:
     """The step's plan for this kind of layer, made by the first layer that asks."""
     if key not in memo:
         slot_table, row, lengths, window, decodes, query_lengths, context_lengths = where
+        assert context_lengths is not None, "nothing is recorded on a CPU"
         ordered, order = lengths[:decodes].sort()
         lots = list(_lots(slot_table, row[order], ordered, window, pools))
         memo[key] = Plan(order, lots, list(_chunks(slot_table, row, window, decodes, query_lengths, context_lengths)))

@@ -31,7 +31,7 @@ def attend(
     window: int | None,
     decodes: int,
     query_lengths: Sequence[int],
-    context_lengths: Sequence[int],
+    context_lengths: Sequence[int] | None,
     max_length: int,
     memo: MutableMapping[Hashable, Any],
 ) -> Tensor:
@@ -45,26 +45,31 @@ def attend(
         module.attend_decodes(q[:decodes], keys, values, *where, scale, window, out[:decodes])
     fewest = FEWEST_ROWS * keys.shape[1] // q.shape[1]
     copies = is_hopper and why_not_runs(q, keys) is None
-    for lot, is_long in _lots(query_lengths, context_lengths, fewest if copies else None):
+    for lot, contexts in _lots(query_lengths, context_lengths, fewest if copies else None):
         which = slice(decodes + lot.start, decodes + lot.stop)
         where = (slot_table, row[which], query_start[which.start : which.stop + 1], lengths[which])
-        if is_long:
-            attend_runs(q, keys, values, *where, scale, window, query_lengths[lot], context_lengths[lot], out)
+        if contexts is not None:
+            attend_runs(q, keys, values, *where, scale, window, query_lengths[lot], contexts, out)
         else:
             attend_chunks(q, keys, values, *where, scale, window, query_lengths[lot], out)
     return out
 
 
 def _lots(
-    query_lengths: Sequence[int], context_lengths: Sequence[int], fewest: int | None
-) -> Iterator[tuple[slice, bool]]:
-    """Neighbouring chunks that are computed together, and whether these are at least `fewest` tokens each."""
+    query_lengths: Sequence[int], context_lengths: Sequence[int] | None, fewest: int | None
+) -> Iterator[tuple[slice, Sequence[int] | None]]:
+    """Neighbouring chunks that are computed together, and their contexts if these are copied: if their lengths are
+    known and each chunk has at least `fewest` tokens."""
+    if context_lengths is None:
+        if query_lengths:
+            yield slice(0, len(query_lengths)), None
+        return
     start, was_long, copied = 0, False, 0
     for i, (count, length) in enumerate(zip(query_lengths, context_lengths, strict=True)):
         is_long = fewest is not None and count >= fewest
         if i > start and (is_long != was_long or (is_long and copied + length > MOST_COPIED)):
-            yield slice(start, i), was_long
+            yield slice(start, i), context_lengths[start:i] if was_long else None
             start, copied = i, 0
         was_long, copied = is_long, copied + length
     if start < len(query_lengths):
-        yield slice(start, len(query_lengths)), was_long
+        yield slice(start, len(query_lengths)), context_lengths[start:] if was_long else None

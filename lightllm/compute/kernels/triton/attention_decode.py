@@ -7,7 +7,7 @@ sequences are counted through, sequence by sequence within a head, and each prog
 finishes some sequences by itself and holds a part of at most two that others work on too: one that an earlier program
 began, and one that a later program ends. Such parts go to memory, and the last program to arrive at a sequence joins
 its parts. Everything but the number of sequences is read on the device, so that a graph captured once serves all
-lengths.
+lengths; and the last sequences may have length 0, so that it serves fewer of them.
 
 Suffixes: S sequences, T tokens of a tile, G query heads of a key head, D numbers of a head, J parts to be joined.
 """
@@ -138,7 +138,13 @@ def _attend_decodes(
     programs = tl.minimum(tl.num_programs(0), tl.cdiv(units, LEAST_TILES))
     program = tl.program_id(0)
     if program >= programs:
+        # If there is no work at all one program waits, lest this kernel end before those that it follows: the kernel
+        # after it waits for no others.
+        if program == 0:
+            wait(DEPENDENT)
         return
+    # Those without tokens come last.
+    sequences = tl.sum((length_S > 0).to(tl.int32), axis=0)
     start, end = program * units // programs, (program + 1) * units // programs
 
     token_T, head_G, column_D = tl.arange(0, TILE), tl.arange(0, HEADS), tl.arange(0, PADDED)
@@ -270,7 +276,10 @@ def attend_decodes(
     *,
     shape: Shape | None = None,
 ) -> None:
-    """As ops.attend for q [sequences, heads, dim], the only token of each; writes to out, which is like q."""
+    """As ops.attend for q [sequences, heads, dim], the only token of each; writes to out, which is like q.
+
+    The last sequences may have length 0: nothing is read or written for them.
+    """
     sequences, heads, dim = q.shape
     kv_heads = keys.shape[1]
     group, padded = heads // kv_heads, max(triton.next_power_of_2(dim), NARROWEST)

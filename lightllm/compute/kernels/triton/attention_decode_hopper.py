@@ -298,6 +298,9 @@ def _attend_decodes(
     units = tiles * kv_heads
     programs = gl.minimum(all_programs, units)
     if program >= programs:
+        # See attention_decode.
+        if program == 0:
+            gdc_wait()
         return
     start, end = program * units // programs, (program + 1) * units // programs
     _, head, sequence, first = _locate(start, lengths, sequences, window, SEQUENCES, TILE, WINDOWED)

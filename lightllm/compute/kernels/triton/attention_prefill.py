@@ -104,6 +104,8 @@ def _attend_chunks(
     count_S = tl.load(query_start + 1 + index_S, mask=index_S < sequences, other=0) - start_S
     blocks_S = tl.cdiv(count_S * PACK, BLOCK)
     is_before_S = tl.cumsum(blocks_S, axis=0) <= block
+    if block >= tl.sum(blocks_S, axis=0):
+        return
     sequence = tl.sum(is_before_S.to(tl.int32), axis=0)
     block -= tl.sum(tl.where(is_before_S, blocks_S, 0), axis=0)
 
@@ -216,7 +218,8 @@ def attend_chunks(
 ) -> None:
     """As ops.attend, for sequences of any number of tokens; writes to out, which is like q.
 
-    query_start [sequences + 1] counts from q's beginning; q may hold more tokens than these.
+    query_start [sequences + 1] counts from q's beginning; q may hold more tokens than these. query_lengths: as they
+    are or, if the host does not know them, such as have at least as many blocks; then some may have no tokens.
     """
     heads, dim = q.shape[1:]
     kv_heads = keys.shape[1]
