@@ -1,3 +1,4 @@
+import importlib
 import json
 from dataclasses import dataclass
 
@@ -5,6 +6,7 @@ import pytest
 import torch
 
 from lightllm.base.errors import ConfigError
+from lightllm.compute import ops
 from lightllm.compute.kernels.triton import tuned
 
 CUDA = torch.device("cuda", 0)
@@ -72,6 +74,17 @@ def test_a_file_that_does_not_fit_is_named(folders, content):
     write(folders[0], content)
     with pytest.raises(ConfigError, match="NVIDIA_H200_SXM_.json.*lightllm tune"):
         asked()
+
+
+@pytest.mark.parametrize("path", sorted(tuned.PACKAGED.glob("*.json")), ids=lambda path: path.stem)
+def test_all_that_the_package_holds_is_what_some_kernel_asks_for(path):
+    for name, entries in tuned.read(path).items():
+        op, _, kernel = name.partition(" by ")
+        shape = importlib.import_module(f"lightllm.compute.kernels.triton.{kernel}").Shape
+        assert hasattr(ops, op)
+        for sizes, values in entries.items():
+            assert tuned.key([int(size) for size in sizes.split(" x ")]) == sizes
+            assert values is None or shape(**values)
 
 
 def test_other_devices_have_no_file(folders):
