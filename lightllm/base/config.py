@@ -75,7 +75,7 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     ] = 16384
     graph_max_tokens: A[
         int, at_least(0), about("Most tokens of any step that runs as a CUDA graph, chunks as they are; 0: none does")
-    ] = 1024
+    ] = 512
     allow_reference_ops: A[
         bool, about("Compute ops that have no kernel for a GPU by their slow reference, without CUDA graphs")
     ] = False
