@@ -34,6 +34,7 @@ class Terms(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     priority: int = 0  # smaller goes first, where the queue is ordered by priority
     timeout_s: float | None = None  # from submission to the last token; None: the server's
     tenant: int = 0  # whose share of the server it uses: any 64 bits; 0: that of all who are not told apart
+    salt: int = 0  # shares KV of equal prefixes only with requests of the same one: any 32 bits; 0: those without
 
     def __post_init__(self) -> None:
         if not -1000 <= self.priority <= 1000:

@@ -42,6 +42,7 @@ RECORD = np.dtype(
         ("num_logprobs", np.int32),  # -1: none wanted
         ("priority", np.int32),  # smaller goes first
         ("tenant", np.uint64),
+        ("salt", np.uint32),  # finds KV in the prefix tree only of requests with the same one
         ("timeout_s", np.float64),  # from its coming to the scheduler until its time is up; 0: never
         # written by the scheduler
         ("output_generation", np.uint32),

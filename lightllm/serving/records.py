@@ -139,6 +139,7 @@ class Records:
             "arrival": now,
             "priority": terms.priority,
             "tenant": terms.tenant,
+            "salt": terms.salt,
             "timeout_s": timeout_s or 0.0,
         }
         for name, value in (place | _sampling_fields(params, max_tokens)).items():

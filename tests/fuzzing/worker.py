@@ -3,7 +3,7 @@
 import numpy as np
 
 from lightllm.base.step import LAST_SAMPLED, StepPlan, StepResult
-from lightllm.serving.scheduling.prefix_tree import ROOT, PrefixTree
+from lightllm.serving.scheduling.prefix_tree import PrefixTree
 from tests.fuzzing.answers import Answer, following
 from tests.serving.scheduling.device import logprobs
 
@@ -43,7 +43,7 @@ class Worker:
 
     def check_tree(self, tree: PrefixTree) -> None:
         """Raises AssertionError unless each slot of the tree holds what the tree says."""
-        reached = [(child, 0) for child in tree._children[ROOT].values()]
+        reached = [(child, 0) for root in tree._roots.values() for child in tree._children[root].values()]
         while reached:
             node, context = reached.pop()
             for token, slot in zip(tree._tokens[node].tolist(), tree._slots[node].tolist(), strict=True):

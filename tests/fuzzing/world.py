@@ -158,7 +158,7 @@ class World:
             logprobs=event.logprobs,
             seed=_SEEDS_OF_ASK * event.name + event.variant,
         )
-        terms = Terms(priority=event.priority, tenant=event.tenant, timeout_s=event.timeout_s)
+        terms = Terms(priority=event.priority, tenant=event.tenant, salt=event.tenant % 2, timeout_s=event.timeout_s)
         try:
             requests = self._clients[event.client].submit(prompt, params, terms=terms)
         except RequestError:

@@ -33,6 +33,10 @@ class Pool:
         self._evict_for(len(last))
         return self.slots.take_after(last)
 
+    def root(self, salt: int) -> int:
+        """As PrefixTree.root."""
+        return self.tree.root(salt)
+
     def find(self, node: int, tokens: Tokens) -> tuple[int, Slots]:
         """As PrefixTree.find."""
         return self.tree.find(node, tokens) if self.sharing else (node, _NONE)

@@ -2,7 +2,8 @@
 
 A node is an integer. It stands for the tokens on the way from the root to its end. Who uses a prefix holds the node
 where it ends; a hold counts on every node up to the root, so a node that nobody holds has no held node below it, and
-all its tokens may be evicted. Other trees (of other tenants) would hang off other roots: every walk begins at a node.
+all its tokens may be evicted. Every walk begins at a node, and tenants that must not find one another's tokens begin at
+roots of their own: a root is its own parent, holds no tokens and stays.
 """
 
 import heapq
@@ -37,6 +38,15 @@ class PrefixTree:
         # (last use, node) of every leaf that nobody holds, at most once; the last use may be outdated.
         self._queue: list[tuple[int, int]] = []
         self._uses = 0
+        self._roots = {0: ROOT}  # by salt
+
+    def root(self, salt: int) -> int:
+        """Where walks begin that find only tokens entered from here. 0 stands for all who share with one another."""
+        if salt not in self._roots:
+            root = self._new_node(parent=ROOT, holders=0)
+            self._parent[root] = self._roots[salt] = root
+            self._set(root, _EMPTY, _EMPTY)
+        return self._roots[salt]
 
     def find(self, node: int, tokens: Tokens) -> tuple[int, Slots]:
         """Follows `tokens` from `node` as far as the tree has them; the caller's hold moves along.
@@ -73,7 +83,7 @@ class PrefixTree:
         """Adds a continuation that the tree does not have; the caller's hold moves to its end, which is returned."""
         assert not self.has_child(node, int(tokens[0])), "what the tree has is found, not added"
         self.num_tokens += len(tokens)
-        can_grow = node != ROOT and self._holders[node] == 1 and not self._children[node]
+        can_grow = not self._is_root(node) and self._holders[node] == 1 and not self._children[node]
         if can_grow and self._length[node] < _LONGEST_GROWN:
             self._set(node, np.concatenate([self._tokens[node], tokens]), np.concatenate([self._slots[node], slots]))
             return node
@@ -85,7 +95,7 @@ class PrefixTree:
     def release(self, node: int) -> None:
         """The caller no longer holds `node`."""
         self._uses += 1
-        while node != ROOT:
+        while not self._is_root(node):
             self._holders[node] -= 1
             assert self._holders[node] >= 0, "who releases has held"
             self._last_use[node] = self._uses
@@ -111,12 +121,12 @@ class PrefixTree:
         return np.concatenate(dropped) if dropped else _EMPTY
 
     def paths(self, nodes: NDArray[np.int32]) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
-        """The nodes on the ways from the root to nodes[i], as pairs (i, node): [m], [m]. The root is left out."""
+        """The nodes on the ways from a root to nodes[i], as pairs (i, node): [m], [m]. The root is left out."""
         holders, pairs = np.arange(len(nodes)), []
-        while (below_root := nodes != ROOT).any():
-            holders, nodes = holders[below_root], nodes[below_root]
-            pairs.append((holders, nodes))
-            nodes = self._parent[nodes]
+        while (below_root := (parents := self._parent[nodes]) != nodes).any():
+            holders = holders[below_root]
+            pairs.append((holders, nodes[below_root]))
+            nodes = parents[below_root]
         if not pairs:
             return holders[:0], nodes[:0]
         holders, nodes = (np.concatenate(part) for part in zip(*pairs, strict=True))
@@ -160,8 +170,11 @@ class PrefixTree:
             self._enqueue(parent)
         return slots[keep:]
 
+    def _is_root(self, node: int) -> bool:
+        return self._parent[node] == node
+
     def _is_evictable(self, node: int) -> bool:
-        return node != ROOT and self._holders[node] == 0 and not self._children[node]
+        return self._holders[node] == 0 and not self._is_root(node) and not self._children[node]
 
     def _enqueue(self, node: int) -> None:
         if self._is_evictable(node) and not self._is_queued[node]:

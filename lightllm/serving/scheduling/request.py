@@ -29,6 +29,7 @@ class Request:
     num_logprobs: int
     priority: int  # smaller goes first
     tenant: int
+    salt: int  # finds KV only of requests with the same one
     came: float  # s, by the scheduler's clock
     deadline: float  # likewise; infinite: none
     stop_tokens: NDArray[np.int32]
@@ -74,6 +75,7 @@ def read_request(table: RequestTable, index: int, generation: int, *, order: int
         num_logprobs=int(record["num_logprobs"]),
         priority=int(record["priority"]),
         tenant=int(record["tenant"]),
+        salt=int(record["salt"]),
         came=now,
         deadline=now + (float(record["timeout_s"]) or math.inf),
         stop_tokens=np.unique(np.array(options.stop_token_ids, dtype=np.int32)),

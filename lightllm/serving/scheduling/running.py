@@ -23,6 +23,7 @@ class Running:
     def seat(self, request: Request) -> None:
         """Gives a waiting request that knows its tokens a row, and what the tree has of them."""
         row = self.rows.seat(request)
+        self.rows.node[row] = self.pool.root(request.salt)
         self.find_more(row)
         if self.pool.sharing:
             self._join_family(row)

@@ -29,7 +29,6 @@ from lightllm.serving.scheduling.output import OutputWriter
 from lightllm.serving.scheduling.plan import PlanDraft, StepLimits
 from lightllm.serving.scheduling.pool import Pool
 from lightllm.serving.scheduling.preemption import Preemption
-from lightllm.serving.scheduling.prefix_tree import ROOT
 from lightllm.serving.scheduling.request import Request, read_prompt, read_request
 from lightllm.serving.scheduling.running import Running
 from lightllm.serving.scheduling.step_budget import StepBudget
@@ -275,7 +274,7 @@ class Scheduler:
     def _prefix_length(self, request: Request) -> int:
         """How many tokens of a waiting request's prompt the tree has."""
         tokens = request.tokens if request.tokens is not None else read_prompt(self._table, request)
-        return 0 if tokens is None else self._pool.tree.count(ROOT, tokens)
+        return 0 if tokens is None else self._pool.tree.count(self._pool.root(request.salt), tokens)
 
     def _note_start(self, request: Request) -> None:
         if request.has_started:

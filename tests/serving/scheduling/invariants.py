@@ -3,7 +3,7 @@
 import numpy as np
 
 from lightllm.serving.scheduling.pool import Pool
-from lightllm.serving.scheduling.prefix_tree import ROOT, PrefixTree
+from lightllm.serving.scheduling.prefix_tree import PrefixTree
 from lightllm.serving.scheduling.scheduler import Scheduler
 
 
@@ -31,7 +31,7 @@ def check_slots(pool: Pool, own: list[np.ndarray]) -> None:
 
 
 def nodes_of(tree: PrefixTree) -> list[int]:
-    nodes, reached = [], [ROOT]
+    nodes, reached = [], list(tree._roots.values())
     while reached:
         node = reached.pop()
         reached += tree._children[node].values()
@@ -40,14 +40,15 @@ def nodes_of(tree: PrefixTree) -> list[int]:
 
 
 def check_tree(tree: PrefixTree, held: list[int]) -> None:
-    nodes = nodes_of(tree)
+    nodes, roots = nodes_of(tree), set(tree._roots.values())
     lengths = {node: len(tree._tokens[node]) for node in nodes}
     holders, parent = dict.fromkeys(nodes, 0), {node: int(tree._parent[node]) for node in nodes}
     for node in held:
-        while node != ROOT:
+        while node not in roots:
             holders[node] += 1
             node = parent[node]
-    for node in nodes[1:]:
+    below = [node for node in nodes if node not in roots]
+    for node in below:
         assert tree._holders[node] == holders[node]
         assert lengths[node] == len(tree._slots[node]) == tree._length[node] > 0
         assert tree._children[parent[node]][int(tree._tokens[node][0])] == node
@@ -55,7 +56,7 @@ def check_tree(tree: PrefixTree, held: list[int]) -> None:
             assert tree._is_queued[node], "what may be evicted waits for it"
     assert len(nodes) + len(tree._unused_nodes) == len(tree._parent)
     assert tree.num_tokens == sum(lengths.values())
-    assert tree.num_unheld == sum(lengths[node] for node in nodes[1:] if holders[node] == 0)
+    assert tree.num_unheld == sum(lengths[node] for node in below if holders[node] == 0)
     assert len(tree._queue) == len(set(tree._queue)) == sum(tree._is_queued)
 
 
@@ -66,7 +67,7 @@ def _check_row(scheduler: Scheduler, row: int) -> None:
     assert told <= length
     assert in_tree <= length <= limit
     path: list[int] = []
-    while node != ROOT:
+    while node not in tree._roots.values():
         path = tree._slots[node].tolist() + path
         node = int(tree._parent[node])
     assert rows.slots[row, :in_tree].tolist() == path

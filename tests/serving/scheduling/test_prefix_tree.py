@@ -42,6 +42,26 @@ def test_a_split_keeps_every_handle_valid():
     check_tree(tree, [])
 
 
+def test_roots_of_different_salts_share_nothing():
+    tree = PrefixTree()
+    mine, other = tree.root(1), tree.root(2)
+    assert len({ROOT, mine, other, tree.root(0), tree.root(1)}) == 3
+    nodes = [
+        tree.add(mine, array([1, 2, 3]), array([10, 11, 12])),
+        tree.add(other, array([1, 2, 3]), array([20, 21, 22])),
+    ]
+    assert tree.count(ROOT, array([1, 2, 3])) == 0
+    assert tree.find(mine, array([1, 2]))[1].tolist() == [10, 11]
+    part, found = tree.find(other, array([1, 2]))
+    assert found.tolist() == [20, 21]
+    part_of_mine, _ = tree.find(mine, array([1, 2]))
+    check_tree(tree, [*nodes, part, part_of_mine, part_of_mine])
+    for node in (*nodes, part, part_of_mine, part_of_mine):
+        tree.release(node)
+    assert sorted(tree.evict(6).tolist()) == [10, 11, 12, 20, 21, 22]
+    check_tree(tree, [])
+
+
 def test_only_as_many_tokens_as_needed_are_evicted_from_the_end():
     tree = PrefixTree()
     node, _ = enter(tree, list(range(100)), list(range(100)))

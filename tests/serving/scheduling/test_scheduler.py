@@ -118,6 +118,17 @@ def test_samples_of_one_prompt_compute_it_once_in_the_same_step():
     finish_and_check(engine, asked)
 
 
+def test_keys_and_values_are_found_only_by_requests_of_the_same_salt():
+    engine, prompt = Engine(), list(range(50))
+    first = [engine.ask(prompt, 3, salt=salt) for salt in (0, 1, 2)]
+    engine.run()
+    assert [engine.field(request, "cached_tokens") for request in first] == [0, 0, 0]
+    second = [engine.ask(prompt, 3, salt=salt) for salt in (2, 1, 0)]
+    engine.run()
+    assert [engine.field(request, "cached_tokens") for request in second] == [49, 49, 49]
+    finish_and_check(engine, [*first, *second])
+
+
 def test_a_conversation_finds_its_own_answer_in_the_tree():
     engine = Engine()
     first = engine.ask(list(range(50)), 20)
