@@ -36,6 +36,8 @@ SchedulePolicy = Literal["fcfs", "priority", "shortest_predicted", "longest_pref
 OnFailure = Literal["exit", "restart"]
 FairShareBy = Literal["user", "api_key"]
 LogLevel = Literal["debug", "info", "warning", "error"]
+AccessLog = Literal["off", "text", "json"]
+SECRETS = frozenset({"api_key"})  # settings whose values are never shown
 
 
 class EngineConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -174,6 +176,27 @@ class ServerConfig(EngineConfig, frozen=True, kw_only=True, forbid_unknown_field
         FairShareBy,
         about("Who is a tenant. user: the request's `user`, or else its API key; api_key: the API key only"),
     ] = "user"
+
+    # Who may use it, and how
+    api_key: A[
+        list[str],
+        about(
+            "API keys; requests must carry one as `Authorization: Bearer KEY` or `x-api-key: KEY`. Each is KEY or "
+            "'NAME KEY'. Others can see what is given here with `ps`: see --api_key_file and LIGHTLLM_API_KEYS"
+        ),
+    ] = []
+    api_key_file: A[str, about("File with API keys, a line each: KEY or NAME KEY; # begins a comment")] = ""
+    access_log: A[AccessLog, about("A line on standard output for each request; json: an object of JSON")] = "off"
+    ssl_certfile: A[str, about("Certificate (with its chain, PEM) to serve HTTPS with; HTTP if empty")] = ""
+    ssl_keyfile: A[str, about("Private key of --ssl_certfile (PEM); taken from the same file if empty")] = ""
+    allowed_origins: A[
+        list[str], about("Origins whose web pages may use the server (CORS), or *; only its own if not given")
+    ] = []
+    allowed_methods: A[list[str], about("HTTP methods that these pages may use; all if not given")] = []
+    allowed_headers: A[list[str], about("HTTP headers that these pages may send; all if not given")] = []
+    allow_credentials: A[bool, about("Let these pages send cookies; not with --allowed_origins *")] = False
+
+    # Operation
     graceful_timeout_s: A[float, at_least(0), about("After SIGTERM, seconds that open requests have to finish")] = 60.0
 
 
@@ -187,5 +210,6 @@ def parse(kind: type[Config], values: Mapping[str, Any]) -> Config:
         try:
             cleaned[name] = msgspec.convert(value, hints[name], strict=False)
         except msgspec.ValidationError as error:
-            raise ConfigError(f"--{name}={value}: {error}") from None
+            shown = "***" if name in SECRETS else value
+            raise ConfigError(f"--{name}={shown}: {error}") from None
     return kind(**cleaned)

@@ -8,6 +8,8 @@ from typing import Any
 LOG_LEVEL: Any = os.environ.get("LIGHTLLM_LOG_LEVEL", "info")
 # The same for the offline API, which is quiet by itself.
 OFFLINE_LOG_LEVEL: Any = os.environ.get("LIGHTLLM_LOG_LEVEL", "warning")
+# API keys of a server, with commas between; each as --api_key takes it.
+API_KEYS = os.environ.get("LIGHTLLM_API_KEYS", "")
 # Network interface for collectives between ranks of one machine; gloo is four times faster when it need not guess.
 GLOO_INTERFACE = os.environ.get("GLOO_SOCKET_IFNAME", "lo")
 # Where `lightllm tune` keeps launch parameters of kernels, a file for each kind of device.

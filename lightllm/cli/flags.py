@@ -38,7 +38,11 @@ def _form(kind: inspect.Type) -> dict[str, Any]:
         case inspect.LiteralType(values):
             return {"choices": list(values)}
         case inspect.ListType(item_type):
-            return {"nargs": "+", "metavar": "N" if isinstance(item_type, inspect.IntType) else "TEXT"}
+            return {
+                "nargs": "+",
+                "action": "extend",
+                "metavar": "N" if isinstance(item_type, inspect.IntType) else "TEXT",
+            }
         case inspect.IntType():
             return {"metavar": "N"}
         case inspect.FloatType():

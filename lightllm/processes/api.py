@@ -52,6 +52,8 @@ class Api:
         self._server = _Server(
             uvicorn.Config(
                 create_app(self._service),
+                ssl_certfile=me.start.config.ssl_certfile or None,
+                ssl_keyfile=me.start.config.ssl_keyfile or None,
                 http="httptools",
                 ws="none",
                 lifespan="off",

@@ -20,6 +20,7 @@ from lightllm.processes.supervision.checkpoint import resolve
 from lightllm.processes.supervision.crew import Crew
 from lightllm.processes.supervision.loop import Loop
 from lightllm.processes.supervision.member import ChildProcess, Command, Member, python_module
+from lightllm.processes.supervision.security import secured
 from lightllm.processes.supervision.wiring import Segments, listen, table_shape
 
 _log = log.get(__name__)
@@ -39,7 +40,7 @@ class Supervisor:
 
         `offline` is this side's end of a control channel to the only client there is, the offline API.
         """
-        config = resolve(config)
+        config = resolve(config if offline else secured(config))
         door = offline or listen(config.host, config.port)
         if offline is None:
             config = msgspec.structs.replace(config, port=door.getsockname()[1])

@@ -85,10 +85,11 @@ def show_formats(config: ServerConfig) -> None:
 def show_address(config: ServerConfig) -> None:
     """Where to reach the server, and a command that does."""
     host = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(config.host, config.host)
-    url = f"http://{host}:{config.port}"
+    url = f"http{'s' if config.ssl_certfile else ''}://{host}:{config.port}"
+    key = " -H 'Authorization: Bearer KEY'" if config.api_key else ""
     path, body = _example(config)
     _log.info("%s is served at %s; try", config.model_name, url)
-    _log.info("curl %s%s -H 'Content-Type: application/json' -d '%s'", url, path, json.dumps(body))
+    _log.info("curl %s%s -H 'Content-Type: application/json'%s -d '%s'", url, path, key, json.dumps(body))
 
 
 def _example(config: ServerConfig) -> tuple[str, dict]:

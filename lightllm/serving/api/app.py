@@ -1,13 +1,33 @@
 """The HTTP application of an api process: all routes, errors and the OpenAPI document."""
 
 from fastapi import FastAPI
+from starlette.middleware.cors import CORSMiddleware
+from starlette.types import ASGIApp
 
 from lightllm.serving.api import documents, errors, native, openai_chat, openai_completions, profiling, state_routes
+from lightllm.serving.api.guard import Guard
+from lightllm.serving.api.keys import Keyring
 from lightllm.serving.api.service import Service
 
 
-def create_app(service: Service) -> FastAPI:
-    """No middleware but pure ASGI ones may be added: any other triples what a streamed token costs."""
+def create_app(service: Service) -> ASGIApp:
+    """The routes behind what guards them. No middleware but pure ASGI may be added: other triples a token's cost."""
+    config = service.config
+    guarded = Guard(_routes(service), Keyring(config.api_key), config.access_log)
+    if not config.allowed_origins:
+        return guarded
+    # Outside of the guard: browsers send no key when they ask what they may, and must be able to read a refusal.
+    return CORSMiddleware(
+        guarded,
+        allow_origins=config.allowed_origins,
+        allow_methods=config.allowed_methods or ["*"],
+        allow_headers=config.allowed_headers or ["*"],
+        allow_credentials=config.allow_credentials,
+        expose_headers=["x-request-id", "retry-after"],
+    )
+
+
+def _routes(service: Service) -> FastAPI:
     app = FastAPI(title="LightLLM", description="Inference and serving of large language models", version="2")
     errors.install(app, service.metrics)
     for family in (openai_chat, openai_completions, native, state_routes, profiling):

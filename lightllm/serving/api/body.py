@@ -11,6 +11,7 @@ from fastapi import Request
 from starlette.requests import ClientDisconnect
 
 from lightllm.base.errors import RequestError
+from lightllm.serving.api import json_limits
 from lightllm.serving.api.generation import ClientLeftError
 
 Body = TypeVar("Body", bound=msgspec.Struct)
@@ -110,8 +111,11 @@ def _too_large(limit: int) -> RequestError:
 
 def decode(data: bytes, decoder: msgspec.json.Decoder[Body]) -> Body:
     """The body's fields. Raises RequestError that names the field or the place of the mistake."""
+    json_limits.check_depth(data)
     try:
-        return decoder.decode(data)
+        body = decoder.decode(data)
+        json_limits.check_names(data)
+        return body
     except msgspec.ValidationError as error:
         message = str(error)
         if unknown := _UNKNOWN_FIELD.search(message):
@@ -121,8 +125,6 @@ def decode(data: bytes, decoder: msgspec.json.Decoder[Body]) -> Body:
         raise RequestError(f"the body is not as it must be: {message}", param=place and place[1]) from None
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise RequestError(f"the body is not valid JSON: {error}") from None
-    except RecursionError:
-        raise RequestError("the body is nested too deeply") from None
 
 
 def refuse_unsupported(body: msgspec.Struct, neutral: dict[str, tuple[object, ...]]) -> None:

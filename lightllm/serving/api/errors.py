@@ -10,11 +10,13 @@ from lightllm.base import log
 from lightllm.base.errors import RequestError
 from lightllm.base.metrics import Metrics
 from lightllm.serving.api.generation import ClientLeftError, UnfinishedError
+from lightllm.serving.api.printable import printable
 
 LONGEST_MESSAGE = 1000  # characters: whatever was sent, the answer stays small
 _RETRY_AFTER_S = (1, 600)  # least and most: whole seconds, and nobody should wait for a prediction for hours
 _TYPES = {
     400: "invalid_request_error",
+    401: "authentication_error",
     404: "not_found_error",
     405: "method_not_allowed_error",
     409: "conflict_error",
@@ -41,17 +43,19 @@ class ErrorEnvelope(msgspec.Struct, frozen=True):
 
 def envelope(status: int, message: str, *, param: str | None = None) -> bytes:
     """The JSON of an error."""
-    code = "model_not_found" if (status, param) == (404, "model") else None
-    if len(message) > LONGEST_MESSAGE:
-        message = message[: LONGEST_MESSAGE - 4] + " ..."
-    return msgspec.json.encode(ErrorEnvelope(ErrorBody(message, _TYPES.get(status, "error"), param, code)))
+    code = {(404, "model"): "model_not_found", (401, None): "invalid_api_key"}.get((status, param))
+    body = ErrorBody(
+        printable(message, LONGEST_MESSAGE), _TYPES.get(status, "error"), param and printable(param, 100), code
+    )
+    return msgspec.json.encode(ErrorEnvelope(body))
 
 
 def response(status: int, message: str, *, param: str | None = None, retry_after_s: float | None = None) -> Response:
-    """An error as a whole response. With 429 and 503 it says when to try again."""
+    """An error as a whole response. With 429 and 503 it says when to try again, with 401 how to prove who one is."""
     least, most = _RETRY_AFTER_S
     seconds = min(max(least, math.ceil(retry_after_s or 0)), most)
-    headers = {"retry-after": str(seconds)} if status in (429, 503) else None
+    retry = {"retry-after": str(seconds)}
+    headers = {429: retry, 503: retry, 401: {"www-authenticate": "Bearer"}}.get(status)
     return Response(envelope(status, message, param=param), status, headers, media_type="application/json")
 
 
@@ -80,5 +84,5 @@ def install(app: FastAPI, metrics: Metrics) -> None:
 
     @app.exception_handler(Exception)
     async def _failed(request: Request, error: Exception) -> Response:
-        _log.error("%s %s failed", request.method, request.url.path, exc_info=error)
+        _log.error("%s %s failed", request.method, printable(request.url.path, 200), exc_info=error)
         return response(500, "the server failed at this request; its log says why")

@@ -6,6 +6,7 @@ from typing import Any, Protocol
 from fastapi import Request
 
 from lightllm.base.request import Terms
+from lightllm.serving.api.keys import given_keys
 from lightllm.serving.api.service import Service
 
 
@@ -26,10 +27,17 @@ def of(service: Service, request: Request, fields: _Fields) -> Terms:
         priority=fields.priority or 0,
         timeout_s=fields.timeout_s,
         tenant=_tenant(service, request, fields.user),
+        salt=request.state.caller.salt if request.state.caller else 0,
     )
 
 
 def _tenant(service: Service, request: Request, user: Any) -> int:
-    """64 bits that stand for the user or the API key; nobody can read either from them."""
-    name = f"user {user}" if user and service.config.fair_share_by == "user" else request.headers.get("authorization")
-    return int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest()) if name else 0
+    """64 bits that stand for the user or the API key; nobody can read either from them.
+
+    On a server without keys of its own, keys that clients send all the same tell them apart.
+    """
+    caller = request.state.caller
+    key = caller.name.encode() if caller else b"".join(given_keys(request.scope["headers"]))
+    who = f"user {user}".encode() if user and service.config.fair_share_by == "user" else b""
+    name = key + b" " + who if caller else who or key
+    return int.from_bytes(hashlib.blake2b(name, digest_size=8).digest()) if name else 0
