@@ -66,6 +66,7 @@ class RequestOutput:
     prompt_token_ids: list[int] = field(default_factory=list)
     outputs: list[CompletionOutput] = field(default_factory=list)
     num_cached_tokens: int = 0  # of the prompt, found in the prefix tree
+    prompt_logprobs: list[dict[int, Logprob] | None] | None = None  # as a sample's; None for the prompt's first token
 
 
 class LLM:
@@ -220,6 +221,8 @@ class _Run:
         job.ended[request] = update
         if update.error:
             _log.warning("%s", update.error)
+        if request.sample == 0 and job.params.prompt_logprobs is not None:
+            job.result.prompt_logprobs = [None, *(_logprobs(self._engine.service, update.prompt) or [])]
         job.result.num_cached_tokens = max(job.result.num_cached_tokens, update.cached_tokens)
         if len(job.ended) == job.params.num_samples:
             job.result.outputs += _completions(self._engine.service, job)

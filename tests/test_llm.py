@@ -87,6 +87,25 @@ def test_logprobs_are_of_the_chosen_token_and_the_likeliest(llm):
     assert llm.generate("a", GREEDY)[0].outputs[0].logprobs is None
 
 
+def test_prompt_logprobs_are_those_of_the_same_tokens_when_they_are_sampled(llm):
+    prompt = list(range(40, 60))
+    sampled = llm.generate(prompt, SamplingParams(max_tokens=8, logprobs=3, temperature=0, ignore_eos=True))[0].outputs[
+        0
+    ]
+    whole = prompt + sampled.token_ids
+    for n in (1, 2):  # the second time all of it is in the prefix tree
+        result = llm.generate(whole, SamplingParams(n=n, max_tokens=1, prompt_logprobs=3))[0]
+        assert len(result.outputs) == n
+        assert result.prompt_logprobs[0] is None
+        assert [token in place for token, place in zip(whole[1:], result.prompt_logprobs[1:], strict=True)]
+        for expected, got in zip(sampled.logprobs, result.prompt_logprobs[len(prompt) :], strict=True):
+            assert got.keys() == expected.keys()
+            for token in expected:
+                assert math.isclose(got[token].logprob, expected[token].logprob, abs_tol=1e-4)
+                assert got[token].rank == expected[token].rank
+    assert llm.generate(prompt, GREEDY)[0].prompt_logprobs is None
+
+
 def test_a_stop_string_ends_the_text_before_itself(llm):
     whole = llm.generate("stop", SamplingParams(max_tokens=30, temperature=0, ignore_eos=True))[0].outputs[0].text
     stop = next(part for part in (whole[i : i + 2] for i in range(4, len(whole))) if "\ufffd" not in part)

@@ -68,6 +68,7 @@ class SamplingParams(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     stop_token_ids: list[int] = []
     ignore_eos: bool = False
     logprobs: int | None = None  # None: none; k: of the chosen token and the k likeliest
+    prompt_logprobs: int | None = None  # likewise, of each token of the prompt but the first
     skip_special_tokens: bool = True
     shown_special_tokens: list[int] = []  # not skipped, whatever skip_special_tokens says
     include_stop_str_in_output: bool = False
@@ -119,5 +120,8 @@ class SamplingParams(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
                 "up to 1024 non-negative token ids",
                 len(self.stop_token_ids) <= 1024 and all(0 <= token < 2**31 for token in self.stop_token_ids),
             ),
-            ("logprobs", "an integer from 0 to 20", self.logprobs is None or 0 <= self.logprobs <= 20),
+            *(
+                (name, "an integer from 0 to 20", count is None or 0 <= count <= 20)
+                for name, count in (("logprobs", self.logprobs), ("prompt_logprobs", self.prompt_logprobs))
+            ),
         ]

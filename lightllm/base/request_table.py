@@ -40,6 +40,7 @@ RECORD = np.dtype(
         ("frequency_penalty", np.float32),
         ("seed", np.uint64),
         ("num_logprobs", np.int32),  # -1: none wanted
+        ("num_prompt_logprobs", np.int32),  # likewise, of the prompt's tokens
         ("priority", np.int32),  # smaller goes first
         ("tenant", np.uint64),
         ("salt", np.uint32),  # finds KV in the prefix tree only of requests with the same one
@@ -48,6 +49,10 @@ RECORD = np.dtype(
         ("output_generation", np.uint32),
         ("output_page", np.int32),  # rows of `output_words(num_logprobs)` words, see there
         ("num_output", np.int32),  # publishes the tokens
+        # Logprobs of the prompt's tokens from the second on, there before the first output token is: rows of
+        # `output_words(num_prompt_logprobs)` words
+        ("scores_page", np.int32),
+        ("num_scores", np.int32),
         ("cached_tokens", np.int32),  # of the prompt, found in the prefix tree at first admission
         ("finish_reason", np.uint8),  # publishes the end of the request
         ("preemptions", np.int32),
@@ -150,9 +155,16 @@ class RequestTable:
     def output(self, index: int, start: int, stop: int) -> np.ndarray:
         """Output tokens start..stop as rows [stop - start, output_words] int32. A copy."""
         record = self.records[index]
-        width = output_words(int(record["num_logprobs"]))
-        words = self.pages.read(int(record["output_page"]), *_word_run(start, stop, width))
-        return _rows(words, start, stop, width)
+        return self._read_rows(int(record["output_page"]), start, stop, output_words(int(record["num_logprobs"])))
+
+    def scores(self, index: int) -> np.ndarray:
+        """What is known of the prompt's tokens from the second on, as rows [tokens, output_words] int32. A copy."""
+        record = self.records[index]
+        width = output_words(int(record["num_prompt_logprobs"]))
+        return self._read_rows(int(record["scores_page"]), 0, int(record["num_scores"]), width)
+
+    def _read_rows(self, page: int, start: int, stop: int, width: int) -> np.ndarray:
+        return _rows(self.pages.read(page, *_word_run(start, stop, width)), start, stop, width)
 
     def text(self, index: int, start: int, stop: int) -> bytes:
         """Bytes start..stop of the text."""

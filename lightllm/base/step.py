@@ -6,7 +6,7 @@ Prefill, chunks of prefill, decode and verification of drafts differ only in how
 """
 
 import math
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 
 import numpy as np
 
@@ -33,6 +33,10 @@ ROW = np.dtype(
 )
 
 
+def _empty(dtype: type, *shape: int) -> np.ndarray:
+    return field(default_factory=lambda: np.zeros(shape or (0,), dtype))
+
+
 @dataclass(slots=True)
 class StepPlan:
     """S sequences, T tokens laid end to end; sequences of one token come first."""
@@ -52,6 +56,10 @@ class StepPlan:
     # Rows that begin (or begin again after preemption) with this step.
     begins: np.ndarray  # [B] of ROW
     stop_tokens: np.ndarray  # [sum of num_stops] int32: tokens not to be sampled before min_tokens
+    # Prompt tokens that the model is asked about: how likely was it that `successors` would follow them?
+    scored: np.ndarray = _empty(np.int32)  # [N] int32: places in `tokens`, ascending
+    successors: np.ndarray = _empty(np.int32)  # [N] int32
+    num_score_logprobs: int = 0  # so many of the likeliest tokens are wanted beside each
 
 
 @dataclass(slots=True)
@@ -66,6 +74,10 @@ class StepResult:
     top_logprobs: np.ndarray  # [S, K] float32, or [0, 0]
     seconds: float  # from the plan's first use to its tokens
     next_was_ready: bool  # whether the plan after this one had arrived when this one ended
+    # Of the plan's successors; K is its num_score_logprobs
+    scores: np.ndarray = _empty(np.float32)  # [N] float32
+    score_top_tokens: np.ndarray = _empty(np.int32, 0, 0)  # [N, K] int32, likeliest first
+    score_top_logprobs: np.ndarray = _empty(np.float32, 0, 0)  # [N, K] float32
 
 
 _DTYPES = {np.dtype(t).str: np.dtype(t) for t in (np.int32, np.float32, np.bool_)} | {"row": ROW}

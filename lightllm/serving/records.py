@@ -45,6 +45,7 @@ class Request:
     last_news: float = 0.0
     text_bytes: int = 0  # read so far
     num_tokens: int = 0  # read so far
+    wants_prompt: bool = False  # its prompt's logprobs are still to be read
     error: str | None = None  # why the engine that ran it is gone, and with it the pages of its output
     is_finished: bool = False  # its end was read
     is_released: bool = False
@@ -73,6 +74,7 @@ class Update:
     text: str = ""
     tokens: Tokens = NO_TOKENS
     num_tokens: int = 0  # output tokens so far, all reads together
+    prompt: Tokens = NO_TOKENS  # the prompt's from the second on, where logprobs of them were asked for; comes once
     finish_reason: FinishReason | None = None
     stop_index: int = -1  # into Request.stops: what ended it; -1: none of them
     cached_tokens: int = 0  # of the prompt
@@ -147,7 +149,16 @@ class Records:
         named = set(params.stop_token_ids)
         stops = [*params.stop, *(token if token in named else None for token in stop_ids)]
         return [
-            Request(index, int(self.columns["generation"][index]), i, len(tokens), stops, pages, now)
+            Request(
+                index,
+                int(self.columns["generation"][index]),
+                i,
+                len(tokens),
+                stops,
+                pages,
+                now,
+                wants_prompt=i == 0 and params.prompt_logprobs is not None,
+            )
             for i, index in enumerate(indexes)
         ]
 
@@ -183,10 +194,14 @@ class Records:
         if with_tokens and visible > request.num_tokens:
             tokens = _tokens(self._table.output(index, request.num_tokens, visible))
         request.num_tokens = visible
+        prompt = NO_TOKENS
+        if request.wants_prompt and (visible or finish):
+            prompt, request.wants_prompt = _tokens(self._table.scores(index)), False
         return Update(
             text,
             tokens,
             visible,
+            prompt,
             finish_reason=finish or None,
             stop_index=int(columns["stop_index"][index]) if finish else -1,
             cached_tokens=max(0, int(columns["cached_tokens"][index])),
@@ -219,8 +234,14 @@ def _sampling_fields(params: SamplingParams, max_tokens: int) -> dict[str, objec
         "max_tokens_given": params.max_tokens is not None,
         "top_k": max(0, params.top_k),
         "num_logprobs": params.num_logprobs,
+        # The samples of a prompt share it: one of them asks.
+        "num_prompt_logprobs": [_or_none(params.prompt_logprobs), *[-1] * (params.num_samples - 1)],
         "seed": np.array([(first + i) % 2**64 for i in range(params.num_samples)], dtype=np.uint64),
     }
+
+
+def _or_none(count: int | None) -> int:
+    return -1 if count is None else count
 
 
 def _tokens(rows: np.ndarray) -> Tokens:

@@ -10,6 +10,11 @@ def following(context: int, token: int) -> int:
     return (context * 1_000_003 + token + 1) % _PRIME
 
 
+def score(context: int) -> float:
+    """The invented logprob of the last of the tokens that have this hash, a number that float32 can say."""
+    return -float(context % (1 << 20))
+
+
 class Answer:
     """A request's tokens, prompt first, and for each the hash of all tokens up to it: what its slot has to hold.
 

@@ -106,7 +106,7 @@ def a_split_forgets_the_holders():
 
 @_mistake
 def a_preempted_request_forgets_the_token_in_flight():
-    return mock.patch.object(Flights, "await_token", return_value=False)
+    return mock.patch.object(Flights, "await_anything", return_value=False)
 
 
 @_mistake

@@ -149,6 +149,7 @@ class _Drawing:
             min_tokens=draw.choice([0, 0, 0, 1, 4]),
             stops=tuple(draw.sample(range(vocabulary), min(draw.choice(self._num_stops), vocabulary - 1))),
             logprobs=draw.choice([0, 2, 20]) if draw.random() < 0.1 else None,
+            prompt_logprobs=draw.choice([0, 2]) if draw.random() < 0.1 else None,
             variant=draw.randrange(4),
             after=after,
             priority=draw.randrange(3) if self._settings.config["schedule_policy"] == "priority" else 0,

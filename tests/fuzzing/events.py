@@ -44,6 +44,7 @@ class Ask(Event, frozen=True):
     min_tokens: int = 0
     stops: tuple[int, ...] = ()
     logprobs: int | None = None
+    prompt_logprobs: int | None = None
     variant: int = 0  # how it samples
     after: int = -1
     priority: int = 0

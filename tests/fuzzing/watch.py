@@ -23,11 +23,11 @@ from lightllm.serving.scheduling.plan import StepLimits, plan_bytes
 from lightllm.serving.scheduling.request import Request
 from lightllm.serving.scheduling.scheduler import Scheduler
 from lightllm.serving.scheduling.waiting import Waiting
-from tests.fuzzing.answers import Answer
+from tests.fuzzing.answers import Answer, score
 from tests.fuzzing.events import Settings
 from tests.serving.scheduling.device import logprobs
 
-_arrays = attrgetter(*[field.name for field in fields(StepPlan) if field.name not in ("step", "begins")])
+_arrays = attrgetter(*[field.name for field in fields(StepPlan) if field.type is np.ndarray and field.name != "begins"])
 
 
 @dataclass(slots=True, eq=False)
@@ -39,6 +39,7 @@ class Asked:
     request: records.Request
     answer: Answer
     num_logprobs: int
+    scores_prompt: bool
     latest_step: int = 0  # by which it must have ended
     deadline: float = math.inf
     is_stopped: bool = False  # by a stop string, before it ended otherwise
@@ -220,6 +221,12 @@ class Watch:
         assert output[:, 0].tolist() == answer.output[: asked.num_output], "a request gets what it gets alone"
         if asked.num_logprobs >= 0:
             _check_logprobs(output, asked.num_logprobs)
+        if asked.scores_prompt and asked.num_output:
+            scores = self._table.scores(index)
+            prompt = answer.tokens[1 : answer.prompt_length]
+            assert scores[:, 0].tolist() == prompt, "each token of the prompt is scored once"
+            expected = [score(context) for context in answer.hashes[1 : answer.prompt_length]]
+            assert scores[:, 1].view(np.float32).tolist() == expected, "each is scored in its context"
 
     def _check_early_end(self, asked: Asked) -> None:
         match asked.finish:

@@ -4,7 +4,7 @@ import numpy as np
 
 from lightllm.base.step import LAST_SAMPLED, StepPlan, StepResult
 from lightllm.serving.scheduling.prefix_tree import PrefixTree
-from tests.fuzzing.answers import Answer, following
+from tests.fuzzing.answers import Answer, following, score
 from tests.serving.scheduling.device import logprobs
 
 _NOTHING = -1
@@ -126,4 +126,19 @@ class Worker:
         for i, count in enumerate(counts):
             if count >= 0:
                 chosen[i], top[i], top_logprobs[i] = logprobs(sampled[i], most)
-        return StepResult(plan.step, np.array(sampled, dtype=np.int32), chosen, top, top_logprobs, 0.0, True)
+        result = StepResult(plan.step, np.array(sampled, dtype=np.int32), chosen, top, top_logprobs, 0.0, True)
+        self._score(plan, result)
+        return result
+
+    def _score(self, plan: StepPlan, result: StepResult) -> None:
+        ends = np.cumsum(plan.counts)
+        sequence = np.searchsorted(ends, plan.scored, side="right")
+        positions = plan.starts[sequence] + plan.scored - (ends - plan.counts)[sequence]
+        contexts = [
+            self._held[self._lines[row][position]]
+            for row, position in zip(plan.rows[sequence].tolist(), positions.tolist(), strict=True)
+        ]
+        scores = [score(following(*each)) for each in zip(contexts, plan.successors.tolist(), strict=True)]
+        result.scores = np.array(scores, dtype=np.float32)
+        result.score_top_tokens = np.zeros((len(scores), plan.num_score_logprobs), dtype=np.int32)
+        result.score_top_logprobs = np.zeros((len(scores), plan.num_score_logprobs), dtype=np.float32)

@@ -156,6 +156,7 @@ class World:
             temperature=0.5 + event.variant,
             stop_token_ids=list(event.stops),
             logprobs=event.logprobs,
+            prompt_logprobs=event.prompt_logprobs,
             seed=_SEEDS_OF_ASK * event.name + event.variant,
         )
         terms = Terms(priority=event.priority, tenant=event.tenant, salt=event.tenant % 2, timeout_s=event.timeout_s)
@@ -172,7 +173,7 @@ class World:
             )  # fmt: skip
             asked = Asked(
                 event.client, self._clients[event.client], request, self._answers[seed],
-                num_logprobs=-1 if event.logprobs is None else event.logprobs,
+                num_logprobs=-1 if event.logprobs is None else event.logprobs, scores_prompt=request.wants_prompt,
             )  # fmt: skip
             self.watch.is_asked(asked, states_maximum=event.max_tokens is not None)
             self._asks.setdefault(event.name, []).append(asked)

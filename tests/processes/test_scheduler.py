@@ -143,6 +143,7 @@ class House:
         options = msgspec.msgpack.encode(Options())
         record["options_page"], record["options_bytes"] = pages.store_bytes(options), len(options)
         record["max_tokens"], record["max_tokens_given"], record["num_logprobs"] = max_tokens, True, -1
+        record["num_prompt_logprobs"] = -1
         record["generation"] += 1
         return index, int(record["generation"])
 

@@ -32,7 +32,8 @@ class Running:
     stops: frozenset[int]
     max_tokens: int
     num_logprobs: int
-    prompt_tokens: int
+    num_prompt_logprobs: int
+    prompt: list[int]
     done: int = 0
 
 
@@ -134,7 +135,8 @@ class FakeEngine:
         self.prompts.append(prompt)
         self.records.append(record)
         tokens, stops = self.script(prompt, int(record["seed"])), frozenset(options.stop_token_ids)
-        return Running(tokens, stops, int(record["max_tokens"]), int(record["num_logprobs"]), len(prompt))
+        counts = int(record["num_logprobs"]), int(record["num_prompt_logprobs"])
+        return Running(tokens, stops, int(record["max_tokens"]), *counts, prompt)
 
     def _tick(self) -> None:
         if self._is_time_up:
@@ -174,10 +176,22 @@ class FakeEngine:
         request, (index, generation) = self.waiting.pop(reference), reference
         record = self.table.records[index]
         self._output.open(index, num_logprobs=request.num_logprobs)
-        record["finish_reason"], record["cached_tokens"] = FinishReason.NONE, request.prompt_tokens // 2
+        self._score(index, request)
+        record["finish_reason"], record["cached_tokens"] = FinishReason.NONE, len(request.prompt) // 2
         record["started"], record["output_generation"] = time.monotonic(), generation
         self.running[reference] = request
         self._begun.add(reference)
+
+    def _score(self, index: int, request: Running) -> None:
+        """Gives the request all logprobs of its prompt that it wants: its tokens' numbers, and less for others."""
+        if (count := request.num_prompt_logprobs) < 0:
+            return
+        tokens = np.array(request.prompt[1:], dtype=np.int32)
+        result = _result(-1, -1)
+        result.scores = -tokens.astype(np.float32)
+        result.score_top_tokens = tokens[:, None] + np.arange(count, dtype=np.int32)
+        result.score_top_logprobs = result.scores[:, None] - STEP * np.arange(count, dtype=np.float32)
+        self._output.scores.append(index, tokens, result, slice(0, len(tokens)), num_logprobs=count)
 
     def _step(self, reference: tuple[int, int]) -> bool:
         """Gives a request its next token; returns whether it was the last."""

@@ -14,9 +14,13 @@ from lightllm.compute.execution.transfers import Upload
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """A batch of which n sequences' last tokens are wanted: of those that sample or, if none does, of one other."""
+    """A batch of which n sequences' last tokens are wanted: of those that sample or, if none does, of one other.
+
+    Where tokens of prompts are scored, all hidden states of the batch are wanted.
+    """
 
     batch: Batch
+    token: Tensor  # [n] int64: places of these last tokens in the batch
     row: Tensor  # [n] int64: of these sequences
     length: Tensor  # [n] int64
 
@@ -50,9 +54,9 @@ def build(plan: StepPlan, rows: Rows, upload: Upload) -> Step:
         query_lengths=plan.counts[decodes:].tolist(),
         context_lengths=lengths[decodes:].tolist(),
         max_length=int(lengths.max()),
-        wanted=Wanted(last_token, last_row, last_start, last_length),
+        wanted=None if len(plan.scored) else Wanted(last_token, last_row, last_start, last_length),
     )
-    return Step(batch, last_row, length)
+    return Step(batch, last_token, last_row, length)
 
 
 def starts_of(counts: np.ndarray) -> np.ndarray:

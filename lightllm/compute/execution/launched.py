@@ -23,7 +23,8 @@ class Stopwatch:
 
 
 class Launched:
-    """What the sequences `which` of a plan sample, and those at `logprobs_of` their log-probabilities."""
+    """What the sequences `which` of a plan sample, and those at `logprobs_of` their log-probabilities; after these,
+    if `has_scores`, those of the plan's successors."""
 
     def __init__(
         self,
@@ -32,11 +33,12 @@ class Launched:
         *,
         which: np.ndarray,
         logprobs_of: np.ndarray | None,
+        has_scores: bool = False,
         started: float,
         stopwatch: Stopwatch,
     ):
         self._plan, self._download = plan, download
-        self._which, self._logprobs_of = which, logprobs_of
+        self._which, self._logprobs_of, self._has_scores = which, logprobs_of, has_scores
         self._started, self._stopwatch = started, stopwatch
 
     def is_ready(self) -> bool:
@@ -46,14 +48,19 @@ class Launched:
     def result(self) -> StepResult:
         """Waits for the device. `next_was_ready` is for the caller to say."""
         sampled, known = np.full(len(self._plan.rows), -1, np.int32), _NO_LOGPROBS
-        arrays = self._download.arrays()
+        arrays, scores = self._download.arrays(), _NO_LOGPROBS
+        if self._has_scores:
+            *arrays, chosen, top_tokens, top = arrays
+            scores = chosen, top_tokens.astype(np.int32), top
         if arrays:
             sampled[self._which], *fetched = arrays
             if self._logprobs_of is not None:
                 places = self._which[self._logprobs_of]
                 known = [_spread(values, places, len(sampled)) for values in fetched]
-        seconds = self._stopwatch.lap(self._started)
-        return StepResult(self._plan.step, sampled, *known, seconds=seconds, next_was_ready=False)
+        result = StepResult(self._plan.step, sampled, *known, seconds=0.0, next_was_ready=False)
+        result.scores, result.score_top_tokens, result.score_top_logprobs = scores
+        result.seconds = self._stopwatch.lap(self._started)
+        return result
 
 
 def _spread(values: np.ndarray, which: np.ndarray, count: int) -> np.ndarray:

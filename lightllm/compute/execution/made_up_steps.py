@@ -39,8 +39,9 @@ _CHUNKS = (2, 15, 64, 1024)
 
 
 def largest_steps(*, tokens: int, rows: int, longest: int) -> list[StepPlan]:
-    """One sequence of as many tokens as may be; as many sequences as may be, which share `tokens` and all sample; and
-    the ends of contexts as long as may be. Needs a pool of `tokens` slots, and lines of `longest` in the slot table."""
+    """One sequence of as many tokens as may be; as many sequences as may be, which share `tokens` and all sample;
+    the ends of contexts as long as may be; and the first again with all its tokens scored. Needs a pool of `tokens`
+    slots, and lines of `longest` in the slot table."""
     most = min(max(tokens // rows, 1), longest)
     contexts = [min(longest, CONTEXT_TOKENS - start) for start in range(0, CONTEXT_TOKENS, longest)]
     contexts = contexts[: min(rows, tokens)] if longest < CONTEXT_TOKENS else [longest]
@@ -50,12 +51,13 @@ def largest_steps(*, tokens: int, rows: int, longest: int) -> list[StepPlan]:
         _step([0], [min(tokens, longest)], _COSTLY, slots=tokens),
         _step([0] * rows, [most] * rows, _COSTLY, slots=tokens),
         _step(starts, chunks, _COSTLY, slots=tokens),
+        _scored(_step([0], [min(tokens, longest)], _COSTLY, slots=tokens)),
     ]
 
 
 def every_kind_of_step(*, tokens: int, rows: int, longest: int, slots: int) -> Iterator[StepPlan]:
     """Few and many decodes beside a chunk, few and many chunks of each kind, each way of sampling in steps of either
-    kind. The first begin the rows that others continue, in order."""
+    kind, prompts that are scored. The first begin the rows that others continue, in order."""
     most_chunks = min(rows, tokens // 2)
     for chunk, chunks in itertools.product(_CHUNKS, _numbers_of_sequences(most_chunks)):
         # The longest one decides which kernel computes those beside it.
@@ -65,10 +67,20 @@ def every_kind_of_step(*, tokens: int, rows: int, longest: int, slots: int) -> I
     for decodes in _numbers_of_sequences(min(rows - 1, tokens - 2)):
         if longest > 3:
             yield _step([3] * decodes + [0], [1] * decodes + [2], _GREEDY, slots=slots)
+    for chunk in _CHUNKS:
+        if chunk <= min(tokens, longest):
+            yield _scored(_step([0], [chunk], _GREEDY, slots=slots))
     for way, sequences in itertools.product(_WAYS, (1, 3)):
         if sequences <= most_chunks and longest > 3:
             yield _step([0] * sequences, [2] * sequences, {**_GREEDY, **way}, slots=slots)
             yield _decodes(sequences, 2, slots)
+
+
+def _scored(plan: StepPlan) -> StepPlan:
+    """The same with every token scored but the last one."""
+    plan.scored = np.arange(len(plan.tokens) - 1, dtype=np.int32)
+    plan.successors, plan.num_score_logprobs = plan.tokens[1:], 20
+    return plan
 
 
 def _numbers_of_sequences(most: int) -> list[int]:

@@ -82,6 +82,7 @@ class Runner:
             Download(outcome.tensors, self._side_stream),
             which=outcome.which,
             logprobs_of=None if outcome.logprobs is None else outcome.logprobs.which,
+            has_scores=outcome.scores is not None,
             started=started,
             stopwatch=self._stopwatch,
         )

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from lightllm.base.step import StepPlan
+from lightllm.compute import ops
 from lightllm.compute.execution import batch
 from lightllm.compute.execution.graphs import Graphs, Recorder, Sampling
 from lightllm.compute.execution.mixed_graphs import MixedGraphs
@@ -18,21 +19,26 @@ from lightllm.compute.parallel.mesh import Group
 from lightllm.compute.sampling.sampler import Logprobs, Sampler
 from lightllm.compute.state.token_pool import TokenPool
 
+SCORED_AT_ONCE = 256  # tokens: so many logits are in memory at a time
+Scores = tuple[Tensor, ...]  # logprobs [n] float32, the likeliest tokens [n, k] int64 and their logprobs [n, k]
+
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
     """What the sequences `which` of a plan sample, on the device; log-probabilities on rank 0 only."""
 
     which: np.ndarray  # [n], on the host
-    tokens: Tensor | None  # [n] int64
-    logprobs: Logprobs | None
+    tokens: Tensor | None = None  # [n] int64
+    logprobs: Logprobs | None = None
+    scores: Scores | None = None  # of the plan's successors
 
     @property
-    def tensors(self) -> tuple[Tensor, ...]:
-        if self.tokens is None:
-            return ()
-        known = self.logprobs
-        return (self.tokens,) if known is None else (self.tokens, known.chosen, known.top_tokens, known.top)
+    def tensors(self) -> list[Tensor]:
+        """What the host has to know: tokens; logprobs of these; scores. Each only if there are any."""
+        known, tensors = self.logprobs, [] if self.tokens is None else [self.tokens]
+        if known is not None:
+            tensors += [known.chosen, known.top_tokens, known.top]
+        return [*tensors, *(self.scores or ())]
 
 
 class Stepper:
@@ -83,8 +89,13 @@ class Stepper:
         if self._group.rank == 0 and len(plan.begins):
             self._sampler.begin(plan.begins, plan.stop_tokens)
         which = np.flatnonzero(plan.samples)
-        sampling = self._replay(plan) or self._compute(plan)
-        return Outcome(which, *self._sample(plan, sampling, which)) if len(which) else Outcome(which, None, None)
+        scores = None
+        if len(plan.scored):
+            sampling, scores = self._compute_and_score(plan)
+        else:
+            sampling = self._replay(plan) or self._compute(plan)
+        tokens, logprobs = self._sample(plan, sampling, which) if len(which) else (None, None)
+        return Outcome(which, tokens, logprobs, scores)
 
     def _replay(self, plan: StepPlan) -> Sampling | None:
         """A step that a graph fits."""
@@ -94,9 +105,27 @@ class Stepper:
         return replayed
 
     def _compute(self, plan: StepPlan) -> Sampling:
-        """Any step."""
+        """A step of which only last tokens are wanted."""
         step = batch.build(plan, self._rows, self._upload)
         return Sampling(self._model(step.batch), step.row, step.length)
+
+    def _compute_and_score(self, plan: StepPlan) -> tuple[Sampling, Scores | None]:
+        """A step in which the plan's successors are scored; the scores are rank 0's."""
+        step = batch.build(plan, self._rows, self._upload)
+        hidden = self._model(step.batch)
+        places, successors = self._upload(plan.scored), self._upload(plan.successors)
+        parts = [
+            self._score(hidden.index_select(0, which), follow, plan.num_score_logprobs)
+            for which, follow in zip(places.split(SCORED_AT_ONCE), successors.split(SCORED_AT_ONCE), strict=True)
+        ]
+        sampling = Sampling(hidden.index_select(0, step.token), step.row, step.length)
+        known = [part for part in parts if part is not None]
+        return sampling, tuple(torch.cat(each) for each in zip(*known, strict=True)) if known else None
+
+    def _score(self, hidden: Tensor, successors: Tensor, count: int) -> Scores | None:
+        """How likely each successor [n] is after what hidden [n, hidden] stands for, and the `count` likeliest."""
+        logits = self._model.logits(hidden)
+        return ops.logprobs(logits, successors, min(count, self._model.vocab)) if self._group.rank == 0 else None
 
     def _sample(self, plan: StepPlan, sampling: Sampling, which: np.ndarray) -> tuple[Tensor, Logprobs | None]:
         """The next tokens of the sequences `which`, the same on all ranks; the rows remember them."""

@@ -52,7 +52,7 @@ def pack(arrays: Sequence[np.ndarray]) -> tuple[np.ndarray, list[int]]:
 class Download:
     """Tensors on their way to the host."""
 
-    def __init__(self, tensors: tuple[Tensor, ...], stream: torch.cuda.Stream | None):
+    def __init__(self, tensors: Sequence[Tensor], stream: torch.cuda.Stream | None):
         """stream: what copies on CUDA, so that the next step's kernels do not queue behind the copies."""
         self._event = None
         if stream is None:

@@ -54,6 +54,7 @@ class GenerationBody(msgspec.Struct, kw_only=True, forbid_unknown_fields=True, f
     add_special_tokens: bool | None = None
     priority: Int | None = None
     timeout_s: float | None = None
+    prompt_logprobs: Int | None = None
     user: Any = None
     # Accepted without effect: they concern the provider's accounts, caches and prices
     store: Any = None

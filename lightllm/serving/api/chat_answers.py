@@ -59,6 +59,7 @@ class ChatCompletion(msgspec.Struct, kw_only=True, frozen=True):
     model: str
     choices: list[ChatChoice]
     usage: Usage
+    prompt_logprobs: logprobs.PromptLogprobs | UnsetType = UNSET
 
 
 class ChoiceReader:
@@ -142,7 +143,13 @@ class ChoiceReader:
 
 
 def completion(
-    service: Service, generation: Generation, answers: list[Update], readers: list[ChoiceReader], *, has_logprobs: bool
+    service: Service,
+    generation: Generation,
+    answers: list[Update],
+    readers: list[ChoiceReader],
+    *,
+    has_logprobs: bool,
+    prompt_logprobs: int | None = None,
 ) -> ChatCompletion:
     count = UsageCount(generation.requests)
     choices = []
@@ -165,6 +172,9 @@ def completion(
         model=service.model_name,
         choices=choices,
         usage=count.usage(),
+        prompt_logprobs=(
+            UNSET if prompt_logprobs is None else logprobs.for_prompt(service, answers[0].prompt, prompt_logprobs)
+        ),
     )
 
 

@@ -19,13 +19,14 @@ from lightllm.serving.api.body import Int
 from lightllm.serving.api.documents import described
 from lightllm.serving.api.event_stream import EventStream
 from lightllm.serving.api.generation import Generation
+from lightllm.serving.api.logprobs import for_prompt
 from lightllm.serving.api.native_answers import Generated, TokenDetails, TokenStream, generated
 from lightllm.serving.api.openai import json
 from lightllm.serving.api.service import Service
 
 _SAME_NAME = (
     "temperature", "top_p", "top_k", "min_p", "repetition_penalty", "presence_penalty", "frequency_penalty", "seed",
-    "ignore_eos", "skip_special_tokens",
+    "ignore_eos", "skip_special_tokens", "prompt_logprobs",
 )  # fmt: skip
 _MAKES_IT_SAMPLE = ("temperature", "top_p", "top_k", "min_p")
 NEUTRAL: dict[str, tuple[object, ...]] = {
@@ -65,6 +66,7 @@ class Parameters(msgspec.Struct, kw_only=True, forbid_unknown_fields=True, froze
     skip_special_tokens: bool | None = None
     add_special_tokens: bool | None = None
     return_details: bool | None = None
+    prompt_logprobs: Int | None = None
     priority: Int | None = None
     timeout_s: float | None = None
     user: str | None = None
@@ -164,11 +166,15 @@ async def _generate(service: Service, body: GenerateBody, request: Request) -> R
     chosen = best_of.chosen(answers, params)
     pairs = [(generation.requests[sample], answers[sample]) for sample in chosen]
     answer = generated(service, pairs, wants_details=wants_details)
+    if params.prompt_logprobs is not None:
+        answer.prompt_logprobs = for_prompt(service, answers[0].prompt, params.prompt_logprobs)
     return Response(json(answer), media_type="application/json")
 
 
 async def _generate_stream(service: Service, body: GenerateBody, request: Request) -> EventStream:
     params = _params(service, body.parameters, logprobs=0)
+    if params.prompt_logprobs is not None:
+        raise RequestError("prompt_logprobs do not come in a stream; use /generate", param="prompt_logprobs")
     if params.num_samples > 1:
         raise RequestError("best_of must be 1 where the answer is streamed", param="best_of")
     generation = await _submit(service, body, request, params, until_end=False)

@@ -6,7 +6,7 @@ import msgspec
 import numpy as np
 
 from lightllm.base.request import FinishReason
-from lightllm.serving.api.logprobs import LEAST
+from lightllm.serving.api.logprobs import LEAST, PromptLogprobs
 from lightllm.serving.api.openai import json
 from lightllm.serving.api.service import Service
 from lightllm.serving.records import Request, Tokens, Update
@@ -26,7 +26,7 @@ class TokenDetails(msgspec.Struct, frozen=True):
     prompt_tokens: int
 
 
-class Generated(msgspec.Struct, frozen=True, omit_defaults=True):
+class Generated(msgspec.Struct, omit_defaults=True):
     """With several answers count_output_tokens, finish_reason and tokens are lists, an entry per answer."""
 
     generated_text: list[str]
@@ -34,6 +34,7 @@ class Generated(msgspec.Struct, frozen=True, omit_defaults=True):
     finish_reason: str | list[str]
     prompt_tokens: int
     tokens: list[Any] | None = None
+    prompt_logprobs: PromptLogprobs | None = None
 
 
 def generated(service: Service, pairs: list[tuple[Request, Update]], *, wants_details: bool) -> Generated:

@@ -18,7 +18,7 @@ DONE = b"data: [DONE]\n\n"
 _SAME_NAME = (
     "n", "temperature", "top_p", "presence_penalty", "frequency_penalty", "seed", "top_k", "min_p",
     "repetition_penalty", "min_tokens", "stop_token_ids", "ignore_eos", "skip_special_tokens",
-    "include_stop_str_in_output",
+    "include_stop_str_in_output", "prompt_logprobs",
 )  # fmt: skip
 json = msgspec.json.encode
 
@@ -45,6 +45,8 @@ def sampling_values(body: GenerationBody, *, max_tokens: int | None, logprobs: i
     """What a body says of SamplingParams; None where it says nothing."""
     stop = [body.stop] if isinstance(body.stop, str) else body.stop
     values = {name: getattr(body, name) for name in _SAME_NAME}
+    if body.stream and body.prompt_logprobs is not None:
+        raise RequestError("prompt_logprobs do not come with stream=true; leave one out", param="prompt_logprobs")
     return values | {"stop": stop, "max_tokens": max_tokens, "logprobs": logprobs}
 
 

@@ -86,7 +86,9 @@ def router(service: Service) -> APIRouter:
             form = ChatStream(service, generation, readers, tail, has_logprobs=has_logprobs, needs_tokens=needs_tokens)
             return EventStream(generation, form)
         answers = await generation.whole(request.receive, with_tokens=needs_tokens)
-        answer = chat_answers.completion(service, generation, answers, readers, has_logprobs=has_logprobs)
+        answer = chat_answers.completion(
+            service, generation, answers, readers, has_logprobs=has_logprobs, prompt_logprobs=body.prompt_logprobs
+        )
         return Response(json(answer), media_type="application/json")
 
     return routes

@@ -1,13 +1,15 @@
 """POST /v1/completions."""
 
 import time
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import msgspec
 from fastapi import APIRouter, Request, Response
+from msgspec import UNSET, UnsetType
 
 from lightllm.base.errors import RequestError
-from lightllm.base.request import SamplingParams
+from lightllm.base.request import FinishReason, SamplingParams
 from lightllm.serving import best_of
 from lightllm.serving.api import body as bodies
 from lightllm.serving.api import openai, terms
@@ -15,10 +17,10 @@ from lightllm.serving.api.body import GenerationBody, Int
 from lightllm.serving.api.documents import described
 from lightllm.serving.api.event_stream import EventStream
 from lightllm.serving.api.generation import Generation
-from lightllm.serving.api.logprobs import CompletionForm, CompletionLogprobs
+from lightllm.serving.api.logprobs import CompletionForm, CompletionLogprobs, PromptLogprobs, for_prompt
 from lightllm.serving.api.openai import DONE, FINISH, Usage, UsageCount, UsageTail, json
 from lightllm.serving.api.service import Service
-from lightllm.serving.records import Update
+from lightllm.serving.records import NO_TOKENS, Tokens, Update
 
 NEUTRAL: dict[str, tuple[object, ...]] = bodies.NEUTRAL | {"suffix": ("",)}
 
@@ -34,7 +36,7 @@ class CompletionBody(GenerationBody, kw_only=True, forbid_unknown_fields=True, f
     suffix: Any = None
 
 
-class CompletionChoice(msgspec.Struct, frozen=True):
+class CompletionChoice(msgspec.Struct):
     """`stop_reason` is the stop string or stop token that ended the answer; null for an eos token."""
 
     index: int
@@ -42,6 +44,7 @@ class CompletionChoice(msgspec.Struct, frozen=True):
     logprobs: CompletionLogprobs | None
     finish_reason: str
     stop_reason: str | int | None
+    prompt_logprobs: PromptLogprobs | UnsetType = UNSET
 
 
 class Completion(msgspec.Struct, kw_only=True, frozen=True):
@@ -67,14 +70,15 @@ def router(service: Service) -> APIRouter:
         params = _params(service, body)
         prompts = _prompts(body)
         tokens = await _encoded(service, body, prompts)
+        echoes = [_Echo.of(service, body, *each) for each in zip(prompts, tokens, strict=True)]
+        writers = [ChoiceWriter(service, body, echo) for echo in echoes for _ in range(params.num_samples)]
         generation = Generation(service.client, terms.of(service, request, body), until_end=not body.stream)
         for prompt in tokens:
             generation.submit(prompt, params)
-        echoes = [_echo(service, prompt) if body.echo else "" for prompt in prompts for _ in range(params.num_samples)]
         if body.stream:
-            return EventStream(generation, CompletionStream(service, body, generation, echoes))
+            return EventStream(generation, CompletionStream(service, body, generation, writers))
         answers = await generation.whole(request.receive, with_tokens=params.num_logprobs >= 0)
-        answer = _completion(service, body, params, generation, answers, echoes)
+        answer = _completion(service, body, params, generation, answers, writers)
         return Response(json(answer), media_type="application/json")
 
     return routes
@@ -88,10 +92,16 @@ def _params(service: Service, body: CompletionBody) -> SamplingParams:
             f"best_of={body.best_of} with stream=true: which are the best is known only at the end; make it n",
             param="best_of",
         )
+    # A request has an output: where only the echo is wanted, of one token that is not shown.
+    max_tokens = 1 if _shows_no_output(body) else body.max_tokens
+    values = openai.sampling_values(body, max_tokens=max_tokens, logprobs=body.logprobs) | {"best_of": body.best_of}
     if body.echo and body.logprobs is not None:
-        raise RequestError("echo with logprobs is not supported: prompt logprobs are not computed", param="echo")
-    values = openai.sampling_values(body, max_tokens=body.max_tokens, logprobs=body.logprobs)
-    return service.params(values | {"best_of": body.best_of})
+        values["prompt_logprobs"] = max(body.logprobs, body.prompt_logprobs or 0)
+    return service.params(values)
+
+
+def _shows_no_output(body: CompletionBody) -> bool:
+    return bool(body.echo) and body.max_tokens == 0
 
 
 def _prompts(body: CompletionBody) -> list[str | list[int]]:
@@ -120,8 +130,52 @@ async def _encoded(service: Service, body: CompletionBody, prompts: list[str | l
     return await service.aside(encode, characters)
 
 
-def _echo(service: Service, prompt: str | list[int]) -> str:
-    return prompt if isinstance(prompt, str) else service.need_tokenizer().decode(prompt)
+@dataclass(frozen=True)
+class _Echo:
+    """What of a prompt is repeated: nothing, unless asked for."""
+
+    text: str = ""
+    first: int = -1  # token
+
+    @classmethod
+    def of(cls, service: Service, body: CompletionBody, prompt: str | list[int], ids: list[int]) -> "_Echo":
+        if not body.echo:
+            return cls()
+        return cls(prompt if isinstance(prompt, str) else service.need_tokenizer().decode(prompt), next(iter(ids), -1))
+
+
+class ChoiceWriter:
+    """Puts one choice's text and logprobs together: the echo before the output, each where it is wanted."""
+
+    def __init__(self, service: Service, body: CompletionBody, echo: _Echo):
+        self._body, self._echo, self._is_echoed = body, echo, not body.echo
+        skips = body.skip_special_tokens is not False
+        self._form = CompletionForm(service, start=len(echo.text), skip_special_tokens=skips)
+
+    def shown(self, update: Update) -> Update:
+        """What of an update the client sees."""
+        if not _shows_no_output(self._body):
+            return update
+        ended = FinishReason.LENGTH if update.finish_reason is FinishReason.STOP else update.finish_reason
+        return replace(update, text="", tokens=NO_TOKENS, num_tokens=0, finish_reason=ended)
+
+    def text(self, update: Update) -> str:
+        return update.text if self._is_echoed else self._echo.text + update.text
+
+    def logprobs(self, update: Update, prompt: Tokens) -> CompletionLogprobs | None:
+        """`prompt`: what is known of the prompt's tokens, of which the samples of a prompt know it together."""
+        if self._body.logprobs is None:
+            return None
+        found = CompletionLogprobs()
+        if not self._is_echoed:
+            found.extend(self._form.of_prompt(self._echo.text, self._echo.first, prompt, self._body.logprobs))
+        if len(update.tokens):
+            found.extend(self._form.of(update.tokens))
+        return found
+
+    def note_echoed(self) -> None:
+        """The prompt was sent."""
+        self._is_echoed = True
 
 
 def _completion(
@@ -130,21 +184,27 @@ def _completion(
     params: SamplingParams,
     generation: Generation,
     answers: list[Update],
-    echoes: list[str],
+    writers: list[ChoiceWriter],
 ) -> Completion:
     count = UsageCount(generation.requests)
+    answers = [writer.shown(answer) for writer, answer in zip(writers, answers, strict=True)]
     for sample, answer in enumerate(answers):
         count.note(sample, answer)
     choices = []
     for choice, sample in enumerate(_chosen(answers, params)):
-        request, answer, echo = generation.requests[sample], answers[sample], echoes[sample]
+        request, answer, writer = generation.requests[sample], answers[sample], writers[sample]
         assert answer.finish_reason is not None, "whole answers have ended"
-        logprobs = None if body.logprobs is None else _logprobs_of(service, body, echo).of(answer.tokens)
-        choices.append(
-            CompletionChoice(
-                choice, echo + answer.text, logprobs, FINISH[answer.finish_reason], answer.stop_reason(request)
-            )
+        prompt = answers[sample - request.sample].prompt
+        chosen = CompletionChoice(
+            choice,
+            writer.text(answer),
+            writer.logprobs(answer, prompt),
+            FINISH[answer.finish_reason],
+            answer.stop_reason(request),
         )
+        if body.prompt_logprobs is not None:
+            chosen.prompt_logprobs = for_prompt(service, prompt, body.prompt_logprobs)
+        choices.append(chosen)
     return Completion(
         id=openai.answer_id("cmpl"),
         created=int(time.time()),
@@ -164,33 +224,47 @@ def _chosen(answers: list[Update], params: SamplingParams) -> list[int]:
     ]
 
 
-def _logprobs_of(service: Service, body: CompletionBody, echo: str) -> CompletionForm:
-    return CompletionForm(service, start=len(echo), skip_special_tokens=body.skip_special_tokens is not False)
-
-
 class CompletionStream:
     """Chunks of one completion, put together from ready-made bytes around the text."""
 
-    def __init__(self, service: Service, body: CompletionBody, generation: Generation, echoes: list[str]):
+    def __init__(self, service: Service, body: CompletionBody, generation: Generation, writers: list[ChoiceWriter]):
         self.needs_tokens = body.logprobs is not None
-        self._generation, self._echoes = generation, echoes
+        self._generation, self._writers = generation, writers
         self._tail = UsageTail(UsageCount(generation.requests), body)
-        self._logprobs = [_logprobs_of(service, body, echo) for echo in echoes] if self.needs_tokens else []
+        self._echoes_logprobs = bool(body.echo) and body.logprobs is not None
+        self._prompts: dict[int, Tokens] = {}  # logprobs of the prompts, by their first sample
+        self._held: list[tuple[int, Update]] = []  # until those of their prompts are known
         self._head = (
             f'data: {{"id":"{openai.answer_id("cmpl")}","object":"text_completion",'
             f'"created":{int(time.time())},"model":{json(service.model_name).decode()},"choices":['
         ).encode()
-        self._heads = [b'%s{"index":%d,"text":' % (self._head, choice) for choice in range(len(echoes))]
+        self._heads = [b'%s{"index":%d,"text":' % (self._head, choice) for choice in range(len(writers))]
 
     def event(self, choice: int, update: Update) -> bytes:
+        if not self._echoes_logprobs:
+            return self._chunk(choice, update, NO_TOKENS)
+        # Those of the prompt come with its first sample, and before anything else of the others.
+        if update.prompt.logprobs is not None:
+            self._prompts[choice] = update.prompt
+        self._held.append((choice, update))
+        held, self._held, chunks = self._held, [], []
+        for one, held_update in held:
+            prompt = self._prompts.get(one - self._generation.requests[one].sample)
+            if prompt is None:
+                self._held.append((one, held_update))
+            else:
+                chunks.append(self._chunk(one, held_update, prompt))
+        return b"".join(chunks)
+
+    def _chunk(self, choice: int, update: Update, prompt: Tokens) -> bytes:
+        writer, request = self._writers[choice], self._generation.requests[choice]
+        update = writer.shown(update)
         self._tail.count.note(choice, update)
-        text, self._echoes[choice] = self._echoes[choice] + update.text, ""
-        chosen = b"null"
-        if self.needs_tokens and len(update.tokens):
-            chosen = json(self._logprobs[choice].of(update.tokens))
-        finish = b"null"
+        text, logprobs, finish = writer.text(update), writer.logprobs(update, prompt), b"null"
+        writer.note_echoed()
+        chosen = json(logprobs) if logprobs and logprobs.tokens else b"null"
         if update.finish_reason is not None:
-            reason = json(update.stop_reason(self._generation.requests[choice]))
+            reason = json(update.stop_reason(request))
             finish = b'"%s","stop_reason":%s' % (FINISH[update.finish_reason].encode(), reason)
         elif not text and chosen == b"null":
             return b""

@@ -15,6 +15,16 @@ class _Flight:
     rows: np.ndarray  # [sequences]
     epochs: np.ndarray  # of these rows when the step was planned
     samples: np.ndarray
+    scores: np.ndarray  # [sequences]: tokens of each that are scored
+
+
+@dataclass(frozen=True, slots=True)
+class Landed:
+    """What of a result is for requests that still run. What a row got that has changed hands since is nobody's."""
+
+    positions: np.ndarray  # [n]: places in the result of what was sampled
+    rows: np.ndarray  # [n]: for whom
+    scores: list[tuple[int, slice]]  # row, and which of the result's scores are its
 
 
 class Flights:
@@ -28,20 +38,25 @@ class Flights:
         return len(self._flights)
 
     def add(self, plan: StepPlan) -> None:
-        self._flights.append(_Flight(plan.step, plan.rows, self._rows.epoch[plan.rows], plan.samples))
+        scores = np.zeros(len(plan.rows), dtype=np.int64)
+        if len(plan.scored):
+            np.add.at(scores, np.searchsorted(np.cumsum(plan.counts), plan.scored, side="right"), 1)
+        self._flights.append(_Flight(plan.step, plan.rows, self._rows.epoch[plan.rows], plan.samples, scores))
 
-    def land(self, result: StepResult) -> tuple[np.ndarray, np.ndarray]:
-        """Which positions of the result are tokens of requests that still run, and their rows: [n], [n].
-
-        What was sampled for a row that has changed hands since is nobody's: a wasted row.
-        """
+    def land(self, result: StepResult) -> Landed:
+        """Takes in the result of the oldest step."""
         due = self._flights[0].step if self._flights else None
         assert result.step == due, "each result comes once, in the order of the plans"
         flight = self._flights.popleft()
-        positions = np.flatnonzero(flight.samples & (self._rows.epoch[flight.rows] == flight.epochs))
-        return positions, flight.rows[positions]
+        is_theirs = self._rows.epoch[flight.rows] == flight.epochs
+        positions, ends = np.flatnonzero(flight.samples & is_theirs), np.cumsum(flight.scores)
+        scores = [
+            (int(flight.rows[at]), slice(int(ends[at] - flight.scores[at]), int(ends[at])))
+            for at in np.flatnonzero(is_theirs & (flight.scores > 0))
+        ]
+        return Landed(positions, flight.rows[positions], scores)
 
-    def await_token(self, row: int) -> bool:
-        """Whether an outstanding step samples for the request that has this row."""
+    def await_anything(self, row: int) -> bool:
+        """Whether an outstanding step samples or scores for the request that has this row."""
         epoch = self._rows.epoch[row]
-        return any((f.samples & (f.rows == row) & (f.epochs == epoch)).any() for f in self._flights)
+        return any((((f.scores > 0) | f.samples) & (f.rows == row) & (f.epochs == epoch)).any() for f in self._flights)

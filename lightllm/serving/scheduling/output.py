@@ -6,6 +6,7 @@ from numpy.typing import NDArray
 from lightllm.base.pages import PAGE_WORDS
 from lightllm.base.request_table import RequestTable, output_words, rows_per_page
 from lightllm.base.step import StepResult
+from lightllm.serving.scheduling.prompt_scores import PromptScores
 
 Indexes = NDArray[np.int64]
 
@@ -18,6 +19,7 @@ class OutputWriter:
 
     def __init__(self, table: RequestTable):
         self._memory, self._region = table.pages, table.output_pages()
+        self.scores = PromptScores(table, self._region)
         self._first_page, self._num_output = table.records["output_page"], table.records["num_output"]
         records = len(table.records)
         self._page, self._num_logprobs = np.full(records, -1, dtype=np.int32), np.full(records, -1, dtype=np.int32)
@@ -25,12 +27,14 @@ class OutputWriter:
 
     def open(self, index: int, *, num_logprobs: int) -> None:
         """Begins an empty output."""
+        self.scores.open(index)
         self._num_logprobs[index] = num_logprobs
         self._first_page[index] = self._page[index] = -1
         self._num_output[index] = self._rows_left[index] = 0
 
     def close(self, index: int) -> None:
         """Frees the pages."""
+        self.scores.close(index)
         self._region.release(int(self._first_page[index]))
         self._first_page[index] = self._page[index] = -1
 

@@ -1,6 +1,6 @@
 """Puts a step together as the arrays of a StepPlan, and bounds how large these arrays can become."""
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 
 import numpy as np
 
@@ -15,6 +15,7 @@ _MOST_LOGPROBS = 20
 _FEWEST_PROMPT_TOKENS = 32
 # Of `pack`: headers and alignment of each field.
 _BYTES_OF_FIELD = 128
+_NONE = np.zeros(0, dtype=np.int32)
 
 
 @dataclass(frozen=True)
@@ -50,13 +51,13 @@ def plan_bytes(config: EngineConfig, max_length: int) -> int:
     limits = StepLimits.of(config, max_length)
     of_rows = limits.rows * (3 * 4 + 1 + 3 * 4 + ROW.itemsize)
     of_tokens = 4 * (limits.tokens + limits.update_slots + limits.stop_tokens)
-    return of_rows + of_tokens + _BYTES_OF_FIELD * len(fields(StepPlan))
+    return of_rows + of_tokens + 2 * 4 * limits.tokens + _BYTES_OF_FIELD * len(fields(StepPlan))
 
 
 def result_bytes(config: EngineConfig, max_length: int) -> int:
     """Bytes that any packed StepResult fits in."""
-    rows = StepLimits.of(config, max_length).rows
-    return rows * 8 * (1 + _MOST_LOGPROBS) + _BYTES_OF_FIELD * len(fields(StepResult))
+    limits = StepLimits.of(config, max_length)
+    return (limits.rows + limits.tokens) * 8 * (1 + _MOST_LOGPROBS) + _BYTES_OF_FIELD * len(fields(StepResult))
 
 
 @dataclass(slots=True)
@@ -69,6 +70,9 @@ class Chunk:
     samples: bool
     told: int  # where the changes of its line of the slot table begin
     begins: bool
+    scored: int = 0  # where the tokens begin of which it is asked how likely their successors were
+    successors: np.ndarray = field(default_factory=lambda: _NONE)
+    num_score_logprobs: int = 0
 
 
 class PlanDraft:
@@ -119,11 +123,24 @@ class PlanDraft:
             ),
             begins=begins,
             stop_tokens=stop_tokens,
+            scored=_scored(chunks, first=decodes),
+            successors=np.concatenate([_NONE, *[chunk.successors for chunk in chunks]]),
+            num_score_logprobs=max((chunk.num_score_logprobs for chunk in chunks), default=0),
         )
 
 
 def _join(of_decodes: np.ndarray, of_chunks: list[int]) -> np.ndarray:
     return np.concatenate([of_decodes, np.array(of_chunks, dtype=np.int32)]).astype(np.int32)
+
+
+def _scored(chunks: list[Chunk], *, first: int) -> np.ndarray:
+    """Which places in the tokens of these chunks, which begin at place `first`, are asked about."""
+    places = [_NONE]
+    for chunk in chunks:
+        begin = first + chunk.scored - chunk.start
+        places.append(np.arange(begin, begin + len(chunk.successors), dtype=np.int32))
+        first += len(chunk.tokens)
+    return np.concatenate(places)
 
 
 def _beginnings(begun: list[int], rows: Rows) -> tuple[np.ndarray, np.ndarray]:

@@ -23,7 +23,7 @@ from lightllm.serving.scheduling.waiting import Waiting
 
 
 class Preemption:
-    """Takes running requests' slots, and queues them when all tokens sampled for them have come."""
+    """Takes running requests' slots, and queues them when all that steps in flight find out for them has come."""
 
     def __init__(
         self, running: Running, waiting: Waiting, flights: Flights, limits: StepLimits, forecast: Forecast,
@@ -31,7 +31,7 @@ class Preemption:
     ):  # fmt: skip
         self._running, self._waiting, self._flights = running, waiting, flights
         self._limits, self._forecast, self._by_priority = limits, forecast, by_priority
-        self._leaving: list[Request] = []  # without slots, but in a row for which a token is outstanding
+        self._leaving: list[Request] = []  # without slots, but in a row for which something is outstanding
 
     def make_room(self, tokens: int) -> list[Request]:
         """Preempts until all that still runs has slots for the next step of `tokens`. Returns who had to give way."""
@@ -48,9 +48,9 @@ class Preemption:
         return preempted
 
     def queue_again(self) -> None:
-        """Queues those whose last sampled token has come, unless it ended them."""
+        """Queues those for whom nothing is outstanding any more, unless it ended them."""
         self._leaving = [request for request in self._leaving if not request.has_ended]
-        for request in [request for request in self._leaving if not self._flights.await_token(request.row)]:
+        for request in [request for request in self._leaving if not self._flights.await_anything(request.row)]:
             self._leaving.remove(request)
             request.tokens = self._running.known_tokens(request)
             self._running.rows.leave(request)

@@ -35,13 +35,27 @@ class Request:
     stop_tokens: NDArray[np.int32]
     can_stop: bool  # False: no token and no string ends it before max_tokens
     sampling: np.ndarray  # [1] of ROW, without its row
+    num_prompt_logprobs: int = -1  # -1: none wanted
     expected_tokens: int = 0  # of output, as was thought when it came
     predicted_wait: float = math.nan  # s, from its coming to its first token; NaN: nothing was known
     tokens: NDArray[np.int32] | None = None  # prompt, and what was generated before it last began; None: not read yet
     row: int = -1  # -1: waits, or has ended
+    num_scored: int = 0  # prompt tokens after which the model has been asked how likely the next one was
     num_preemptions: int = 0
     has_started: bool = False  # has been admitted before
     has_ended: bool = False
+
+    @property
+    def num_findable(self) -> int:
+        """How many of its known tokens need not be computed if the tree has them.
+
+        The last one is always computed, since a token is sampled after it; and so is every one that is still to be
+        scored.
+        """
+        assert self.tokens is not None, "asked of who runs"
+        if self.num_prompt_logprobs >= 0 and self.num_scored < self.prompt_length - 1:
+            return self.num_scored
+        return len(self.tokens) - 1
 
     @property
     def work(self) -> int:
@@ -73,6 +87,7 @@ def read_request(table: RequestTable, index: int, generation: int, *, order: int
         max_tokens_given=bool(record["max_tokens_given"]),
         min_tokens=int(record["min_tokens"]),
         num_logprobs=int(record["num_logprobs"]),
+        num_prompt_logprobs=int(record["num_prompt_logprobs"]),
         priority=int(record["priority"]),
         tenant=int(record["tenant"]),
         salt=int(record["salt"]),

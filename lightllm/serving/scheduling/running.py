@@ -73,6 +73,7 @@ class Running:
             tokens = known[start : start + count]
             self._take(row, tokens)
             chunk = Chunk(row, start, tokens, samples=start + count == len(known), told=told, begins=told == 0)
+            _ask_for_scores(chunk, _request(rows, row), known)
             draft.add(chunk, num_stop_tokens=self._num_stops_to_tell(row))
             rows.told[row] = start + count
         return count > 0
@@ -87,12 +88,12 @@ class Running:
         return max(0, min(int(rows.goal[row]) - length, self._limits.chunk, room))
 
     def find_more(self, row: int) -> np.ndarray:
-        """Gives a row that prefills what the tree has by now of its next tokens. Returns all its known tokens.
-
-        The last one is always computed, since a token is sampled after it.
-        """
-        rows, known, start = self.rows, _tokens(self.rows.requests[row]), int(self.rows.length[row])
-        node, found = self.pool.find(int(rows.node[row]), known[start:-1])
+        """Gives a row that prefills what the tree has by now of its next tokens. Returns all its known tokens."""
+        rows, request, start = self.rows, _request(self.rows, row), int(self.rows.length[row])
+        known = _tokens(request)
+        if rows.in_tree[row] < start:  # it has computed again what the tree had, and goes on apart
+            return known
+        node, found = self.pool.find(int(rows.node[row]), known[start : request.num_findable])
         rows.slots[row, start : start + len(found)] = found
         rows.node[row] = node
         if len(found):
@@ -107,20 +108,20 @@ class Running:
         """
         rows, start = self.rows, int(self.rows.length[row])
         beside = rows.takes_part & (rows.node == rows.node[row]) & (rows.length == start) & (rows.goal > start + 1)
+        beside &= ~rows.scores
         if not beside[row]:
             return
         beside[row] = False
-        best, mine = start, _tokens(rows.requests[row])[start:-1]
+        best, mine = start, _tokens(_request(rows, row))[start:-1]
         for other in _one_of_each_family(np.flatnonzero(beside), rows.family):
-            same = start + num_equal(mine, _tokens(rows.requests[other])[start:-1])
+            same = start + num_equal(mine, _tokens(_request(rows, other))[start:-1])
             if same > best:
                 best = same
                 rows.family[row], common = rows.found_family(other)
                 rows.common[row] = min(same, common)
 
     def _num_stops_to_tell(self, row: int) -> int:
-        request = self.rows.requests[row]
-        assert request is not None, "a row that prefills has a request"
+        request = _request(self.rows, row)
         return len(request.stop_tokens) if self.rows.told[row] == 0 and request.min_tokens > 0 else 0
 
     def _take(self, row: int, tokens: np.ndarray) -> None:
@@ -130,14 +131,33 @@ class Running:
         slots = self.pool.take(len(tokens))
         rows.slots[row, start : start + len(tokens)] = slots
         rows.length[row] = start + len(tokens)
+        if rows.in_tree[row] < start:
+            return
         node = self.pool.enter(int(rows.node[row]), tokens, slots)
         if node is not None:
             rows.node[row], rows.in_tree[row] = node, start + len(tokens)
 
 
-def _tokens(request: Request | None) -> np.ndarray:
+def _ask_for_scores(chunk: Chunk, request: Request, known: np.ndarray) -> None:
+    """Has the chunk's tokens scored that have a successor in the prompt, unless they were before a preemption."""
+    if request.num_prompt_logprobs < 0:
+        return
+    first = max(chunk.start, request.num_scored)
+    end = min(chunk.start + len(chunk.tokens), request.prompt_length - 1)
+    if first < end:
+        chunk.scored, chunk.successors = first, known[first + 1 : end + 1]
+        chunk.num_score_logprobs = request.num_prompt_logprobs
+        request.num_scored = end
+
+
+def _request(rows: Rows, row: int) -> Request:
+    request = rows.requests[row]
     assert request is not None, "a row that prefills has a request"
-    assert request.tokens is not None, "which knows its tokens"
+    return request
+
+
+def _tokens(request: Request) -> np.ndarray:
+    assert request.tokens is not None, "who has a row knows its tokens"
     return request.tokens
 
 

@@ -19,7 +19,7 @@ from lightllm.base.request import FinishReason
 from lightllm.base.request_table import RequestTable
 from lightllm.base.step import StepPlan, StepResult
 from lightllm.serving.scheduling import admission, orders
-from lightllm.serving.scheduling.flights import Flights
+from lightllm.serving.scheduling.flights import Flights, Landed
 from lightllm.serving.scheduling.forecast import Forecast
 from lightllm.serving.scheduling.intake import Intake
 from lightllm.serving.scheduling.keyed_heap import KeyedHeap
@@ -186,9 +186,13 @@ class Scheduler:
 
     def digest(self, result: StepResult) -> None:
         """Takes in what the oldest outstanding plan has sampled."""
-        positions, seated = self._flights.land(result)
+        landed = self._flights.land(result)
         self._budget.note_result(self._clock())
-        rows = self._running.rows
+        rows, positions, seated = self._running.rows, landed.positions, landed.rows
+        if landed.scores:
+            self._keep_scores(landed, result)
+            goes_on = [rows.requests[row] is not None for row in seated.tolist()]
+            positions, seated = positions[goes_on], seated[goes_on]
         indexes = rows.index[seated]
         # Before min_tokens no token stops a request.
         may_stop = self._output.num_tokens(indexes) >= rows.min_tokens[seated]
@@ -205,6 +209,18 @@ class Scheduler:
             reason = FinishReason.STOP if is_stopped[at] else FinishReason.LENGTH
             self._end_row(int(seated[at]), reason if is_written[at] else FinishReason.ERROR)
         self._preemption.queue_again()
+
+    def _keep_scores(self, landed: Landed, result: StepResult) -> None:
+        """Writes down how likely tokens of prompts were. Ends requests for which there is no page to write on."""
+        for row, which in landed.scores:
+            request = self._running.rows.requests[row]
+            assert request is not None, "results of a row without a request are ignored"
+            assert request.tokens is not None, "what runs knows its tokens"
+            first = int(self._records["num_scores"][request.index]) + 1
+            tokens = request.tokens[first : first + which.stop - which.start]
+            wanted = request.num_prompt_logprobs
+            if not self._output.scores.append(request.index, tokens, result, which, num_logprobs=wanted):
+                self._end(request, FinishReason.ERROR)
 
     def drain(self) -> Progress | None:
         """What the detokenizer has to be told since the last call, if anything: what progressed or ended, and after

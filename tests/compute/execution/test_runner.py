@@ -14,6 +14,7 @@ from transformers import (
 
 from lightllm.base.errors import ConfigError
 from lightllm.base.step import LAST_SAMPLED
+from lightllm.compute.execution import stepper
 from lightllm.compute.execution.runner import Runner
 from tests.compute.execution.checkpoint import LONGEST, VOCABULARY, config, make
 from tests.compute.execution.plans import Run, decodes, plan
@@ -197,6 +198,40 @@ def test_logprobs_are_of_the_raw_logits(checkpoint, runner):
     assert result.tokens[3] == -1
     without = runner.step(decodes([1], [15], [slots[60]]))
     assert (without.logprobs.shape, without.top_tokens.shape, without.top_logprobs.shape) == ((0,), (0, 0), (0, 0))
+
+
+def test_tokens_of_prompts_are_scored_in_parts_beside_others(checkpoint, runner, monkeypatch):
+    monkeypatch.setattr(stepper, "SCORED_AT_ONCE", 7)
+    first, second, slots = prompt(30), prompt(12, seed=1), scattered(100)
+    begins = [{**GREEDY, "prompt_length": 30}, {**GREEDY, "prompt_length": 12}]
+
+    def scored(made, places, successors):
+        made.scored, made.successors = (np.array(x, np.int32) for x in (places, successors))
+        made.num_score_logprobs = 3
+        return runner.step(made)
+
+    one = plan(Run(0, 0, first[:20], slots[:20], False, begins=begins[0]))
+    two = plan(
+        Run(0, 20, first[20:], slots[20:30]),
+        Run(1, 0, second, slots[30:42], begins=begins[1]),
+    )
+    results = [
+        scored(one, range(20), first[1:21]),
+        scored(two, [*range(9), *range(10, 21)], [*first[21:], *second[1:]]),
+    ]
+    assert results[1].tokens.tolist() == [expected(checkpoint[1], tokens, 1)[0] for tokens in (first, second)]
+    with torch.inference_mode():
+        truths = [checkpoint[1](torch.tensor([tokens])).logits[0, :-1].log_softmax(-1) for tokens in (first, second)]
+    truth = torch.cat(truths)
+    got = [
+        np.concatenate(parts)
+        for parts in zip(*((r.scores, r.score_top_tokens, r.score_top_logprobs) for r in results), strict=True)
+    ]
+    successors = torch.tensor([*first[1:], *second[1:]])
+    np.testing.assert_allclose(got[0], truth.gather(1, successors[:, None])[:, 0], atol=1e-4)
+    assert got[1].tolist() == truth.topk(3).indices.tolist()
+    np.testing.assert_allclose(got[2], truth.topk(3).values, atol=1e-4)
+    assert got[1].dtype == np.int32
 
 
 def test_a_step_that_samples_nothing(runner):

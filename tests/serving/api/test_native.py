@@ -38,6 +38,14 @@ def test_the_best_n_of_best_of_are_the_answer(http):
     assert generate(http, n=1, best_of=3, max_new_tokens=4)["generated_text"] == everything["generated_text"][:1]
 
 
+def test_prompt_logprobs_come_with_the_answer(http):
+    answer = generate(http, prompt_logprobs=1, best_of=2, max_new_tokens=1)
+    assert len(answer["prompt_logprobs"]) == count(INPUTS)
+    assert answer["prompt_logprobs"][0] is None
+    refused = http.post("/generate_stream", json={"inputs": "a", "parameters": {"prompt_logprobs": 1}})
+    assert refused.status_code == 400
+
+
 def test_best_of_makes_every_field_a_list(http):
     answer = generate(http, best_of=2, max_new_tokens=4, return_details=True)
     assert len(answer["generated_text"]) == 2

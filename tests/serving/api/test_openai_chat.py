@@ -90,6 +90,14 @@ def test_logprobs_name_each_token_and_its_bytes(client, stream):
     assert content[0].top_logprobs[0].token == content[0].token
 
 
+def test_prompt_logprobs_come_with_the_whole_answer(client):
+    answer = chat(client, n=2, extra_body={"prompt_logprobs": 1})
+    assert answer.prompt_logprobs[0] is None
+    assert len(answer.prompt_logprobs) == answer.usage.prompt_tokens
+    with pytest.raises(BadRequestError, match="prompt_logprobs"):
+        chat(client, stream=True, extra_body={"prompt_logprobs": 1})
+
+
 def test_logprobs_without_top_logprobs_are_of_the_chosen_tokens_only(client):
     content = chat(client, logprobs=True).choices[0].logprobs.content
     assert all(entry.top_logprobs == [] for entry in content)

@@ -105,9 +105,62 @@ def test_a_best_of_that_makes_no_sense_is_refused(client, options):
         complete(client, **options)
 
 
-def test_echo_with_logprobs_and_a_suffix_are_refused(client):
-    with pytest.raises(BadRequestError, match="echo"):
-        complete(client, echo=True, logprobs=1)
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("prompt", [PROMPT, [34, 35, 36]], ids=["text", "ids"])
+def test_echo_with_logprobs_has_those_of_the_prompt_before_those_of_the_answer(client, prompt, stream):
+    ids = byte_level().encode(prompt).ids if isinstance(prompt, str) else prompt
+    options = {"logprobs": 2, "echo": True, "n": 2}
+    if stream:
+        parts = [chunk.choices[0] for chunk in chunks(client, prompt, **options)]
+    else:
+        parts = complete(client, prompt, **options).choices
+    for choice in range(2):
+        mine = [part for part in parts if part.index == choice]
+        text, known = "".join(part.text for part in mine), [part.logprobs for part in mine if part.logprobs]
+        tokens, offsets = sum((part.tokens for part in known), []), sum((part.text_offset for part in known), [])
+        assert tokens[: len(ids)] == [byte_level().decode([token]) for token in ids]
+        assert sum((part.token_logprobs for part in known), [])[: len(ids) + 1] == [None, *[-i for i in ids[1:]], -0.5]
+        top = sum((part.top_logprobs for part in known), [])
+        assert top[0] is None
+        assert list(top[1].values()) == [-ids[1], -ids[1] - 1]
+        assert offsets[-1] == len(text)
+        for token, at in zip(tokens[: len(ids)], offsets, strict=False):
+            assert text.startswith(token, at)
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_prompt_is_scored_without_an_answer(client, stream):
+    options = {"echo": True, "logprobs": 1, "max_tokens": 0}
+    if stream:
+        *parts, end = chunks(client, stream_options={"include_usage": True}, **options)
+        usage, choices = end.usage, [chunk.choices[0] for chunk in parts]
+    else:
+        answer = complete(client, **options)
+        usage, choices = answer.usage, answer.choices
+    assert "".join(choice.text for choice in choices) == PROMPT
+    assert [len(choice.logprobs.tokens) for choice in choices if choice.logprobs] == [count(PROMPT)]
+    assert choices[-1].finish_reason == "length"
+    assert usage.completion_tokens == 0
+    with pytest.raises(BadRequestError, match="max_tokens=0"):
+        complete(client, max_tokens=0)
+
+
+def test_prompt_logprobs_name_each_token_and_the_likeliest(client):
+    ids = byte_level().encode(PROMPT).ids
+    answer = complete(client, n=2, extra_body={"prompt_logprobs": 2})
+    for choice in answer.choices:
+        first, second, *_ = choice.prompt_logprobs
+        assert first is None
+        name = byte_level().decode([ids[1]])
+        assert second[str(ids[1])] == {"logprob": -ids[1], "rank": 1, "decoded_token": name}
+        assert second[str(ids[1] + 1)]["logprob"] == -ids[1] - 1
+        assert len(choice.prompt_logprobs) == len(ids)
+    assert not hasattr(complete(client).choices[0], "prompt_logprobs")
+    with pytest.raises(BadRequestError, match="prompt_logprobs"):
+        complete(client, stream=True, extra_body={"prompt_logprobs": 2})
+
+
+def test_a_suffix_is_refused(client):
     with pytest.raises(BadRequestError, match="suffix"):
         complete(client, suffix=" end")
 

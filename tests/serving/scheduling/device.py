@@ -28,6 +28,12 @@ def logprobs(token: int, count: int) -> tuple[float, np.ndarray, np.ndarray]:
     return -0.25 * (token % 7), (token + np.arange(count)).astype(np.int32), -0.5 * np.arange(count, dtype=np.float32)
 
 
+def score(context_hash: int, token: int, count: int) -> tuple[float, list[int], list[float]]:
+    """The invented logprob of a prompt's token in its context, and `count` likeliest tokens with theirs."""
+    first = sample(context_hash, 1000)
+    return -(first + token) / 8, [first + i for i in range(count)], [-float(i) for i in range(count)]
+
+
 def alone(prompt: list[int], *, max_tokens: int, vocabulary: int, stops: tuple[int, ...] = (), min_tokens: int = 0):
     """What a request generates if nothing goes wrong: the oracle."""
     tokens, output = list(prompt), []
@@ -67,7 +73,26 @@ class Device:
         self.num_steps += 1
         self.num_tokens += len(tokens)
         self.num_samples += int(plan.samples.sum())
-        return self._result(plan, sampled)
+        result = self._result(plan, sampled)
+        self._score(plan, result)
+        return result
+
+    def _score(self, plan: StepPlan, result: StepResult) -> None:
+        """The scores are a function of successor and context, which is what the slot of the token before it holds."""
+        ends, places = np.cumsum(plan.counts), plan.scored
+        assert (np.diff(places) > 0).all(), "a token is scored once"
+        sequence = np.searchsorted(ends, places, side="right")
+        positions = plan.starts[sequence] + places - (ends - plan.counts)[sequence]
+        contexts = self.context[self.slot_table[plan.rows[sequence], positions]]
+        known = [
+            score(int(context), token, plan.num_score_logprobs)
+            for context, token in zip(contexts, plan.successors.tolist(), strict=True)
+        ]
+        if known:
+            result.scores, result.score_top_tokens, result.score_top_logprobs = (
+                np.array(part, dtype=kind)
+                for part, kind in zip(zip(*known, strict=True), (np.float32, np.int32, np.float32), strict=True)
+            )
 
     def _check_shape(self, plan: StepPlan) -> None:
         singles = plan.counts == 1

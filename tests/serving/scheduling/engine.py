@@ -75,13 +75,14 @@ class Engine:
 
     def ask(
         self, prompt: list[int], max_tokens: int, *, client: int = 0, stops: tuple[int, ...] = (), min_tokens: int = 0,
-        given: bool = True, num_logprobs: int = -1, priority: int = 0, tenant: int = 0, salt: int = 0,
-        timeout_s: float | None = None,
+        given: bool = True, num_logprobs: int = -1, num_prompt_logprobs: int = -1, priority: int = 0, tenant: int = 0,
+        salt: int = 0, timeout_s: float | None = None,
     ) -> Asked:  # fmt: skip
         """Fills a record and submits it."""
         asked = self.fill(
             prompt, max_tokens, client=client, stops=stops, min_tokens=min_tokens, given=given,
-            num_logprobs=num_logprobs, priority=priority, tenant=tenant, salt=salt, timeout_s=timeout_s,
+            num_logprobs=num_logprobs, num_prompt_logprobs=num_prompt_logprobs, priority=priority, tenant=tenant,
+            salt=salt, timeout_s=timeout_s,
         )  # fmt: skip
         self.scheduler.submit(asked.index, asked.generation)
         return asked
@@ -94,8 +95,8 @@ class Engine:
 
     def fill(
         self, prompt: list[int], max_tokens: int, *, client: int = 0, stops: tuple[int, ...] = (), min_tokens: int = 0,
-        given: bool = True, num_logprobs: int = -1, priority: int = 0, tenant: int = 0, salt: int = 0,
-        timeout_s: float | None = None,
+        given: bool = True, num_logprobs: int = -1, num_prompt_logprobs: int = -1, priority: int = 0, tenant: int = 0,
+        salt: int = 0, timeout_s: float | None = None,
     ) -> Asked:  # fmt: skip
         index = self._unused[client].pop()
         record, pages = self.table.records[index], self._pages[client]
@@ -106,6 +107,7 @@ class Engine:
         record["max_tokens"], record["max_tokens_given"], record["min_tokens"] = max_tokens, given, min_tokens
         record["num_logprobs"], record["priority"], record["tenant"] = num_logprobs, priority, tenant
         record["timeout_s"], record["salt"] = timeout_s or 0, salt
+        record["num_prompt_logprobs"] = num_prompt_logprobs
         record["generation"] += 1
         asked = Asked(index, int(record["generation"]), prompt, max_tokens, stops, min_tokens)
         self.asked[index] = asked

@@ -19,7 +19,7 @@ _numbers = itertools.count()
 def request(*, priority: int = 0, expected: int = 10, prompt: int = 10, tenant: int = 0, came: float = 0.0) -> Request:
     return Request(
         index=0, generation=1, order=next(_numbers), prompt_page=0, prompt_length=prompt, max_tokens=100,
-        max_tokens_given=True, min_tokens=0, num_logprobs=-1, priority=priority, tenant=tenant, came=came,
+        max_tokens_given=True, min_tokens=0, num_logprobs=-1, priority=priority, tenant=tenant, salt=0, came=came,
         deadline=np.inf,
         stop_tokens=np.empty(0, dtype=np.int32), can_stop=True, sampling=np.empty(0),
         expected_tokens=expected,

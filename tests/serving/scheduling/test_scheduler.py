@@ -9,7 +9,7 @@ import pytest
 from lightllm.base.request import FinishReason
 from lightllm.base.request_table import output_words, rows_per_page
 from lightllm.base.step import LAST_SAMPLED
-from tests.serving.scheduling.device import alone, logprobs
+from tests.serving.scheduling.device import alone, context_hashes, logprobs, score
 from tests.serving.scheduling.engine import Asked, Engine
 
 TINY = {"pool_tokens": 120, "max_length": 100, "admission": "watermark", "watermark": 1.0}
@@ -47,6 +47,38 @@ def test_every_request_gets_what_it_gets_alone(no_cache: bool, chunk: int, pool:
     asked = load(engine, stops=(7, 9))
     finish_and_check(engine, asked)
     assert (engine.metrics.total("preemptions") > 0) == (pool is TINY)
+
+
+@pytest.mark.parametrize("pool", [TINY, AMPLE], ids=["tiny", "ample"])
+@pytest.mark.parametrize("chunk", [7, 4096])
+@pytest.mark.parametrize("no_cache", [False, True], ids=["cache", "no-cache"])
+def test_every_token_of_a_prompt_is_scored_once_whatever_is_cached_or_preempted(no_cache: bool, chunk: int, pool: dict):
+    engine = Engine(disable_dynamic_prompt_cache=no_cache, chunked_prefill_size=chunk, running_max_req_size=16, **pool)
+    prompts = [[1, 2, 3] * 8, [1, 2, 3] * 8, [1, 2, 3, 4] * 7, [5]]
+    asked = [engine.ask(prompts[i % 4] + [i] * (i % 3), 20, num_prompt_logprobs=[-1, 0, 3][i % 3]) for i in range(16)]
+    engine.run()
+    for request, count in zip(asked, [-1, 0, 3] * 6, strict=False):
+        if count < 0:
+            assert engine.field(request, "num_scores") == 0
+            continue
+        contexts = context_hashes(np.array(request.prompt)).tolist()
+        expected = [score(*each, count) for each in zip(contexts[:-1], request.prompt[1:], strict=True)]
+        got = engine.table.scores(request.index)
+        logprobs = got[:, [1, *range(2 + count, 2 + 2 * count)]].view(np.float32).tolist()
+        assert got[:, 0].tolist() == request.prompt[1:]
+        assert got[:, 2 : 2 + count].tolist() == [tokens for _, tokens, _ in expected]
+        assert logprobs == [[chosen, *top] for chosen, _, top in expected]
+    assert (engine.metrics.total("preemptions") > 0) == (pool is TINY)
+    finish_and_check(engine, asked)
+
+
+def test_a_request_whose_prompts_scores_find_no_page_ends_alone():
+    engine = Engine(output_pages=2, **AMPLE)
+    scored = engine.ask([1] * 60, 1, num_prompt_logprobs=20)  # 24 rows to a page
+    engine.run()
+    assert engine.finish(scored) == FinishReason.ERROR
+    engine.release(scored)
+    finish_and_check(engine, [engine.ask([1] * 60, 1)])
 
 
 def test_preempted_requests_resume_exactly_and_say_so():
