@@ -32,6 +32,7 @@ Tokenizer = Literal["auto", "fast", "none"]
 LoadFormat = Literal["auto", "dummy"]
 Device = Literal["auto", "cpu", "cuda"]
 Admission = Literal["past_future", "conservative", "watermark"]
+Preemption = Literal["cheapest", "latest"]
 SchedulePolicy = Literal["fcfs", "priority", "shortest_predicted", "longest_prefix", "fair_share"]
 OnFailure = Literal["exit", "restart"]
 FairShareBy = Literal["user", "api_key"]
@@ -147,6 +148,13 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     watermark: A[
         float, msgspec.Meta(gt=0, le=1), about("Share of the pool in use up to which the watermark policy admits")
     ] = 0.95
+    preemption: A[
+        Preemption,
+        about(
+            "Who gives way when the KV pool is full, never the oldest. cheapest: whose slots are enough and the fewest "
+            "to compute again; latest: who came last"
+        ),
+    ] = "cheapest"
     router_max_new_token_len: A[
         int, at_least(1), about("Output tokens that the scheduler expects of a request which sets no maximum")
     ] = 2048

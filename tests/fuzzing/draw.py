@@ -83,6 +83,7 @@ class _Drawing:
             "schedule_policy": draw.choice(["fcfs"] * 3 + _OTHER_ORDERS),
             "schedule_aging_s": draw.choice([0.005, 0.02, 10.0]),
             "timeout_s": draw.choice([None, None, None, 0.1]),
+            "preemption": draw.choice(["cheapest", "cheapest", "latest"]),
         }
         if self._is_tight:
             config |= {"watermark": 1.0, "prediction_quantile": 0.1, "router_max_new_token_len": 1}

@@ -32,6 +32,7 @@ from lightllm.serving.scheduling.preemption import Preemption
 from lightllm.serving.scheduling.request import Request, read_prompt, read_request
 from lightllm.serving.scheduling.running import Running
 from lightllm.serving.scheduling.step_budget import StepBudget
+from lightllm.serving.scheduling.victims import victims
 from lightllm.serving.scheduling.wait_prediction import WaitPrediction
 from lightllm.serving.scheduling.waiting import Waiting
 
@@ -74,8 +75,8 @@ class Scheduler:
         self._requests: dict[int, Request] = {}  # by index: all that are not released
         self._flights = Flights(self._running.rows)
         self._preemption = Preemption(
-            self._running, self._waiting, self._flights, self._limits, forecast,
-            by_priority=config.schedule_policy == "priority",
+            self._running, self._waiting, self._flights, self._limits,
+            victims(config, self._running, self._limits, forecast), by_priority=config.schedule_policy == "priority",
         )  # fmt: skip
         self._progressed: list[bytes] = []
         self._released: list[tuple[int, int]] = []

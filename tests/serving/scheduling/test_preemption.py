@@ -31,6 +31,19 @@ def test_of_equals_the_latest_gives_way():
     assert victim(engine, lacking=10) == 3
 
 
+@pytest.mark.parametrize("lacking", [1, 25, 1000])
+def test_the_latest_gives_way_whatever_it_gives_if_that_is_asked_for(lacking: int):
+    engine, _ = running([[1] * 90, [2] * 40, [3] * 20, [4] * 60], preemption="latest")
+    assert victim(engine, lacking=lacking) == 3
+
+
+def test_the_latest_of_the_least_urgent_gives_way():
+    engine, asked = running([[1] * 9] * 4, preemption="latest", schedule_policy="priority")
+    for request, priority in zip(asked, (5, 7, 7, 1), strict=True):
+        engine.scheduler._running.rows.priority[engine.scheduler._requests[request.index].row] = priority
+    assert victim(engine, lacking=1) == 2
+
+
 def test_what_others_share_is_neither_given_free_nor_computed_again():
     trunk = list(range(60)) * 4
     engine, _ = running([[1] * 300, [*trunk, 1], [*trunk, 2], [3] * 50])
