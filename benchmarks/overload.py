@@ -1,10 +1,12 @@
 """What a server does with more requests than it can serve: goodput, refusals and memory at several times its capacity.
 
-    python -m benchmarks.overload [--loads X ...] [--seconds N] [--last N] [--ttft_target_s X] [--json FILE]
+    python -m benchmarks.overload [--loads X ...] [--seconds N] [--last N] [--ttft_target_s X] [--parallel N]
+        [--json FILE]
 
-Serves the bundled model over HTTP. Capacity is measured first: as many requests as may run are kept open. Then come
-random arrivals at multiples of it, for `--seconds` each and at the last one for `--last`. An answer is good if its
-first token comes within the target and all of it comes. Refusals are 429; any other error is counted as failed.
+Serves the bundled model over HTTP, by a new server for each load. Its capacity is measured first: as many requests as
+may run are kept open. Then come random arrivals at a multiple of it, for `--seconds` and at the last load for `--last`.
+An answer is good if its first token comes within the target and all of it comes. Refusals are 429; any other error is
+counted as failed. With --parallel so many servers run beside one another, on two cores each.
 """
 
 import argparse
@@ -15,12 +17,14 @@ import random
 import sys
 import threading
 import time
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from urllib.request import urlopen
 
 import numpy as np
 
+from benchmarks import side_by_side
 from lightllm.base.config import ServerConfig, parse
 from lightllm.bench import arrivals, clients
 from lightllm.bench.backends import PATHS
@@ -40,11 +44,23 @@ _SERVER = {
 }  # fmt: skip
 
 
+@dataclass(frozen=True)
+class Job:
+    """One load, for so many seconds."""
+
+    load: float
+    seconds: float
+    target: float
+    capacity_requests: int
+    seed: int
+
+
 @dataclass
 class Figures:
     """Of one load. Rates are requests a second, goodput tokens a second; latencies in seconds; memory in MB."""
 
     load: float
+    capacity: float
     offered: float
     answered: float
     good: float
@@ -67,11 +83,20 @@ class Memory(threading.Thread):
     def __init__(self) -> None:
         super().__init__(daemon=True)
         self.samples: list[tuple[float, float]] = []  # time.perf_counter(), MB
+        self._is_over = threading.Event()
 
     def run(self) -> None:
-        while True:
+        while not self._is_over.wait(1):
             self.samples.append((time.perf_counter(), sum(map(_megabytes, _children()))))
-            time.sleep(1)
+
+    def __enter__(self) -> "Memory":
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """No more samples, so that the processes can end."""
+        self._is_over.set()
+        self.join()
 
     def between(self, start: float, end: float) -> float:
         """The mean over a time, MB."""
@@ -126,26 +151,25 @@ def capacity(url: str, count: int) -> float:
     return settled / (ends[settled - 1] - measured.start)
 
 
-def figures(
-    load: float, outcomes: list[Outcome], start: float, seconds: float, target: float, memory: Memory
-) -> Figures:
-    begin, end = start + min(_SETTLING_S, seconds / 4), start + seconds
+def figures(job: Job, rate: float, outcomes: list[Outcome], start: float, memory: Memory) -> Figures:
+    begin, end = start + min(_SETTLING_S, job.seconds / 4), start + job.seconds
     within = [outcome for outcome in outcomes if begin <= outcome.end <= end]
     answered = [outcome for outcome in within if outcome.is_good]
-    good = [outcome for outcome in answered if outcome.ttft <= target]
+    good = [outcome for outcome in answered if outcome.ttft <= job.target]
     refusals = np.array([o.end - o.start for o in within if o.error.startswith("429")] or [np.nan])
     ttfts = np.array([outcome.ttft for outcome in answered] or [np.nan])
 
-    def rate(number: int) -> float:
+    def per_second(number: int) -> float:
         return number / (end - begin)
 
     return Figures(
-        load=load,
-        offered=rate(sum(begin <= outcome.start <= end for outcome in outcomes)),
-        answered=rate(len(answered)),
-        good=rate(len(good)),
-        goodput=rate(sum(outcome.output_tokens for outcome in good)),
-        refused=rate(int(np.isfinite(refusals).sum())),
+        load=job.load,
+        capacity=rate,
+        offered=per_second(sum(begin <= outcome.start <= end for outcome in outcomes)),
+        answered=per_second(len(answered)),
+        good=per_second(len(good)),
+        goodput=per_second(sum(outcome.output_tokens for outcome in good)),
+        refused=per_second(int(np.isfinite(refusals).sum())),
         failed=sum(not o.is_good and not o.error.startswith("429") for o in outcomes),
         ttft_p50=float(np.percentile(ttfts, 50)),
         ttft_p99=float(np.percentile(ttfts, 99)),
@@ -158,46 +182,39 @@ def figures(
     )
 
 
-def show(all_figures: list[Figures], rate: float, target: float) -> None:
+def show(all_figures: Sequence[Figures], target: float) -> None:
     best = max(one.goodput for one in all_figures)
-    print(f"\ncapacity {rate:.1f} requests/s; target for the first token {target:g} s\n")
-    columns = "load", "offered/s", "answered/s", "good/s", "goodput", "of best", "429/s", "failed"
-    columns += "TTFT p50, p99 s", "429 after p50, p99, max ms", "memory MB"
+    print(f"\ntarget for the first token {target:g} s\n")
+    columns = "load", "capacity/s", "offered/s", "answered/s", "good/s", "goodput", "of best", "429/s", "failed"
+    columns += "TTFT p50, p99 s", "429 after p50, p99, max ms", "last answer after s", "memory MB"
     print("|", " | ".join(columns), "|")
     print("|", " | ".join(["---"] * len(columns)), "|")
     for one in all_figures:
         refusal = ", ".join(f"{1000 * value:.0f}" for value in (one.refusal_p50, one.refusal_p99, one.refusal_max))
+        refusal = refusal if one.refused else "-"
         print(
-            f"| {one.load:g} | {one.offered:.1f} | {one.answered:.1f} | {one.good:.1f} | "
+            f"| {one.load:g} | {one.capacity:.1f} | {one.offered:.1f} | {one.answered:.1f} | {one.good:.1f} | "
             f"{one.goodput:.0f} | {one.goodput / best:.0%} | "
             f"{one.refused:.1f} | {one.failed} | {one.ttft_p50:.2f}, {one.ttft_p99:.2f} | "
-            f"{refusal if one.refused else '-'} | {one.memory_begin:.0f} to {one.memory_end:.0f} |"
+            f"{refusal} | {one.after_last_s:.1f} | {one.memory_begin:.0f} to {one.memory_end:.0f} |"
         )
 
 
-def run(arguments: argparse.Namespace) -> list[Figures]:
-    target, memory = arguments.ttft_target_s, Memory()
-    supervisor = Supervisor(parse(ServerConfig, _SERVER | {"ttft_target_s": target}))
+def measure(job: Job) -> Figures:
+    supervisor = Supervisor(parse(ServerConfig, _SERVER | {"ttft_target_s": job.target}))
     url, thread = f"http://127.0.0.1:{supervisor.config.port}", threading.Thread(target=supervisor.run)
     thread.start()
-    found: list[Figures] = []
     try:
         wait_until_serving(url)
-        rate = capacity(url, arguments.capacity_requests)
-        memory.start()
-        for number, load in enumerate(arguments.loads):
-            seconds = arguments.last if load == arguments.loads[-1] else arguments.seconds
-            count = max(1, round(load * rate * seconds))
-            due = arrivals.offsets(count, load * rate, 1.0, seed=number)
-            given = work(url, count, seed=100 + number, due=due, concurrency=None)
-            title = f"{load:g} times capacity"
+        rate = capacity(url, job.capacity_requests)
+        count = max(1, round(job.load * rate * job.seconds))
+        due = arrivals.offsets(count, job.load * rate, 1.0, seed=job.seed)
+        given = work(url, count, seed=100 + job.seed, due=due, concurrency=None)
+        title = f"{job.load:g} times capacity"
+        with Memory() as memory:
             measured = clients.run([given], num_requests=count, bar=sys.stderr.isatty(), title=title)
-            found.append(figures(load, measured.outcomes, measured.start, seconds, target, memory))
-            print(f"{title}: {found[-1]}; client busy {measured.cpu_share:.0%}", file=sys.stderr)
-        show(found, rate, target)
-        if arguments.json:
-            results = {"capacity": rate, "ttft_target_s": target, "loads": [asdict(one) for one in found]}
-            arguments.json.write_text(json.dumps(results, indent=1))
+        found = figures(job, rate, measured.outcomes, measured.start, memory)
+        print(f"{title}: {found}; client busy {measured.cpu_share:.0%}", file=sys.stderr)
     finally:
         supervisor.stop()
         thread.join()
@@ -211,8 +228,21 @@ def main() -> None:
     parser.add_argument("--last", type=float, default=300.0, help="seconds at the last load")
     parser.add_argument("--ttft_target_s", type=float, default=3.0)
     parser.add_argument("--capacity_requests", type=int, default=_CAPACITY_REQUESTS)
+    parser.add_argument("--parallel", type=int, default=1, help="loads that are measured at a time")
     parser.add_argument("--json", type=Path, help="write the figures here")
-    run(parser.parse_args())
+    arguments = parser.parse_args()
+    seconds = [arguments.seconds] * (len(arguments.loads) - 1) + [arguments.last]
+    jobs = [
+        Job(load, time_s, arguments.ttft_target_s, arguments.capacity_requests, seed=number)
+        for number, (load, time_s) in enumerate(zip(arguments.loads, seconds, strict=True))
+    ]
+    # The longest first, so that the others run beside it.
+    found = [one for _, one in side_by_side.run(measure, jobs[::-1], parallel=arguments.parallel)]
+    found.sort(key=lambda one: one.load)
+    show(found, arguments.ttft_target_s)
+    if arguments.json:
+        results = {"ttft_target_s": arguments.ttft_target_s, "loads": [asdict(one) for one in found]}
+        arguments.json.write_text(json.dumps(results, indent=1))
 
 
 if __name__ == "__main__":

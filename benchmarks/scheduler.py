@@ -1,11 +1,12 @@
 """Admission policies on the bundled model over HTTP, with a pool far too small for all who ask.
 
-    python -m benchmarks.scheduler [--rounds N] [--json FILE]
+    python -m benchmarks.scheduler [--rounds N] [--parallel N] [--json FILE]
 
 CLIENTS clients ask in a closed loop for tales, descriptions, counts and multiples. They set no max_tokens: an answer
 ends when the model ends it, after 1 to about 470 tokens, which the server does not know before. Policies take turns in
 rounds, each on a server of its own, and are asked the same things in the same order. After WARM_UP_S they are measured
-for --seconds; what was not answered by then does not count.
+for --seconds; what was not answered by then does not count. With --parallel so many servers run beside one another, on
+two cores each.
 """
 
 import argparse
@@ -22,6 +23,7 @@ from urllib.parse import urlsplit
 
 from tqdm import tqdm
 
+from benchmarks import side_by_side
 from lightllm.bench.connection import Connections, HttpError
 from lightllm.demo.example import draw
 from lightllm.demo.tasks import TASKS
@@ -40,6 +42,9 @@ POLICIES = {
     "conservative, expecting 112": ["--admission", "conservative", "--router_max_new_token_len", "112"],
     "watermark 0.99": ["--admission", "watermark", "--watermark", "0.99"],
     "watermark 0.95": ["--admission", "watermark", "--watermark", "0.95"],
+    # As published systems do it: who came last gives way.
+    "watermark 0.99, latest": ["--admission", "watermark", "--watermark", "0.99", "--preemption", "latest"],
+    "watermark 0.95, latest": ["--admission", "watermark", "--watermark", "0.95", "--preemption", "latest"],
 }
 
 
@@ -73,6 +78,15 @@ class Figures:
     gap_p99: float  # of the longest gap of each answer
 
 
+@dataclass(frozen=True)
+class Job:
+    """One policy in one round."""
+
+    policy: str
+    number: int
+    seconds: float
+
+
 def make_bodies(seed: int) -> list[bytes]:
     """Requests in their order, the same every time."""
     random = Random(seed)
@@ -84,10 +98,10 @@ def _body(messages: list, seed: int) -> bytes:
     return json.dumps(asked | {"stream": True, "stream_options": {"include_usage": True}}).encode()
 
 
-def measure(flags: Sequence[str], bodies: Sequence[bytes], seconds: float) -> Figures:
-    """Starts a server with these flags and asks it until the time is over."""
-    waiting = iter(bodies)
-    with Server("--device", "cpu", "--max_total_token_num", str(POOL_TOKENS), *flags) as server:
+def measure(job: Job) -> Figures:
+    """Starts a server with this policy and asks it until the time is over."""
+    waiting, seconds = iter(make_bodies(seed=job.number)), job.seconds
+    with Server("--device", "cpu", "--max_total_token_num", str(POOL_TOKENS), *POLICIES[job.policy]) as server:
         asyncio.run(_ask_all(server.url, waiting, WARM_UP_S))
         before = server.metric("preemptions")
         answers = asyncio.run(_ask_all(server.url, waiting, seconds))
@@ -165,16 +179,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--seconds", type=float, default=60, help="of each measurement")
+    parser.add_argument("--parallel", type=int, default=1, help="servers that are measured at a time")
     parser.add_argument("--json", type=Path, help="write the figures here")
     arguments = parser.parse_args()
+    jobs = [Job(name, number, arguments.seconds) for number in range(arguments.rounds) for name in POLICIES]
     found: dict[str, list[Figures]] = {name: [] for name in POLICIES}
-    with tqdm(total=arguments.rounds * len(POLICIES), unit="server", disable=None) as progress:
-        for number in range(arguments.rounds):
-            bodies = make_bodies(seed=number)
-            for name, flags in POLICIES.items():
-                progress.set_description(f"{name}, round {number + 1}")
-                found[name].append(measure(flags, bodies, arguments.seconds))
-                progress.update()
+    with tqdm(total=len(jobs), unit="server", disable=None) as progress:
+        for job, figures in side_by_side.run(measure, jobs, parallel=arguments.parallel):
+            found[job.policy].append(figures)
+            progress.update()
     print(table(found))
     if arguments.json:
         plain = {name: [asdict(one) for one in rounds] for name, rounds in found.items()}

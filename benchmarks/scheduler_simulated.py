@@ -1,13 +1,16 @@
 """Past-future admission against the oracle, conservative admission and watermarks, in simulation.
 
-    python -m benchmarks.scheduler_simulated --out DIRECTORY [--seeds N] [--traces NAME ...]
+    python -m benchmarks.scheduler_simulated --out DIRECTORY [--seeds N] [--traces NAME ...] [--processes N] [--plots]
 
-For each trace the best of some watermarks is found first, by its mean goodput over TUNING_LOADS. Then all policies meet
-the same requests at LOADS, and on four traces at the numbers of clients of CLIENTS. What is in the directory already is
-not run again; tables go to standard output, plots to the directory.
+Watermarks are shown twice: as published systems have them, where the request that came last gives way, and with this
+scheduler's choice of who does. For each trace the best of each kind is found by its mean goodput over TUNING_LOADS; all
+policies meet the same requests at LOADS, and on four traces at the numbers of clients of CLIENTS. Outcomes are kept in
+DIRECTORY/outcomes.json, and what is there is not run again. Tables go to standard output, with --plots plots to the
+directory.
 """
 
 import argparse
+import os
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
@@ -23,15 +26,20 @@ from lightllm.simulation.outcome import Outcome
 from lightllm.simulation.settings import SimulationSettings
 from lightllm.simulation.sweep import Sweep
 
-PAST_FUTURE, CONSERVATIVE, ORACLE, HIGHEST = "past_future", "conservative", "oracle", "watermark:watermark=0.99"
+PAST_FUTURE, CONSERVATIVE, ORACLE = "past_future", "conservative", "oracle"
+SHARES = (0.99, 0.95, 0.9, 0.85, 0.8)
+WATERMARKS = [f"watermark:watermark={share}" for share in SHARES]
+PUBLISHED = [f"{name},preemption=latest" for name in WATERMARKS]
 LOADS = (0.6, 0.8, 1.0, 1.3)
 Demand = float | int  # a load, or a number of clients
 TUNING_LOADS, TUNING_SEEDS = (1.0, 1.3), 3
-WATERMARKS = [HIGHEST, *(f"watermark:watermark={share}" for share in (0.95, 0.9, 0.85, 0.8))]
 CLIENTS = {"decode_heavy": 40, "sharegpt_o1": 80, "mix": 90, "prefill_heavy": 40}
 # What the 99 % watermark has to be beaten by at these clients, and the step cost that this was measured with.
 MARGINS = {"decode_heavy": 0.33, "sharegpt_o1": 0.55, "mix": 0.06, "prefill_heavy": 0.13}
 MARGINS_COST = DEFAULT.parent / "h100-llama-8b-published.json"
+# What needs no tuning, and what meets the clients in a closed loop.
+UNTUNED = (PAST_FUTURE, PUBLISHED[0], WATERMARKS[0], ORACLE)
+OF_CLIENTS = (*UNTUNED, PUBLISHED[2], WATERMARKS[2])
 
 _CLOSED_LOOP = 2  # times as many requests, since clients that leave ask again at once
 
@@ -70,8 +78,9 @@ class Part:
     demands: tuple[Demand, ...]
     cost: str = ""
 
-    def path(self, directory: Path) -> Path:
-        return directory / f"{self.trace}-{self.kind}-{self.policy.replace(':', '-')}.json"
+    @property
+    def name(self) -> str:
+        return f"{self.trace}/{self.kind}/{self.policy}"
 
     def sweeps(self) -> list[Sweep]:
         """One for each demand, as each needs another number of requests."""
@@ -84,7 +93,6 @@ class Part:
                     loads=[demand] if isinstance(demand, float) else [],
                     clients=[demand] if isinstance(demand, int) else [],
                     seeds=self.seeds,
-                    history=1000 if self.policy == PAST_FUTURE else 0,  # the others look at nothing past
                     requests=round(size.requests * (demand if isinstance(demand, float) else _CLOSED_LOOP)),
                     scale=size.scale,
                     pool_tokens=size.pool_tokens,
@@ -96,19 +104,21 @@ class Part:
 
 
 class Study:
-    """Runs parts side by side and keeps their outcomes in files."""
+    """Runs parts side by side and keeps their outcomes in a file."""
 
-    def __init__(self, directory: Path):
-        self._directory = directory
-        directory.mkdir(parents=True, exist_ok=True)
+    def __init__(self, path: Path, processes: int):
+        self._path, self._processes = path, processes
+        path.parent.mkdir(parents=True, exist_ok=True)
+        kept = msgspec.json.decode(path.read_bytes(), type=dict[str, list[Outcome]]) if path.exists() else {}
+        self._outcomes: dict[str, list[Outcome]] = kept
 
     def run(self, parts: Sequence[Part]) -> list[Outcome]:
-        """The outcomes of all parts; only those are run that have no file yet."""
-        missing = [part for part in parts if not part.path(self._directory).exists()]
+        """The outcomes of all parts; only those are run that have none yet."""
+        missing = [part for part in dict.fromkeys(parts) if part.name not in self._outcomes]
         jobs = [(part, sweep, case) for part in missing for sweep in part.sweeps() for case in sweep.cases]
         found: dict[Part, list[Outcome]] = {part: [] for part in missing}
         with (
-            ProcessPoolExecutor(mp_context=get_context("spawn")) as processes,
+            ProcessPoolExecutor(self._processes, mp_context=get_context("spawn")) as processes,
             tqdm(total=len(jobs), unit="run", disable=None) as progress,
         ):
             futures = {processes.submit(sweep.run_case, case): part for part, sweep, case in jobs}
@@ -117,31 +127,22 @@ class Study:
                 found[part].append(future.result())
                 progress.update()
                 if len(found[part]) == len(part.demands) * part.seeds:
-                    self._write(part, found[part])
-        return [one for part in parts for one in self._read(part)]
-
-    def _write(self, part: Part, outcomes: list[Outcome]) -> None:
-        outcomes.sort(key=lambda one: (one.case.load, one.case.clients, one.case.seed))
-        part.path(self._directory).write_bytes(msgspec.json.format(msgspec.json.encode(outcomes), indent=1))
-
-    def _read(self, part: Part) -> list[Outcome]:
-        return msgspec.json.decode(part.path(self._directory).read_bytes(), type=list[Outcome])
+                    found[part].sort(key=lambda one: (one.case.load, one.case.clients, one.case.seed))
+                    self._outcomes[part.name] = found[part]
+                    self._path.write_bytes(msgspec.json.encode(self._outcomes))
+        return [one for part in parts for one in self._outcomes[part.name]]
 
 
 def tuning(trace: str) -> list[Part]:
-    return [Part("tuning", trace, policy, TUNING_SEEDS, TUNING_LOADS) for policy in WATERMARKS]
+    return [Part("tuning", trace, policy, TUNING_SEEDS, TUNING_LOADS) for policy in [*WATERMARKS, *PUBLISHED]]
 
 
-def at_loads(trace: str, tuned: str, seeds: int) -> list[Part]:
-    """Conservative admission is far behind where it matters, which a few seeds show."""
-    policies = list(dict.fromkeys([PAST_FUTURE, HIGHEST, tuned, ORACLE]))
-    few = Part("loads", trace, CONSERVATIVE, min(seeds, TUNING_SEEDS), LOADS)
-    return [*(Part("loads", trace, policy, seeds, LOADS) for policy in policies), few]
+def at_loads(trace: str, policies: Iterable[str], seeds: int) -> list[Part]:
+    return [Part("loads", trace, policy, seeds, LOADS) for policy in dict.fromkeys(policies)]
 
 
 def at_clients(trace: str, seeds: int) -> list[Part]:
-    policies, demands = [PAST_FUTURE, HIGHEST, "watermark:watermark=0.9", ORACLE], (CLIENTS[trace],)
-    return [Part("clients", trace, policy, seeds, demands, str(MARGINS_COST)) for policy in policies]
+    return [Part("clients", trace, policy, seeds, (CLIENTS[trace],), str(MARGINS_COST)) for policy in OF_CLIENTS]
 
 
 def of_trace(outcomes: Sequence[Outcome], trace: str) -> list[Outcome]:
@@ -153,9 +154,9 @@ def goodput(outcomes: Iterable[Outcome], policy: str) -> float:
     return report.mean_and_error([one.goodput for one in outcomes if one.case.policy == policy])[0]
 
 
-def best(outcomes: Sequence[Outcome]) -> str:
-    """The policy with the highest goodput."""
-    return max(dict.fromkeys(one.case.policy for one in outcomes), key=lambda policy: goodput(outcomes, policy))
+def best(outcomes: Sequence[Outcome], trace: str, policies: Sequence[str]) -> str:
+    """The one of these policies with the highest goodput."""
+    return max(policies, key=lambda policy: goodput(of_trace(outcomes, trace), policy))
 
 
 def compare(outcomes: Sequence[Outcome], policy: str, other: str) -> tuple[float, float]:
@@ -169,27 +170,29 @@ def compare(outcomes: Sequence[Outcome], policy: str, other: str) -> tuple[float
 
 
 def most_evictions(outcomes: Sequence[Outcome]) -> tuple[float, float]:
-    """Of past-future and the highest watermark, per request, at the demand at which the latter evicts most."""
+    """Of past-future and the highest watermark as published, per request, at the load at which the latter has most."""
     means = {
         (case.load, case.policy): report.mean_and_error([one.evictions for one in found])[0]
         for case, found in report.groups(outcomes)
     }
-    load = max({load for load, _ in means}, key=lambda load: means[load, HIGHEST])
-    return means[load, PAST_FUTURE], means[load, HIGHEST]
+    load = max({load for load, _ in means}, key=lambda load: means[load, PUBLISHED[0]])
+    return means[load, PAST_FUTURE], means[load, PUBLISHED[0]]
 
 
-def summary(found: dict[str, tuple[str, list[Outcome]]]) -> str:
-    """A row for each trace, over all loads together."""
+def summary(found: dict[str, tuple[tuple[str, str], list[Outcome]]]) -> str:
+    """A row for each trace, over all loads together: with the watermarks tuned to it, as published and as here."""
     lines = [
-        "| trace | of oracle | over the tuned watermark | over watermark 0.99 | over conservative | "
-        "evictions, watermark 0.99 | past_future |",
-        "| --- | --- | --- | --- | --- | --- | --- |",
+        "| trace | of oracle | over the tuned watermark, as published | as here | over watermark 0.99, as published | "
+        "as here | over conservative | evictions, watermark 0.99 as published | past_future |",
+        "|" + " --- |" * 9,
     ]
     for trace, (tuned, outcomes) in found.items():
-        over = [compare(outcomes, PAST_FUTURE, other) for other in (tuned, HIGHEST, CONSERVATIVE)]
+        others = (*tuned, PUBLISHED[0], WATERMARKS[0], CONSERVATIVE)
+        over = [compare(outcomes, PAST_FUTURE, other) for other in others]
         ours, theirs = most_evictions(outcomes)
         cells = [f"{100 * mean:+.1f} ± {100 * error:.1f} %" for mean, error in over]
-        cells[0] += f" ({tuned.rpartition('=')[2]})"
+        for number, policy in enumerate(tuned):
+            cells[number] += f" ({policy.partition('=')[2].partition(',')[0]})"
         of_oracle, error = compare(outcomes, PAST_FUTURE, ORACLE)
         lines.append(
             f"| {trace} | {100 + 100 * of_oracle:.1f} ± {100 * error:.1f} % | {' | '.join(cells)} | "
@@ -199,23 +202,27 @@ def summary(found: dict[str, tuple[str, list[Outcome]]]) -> str:
 
 
 def margins(found: dict[str, list[Outcome]]) -> str:
-    """A row for each trace with clients in a closed loop."""
+    """A row for each trace with clients in a closed loop: goodput and evictions, and what past-future wins."""
     lines = [
-        "| trace, clients | past_future | watermark 0.99 | watermark 0.9 | oracle | over watermark 0.99 | aim |",
-        "| --- | --- | --- | --- | --- | --- | --- |",
+        "| trace, clients | past_future | watermark 0.99, as published | as here | oracle | 0.9, as published | "
+        "as here | over 0.99 as published | aim | over 0.99 as here | over 0.9 as published | as here |",
+        "|" + " --- |" * 12,
     ]
     for trace, outcomes in found.items():
         cells = [
             f"{mean:,.0f} ± {error:,.0f} (evictions {100 * evictions:.1f} %)"
-            for policy in (PAST_FUTURE, HIGHEST, "watermark:watermark=0.9", ORACLE)
+            for policy in OF_CLIENTS
             for same in [[one for one in outcomes if one.case.policy == policy]]
             for mean, error in [report.mean_and_error([one.goodput for one in same])]
             for evictions, _ in [report.mean_and_error([one.evictions for one in same])]
         ]
-        over = goodput(outcomes, PAST_FUTURE) / goodput(outcomes, HIGHEST) - 1
-        lines.append(
-            f"| {trace}, {CLIENTS[trace]} | {' | '.join(cells)} | {100 * over:+.0f} % | {100 * MARGINS[trace]:+.0f} % |"
-        )
+        compared = (PUBLISHED[0], WATERMARKS[0], PUBLISHED[2], WATERMARKS[2])
+        over = [
+            f"{100 * mean:+.0f} ± {100 * error:.0f} %"
+            for mean, error in (compare(outcomes, PAST_FUTURE, other) for other in compared)
+        ]
+        over.insert(1, f"{100 * MARGINS[trace]:+.0f} %")
+        lines.append(f"| {trace}, {CLIENTS[trace]} | {' | '.join([*cells, *over])} |")
     return "\n".join(lines)
 
 
@@ -224,16 +231,29 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--seeds", type=int, default=10)
     parser.add_argument("--traces", nargs="+", default=list(SIZES), choices=list(SIZES))
+    parser.add_argument("--processes", type=int, default=len(os.sched_getaffinity(0)), help="that simulate")
+    parser.add_argument("--plots", action="store_true", help="needs matplotlib")
     arguments = parser.parse_args()
-    plots.require_matplotlib()
-    study, traces, seeds = Study(arguments.out), arguments.traces, arguments.seeds
-    tried = study.run([part for trace in traces for part in tuning(trace)])
-    tuned = {trace: best(of_trace(tried, trace)) for trace in traces}
-    outcomes = study.run([part for trace in traces for part in at_loads(trace, tuned[trace], seeds)])
+    if arguments.plots:
+        plots.require_matplotlib()
+    study, traces, seeds = (
+        Study(arguments.out / "outcomes.json", arguments.processes),
+        arguments.traces,
+        arguments.seeds,
+    )
     closed = [trace for trace in CLIENTS if trace in traces]
+    few = [Part("loads", trace, CONSERVATIVE, min(seeds, TUNING_SEEDS), LOADS) for trace in traces]
+    untuned = [part for trace in traces for part in (*tuning(trace), *at_loads(trace, UNTUNED, seeds))]
+    study.run([*untuned, *few, *(part for trace in closed for part in at_clients(trace, seeds))])
+    tried = study.run([part for trace in traces for part in tuning(trace)])
+    tuned = {trace: (best(tried, trace, PUBLISHED), best(tried, trace, WATERMARKS)) for trace in traces}
+    outcomes = study.run(
+        [*few, *(part for trace in traces for part in at_loads(trace, (*UNTUNED, *tuned[trace]), seeds))]
+    )
     with_clients = study.run([part for trace in closed for part in at_clients(trace, seeds)])
     print(report.table(outcomes))
-    plots.draw(outcomes, arguments.out)
+    if arguments.plots:
+        plots.draw(outcomes, arguments.out)
     print(summary({trace: (tuned[trace], of_trace(outcomes, trace)) for trace in traces}), end="\n\n")
     print(margins({trace: of_trace(with_clients, trace) for trace in closed}))
 
