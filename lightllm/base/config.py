@@ -7,6 +7,7 @@ import msgspec
 
 from lightllm.base import env
 from lightllm.base.errors import ConfigError
+from lightllm.base.request import LongTruncation
 
 A = Annotated
 Config = TypeVar("Config", bound=msgspec.Struct)
@@ -155,6 +156,10 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
             "to compute again; latest: who came last"
         ),
     ] = "cheapest"
+    long_truncation_mode: A[
+        LongTruncation | None,
+        about("What a prompt loses that is too long: its head, center or tail; refused with 400 if not given"),
+    ] = None
     router_max_new_token_len: A[
         int, at_least(1), about("Output tokens that the scheduler expects of a request which sets no maximum")
     ] = 2048

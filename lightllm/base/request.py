@@ -1,6 +1,7 @@
 """What a client asks for: sampling parameters, and how a request ends."""
 
 from enum import IntEnum
+from typing import Literal
 
 import msgspec
 
@@ -49,6 +50,9 @@ class Terms(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
 NO_TERMS = Terms()
 
 
+LongTruncation = Literal["head", "center", "tail"]  # what a prompt that is too long loses
+
+
 class SamplingParams(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """How to continue a prompt. Defaults are the neutral values; a server overlays generation_config.json."""
 
@@ -60,9 +64,18 @@ class SamplingParams(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     top_p: float = 1.0
     top_k: int = -1  # -1 or 0: off
     min_p: float = 0.0
+    typical_p: float = 1.0  # before top_k, top_p and min_p; 1: off
     repetition_penalty: float = 1.0
     presence_penalty: float = 0.0
     frequency_penalty: float = 0.0
+    logit_bias: dict[int, float] | None = None  # added to the logits of these tokens
+    allowed_token_ids: list[int] | None = None  # no others are sampled
+    first_token_ids: list[int] | None = None  # the first token is one of these
+    bad_words: list[str] = []  # none of them is completed, with or without a space before it
+    bad_words_token_ids: list[list[int]] = []  # the same as tokens; what offers a tokenizer fills it in from bad_words
+    # (start, factor): once there are more than `start` tokens, the logit x of an eos token becomes
+    # x + |x| (factor^(tokens - start) - 1)
+    exponential_decay_length_penalty: tuple[int, float] | None = None
     seed: int | None = None  # None: drawn anew for every request
     stop: list[str] = []
     stop_token_ids: list[int] = []
@@ -72,6 +85,9 @@ class SamplingParams(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     skip_special_tokens: bool = True
     shown_special_tokens: list[int] = []  # not skipped, whatever skip_special_tokens says
     include_stop_str_in_output: bool = False
+    truncate_prompt_tokens: int | None = None  # that a prompt keeps at most; -1: as many as are allowed
+    truncation_side: Literal["left", "right"] = "left"  # where truncate_prompt_tokens takes tokens away
+    long_truncation_mode: LongTruncation | Literal["none"] | None = None  # None: the server's
 
     def __post_init__(self) -> None:
         if isinstance(self.stop, str):
@@ -110,6 +126,7 @@ class SamplingParams(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
             ("top_p", "a number above 0, up to 1", 0 < self.top_p <= 1),
             ("top_k", "-1 or 0 for all tokens, or an integer of at least 1", -1 <= self.top_k < 2**31),
             ("min_p", "a number from 0 to 1", 0 <= self.min_p <= 1),
+            ("typical_p", "a number above 0, up to 1", 0 < self.typical_p <= 1),
             ("repetition_penalty", "a number above 0, up to 100", 0 < self.repetition_penalty <= 100),
             ("presence_penalty", "a number from -2 to 2", -2 <= self.presence_penalty <= 2),
             ("frequency_penalty", "a number from -2 to 2", -2 <= self.frequency_penalty <= 2),
@@ -124,4 +141,47 @@ class SamplingParams(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
                 (name, "an integer from 0 to 20", count is None or 0 <= count <= 20)
                 for name, count in (("logprobs", self.logprobs), ("prompt_logprobs", self.prompt_logprobs))
             ),
+            *self._token_rules(),
+            (
+                "truncate_prompt_tokens",
+                "-1 for as many as are allowed, or an integer of at least 1",
+                self.truncate_prompt_tokens in (None, -1) or self.truncate_prompt_tokens in _COUNTS,
+            ),
         ]
+
+    def _token_rules(self) -> list[tuple[str, str, bool]]:
+        decay, words = self.exponential_decay_length_penalty, self.bad_words_token_ids
+        return [
+            (
+                "logit_bias",
+                f"up to {MOST_BIASES} token ids, each with a number from -100 to 100",
+                len(self.logit_bias or ()) <= MOST_BIASES
+                and all(token in _TOKENS and -100 <= bias <= 100 for token, bias in (self.logit_bias or {}).items()),
+            ),
+            ("allowed_token_ids", "at least one token id", _are_tokens(self.allowed_token_ids)),
+            ("first_token_ids", "at least one token id", _are_tokens(self.first_token_ids)),
+            ("bad_words", f"up to {MOST_BAD_WORDS} non-empty strings", _are_few(self.bad_words)),
+            (
+                "bad_words_token_ids",
+                f"up to {2 * MOST_BAD_WORDS} non-empty lists of token ids",
+                len(words) <= 2 * MOST_BAD_WORDS and all(word and _are_tokens(word) for word in words),
+            ),
+            (
+                "exponential_decay_length_penalty",
+                "[start, factor] with an integer of at least 0 and a number from 1 to 100",
+                decay is None or (0 <= decay[0] < 2**31 and 1 <= decay[1] <= 100),
+            ),
+        ]
+
+
+MOST_BIASES = 300
+MOST_BAD_WORDS = 256
+_TOKENS, _COUNTS = range(2**31), range(1, 2**31)
+
+
+def _are_tokens(ids: list[int] | None) -> bool:
+    return ids is None or (len(ids) > 0 and all(token in _TOKENS for token in ids))
+
+
+def _are_few(words: list[str]) -> bool:
+    return len(words) <= MOST_BAD_WORDS and all(words)

@@ -35,9 +35,12 @@ RECORD = np.dtype(
         ("top_p", np.float32),
         ("top_k", np.int32),  # 0: off
         ("min_p", np.float32),
+        ("typical_p", np.float32),
         ("repetition_penalty", np.float32),
         ("presence_penalty", np.float32),
         ("frequency_penalty", np.float32),
+        ("decay_start", np.int32),  # output tokens after which eos tokens become likelier
+        ("decay_factor", np.float32),  # by how much with each further token; 1: not
         ("seed", np.uint64),
         ("num_logprobs", np.int32),  # -1: none wanted
         ("num_prompt_logprobs", np.int32),  # likewise, of the prompt's tokens
@@ -71,6 +74,21 @@ RECORD = np.dtype(
 )
 
 
+class TokenWords(msgspec.Struct, frozen=True, array_like=True):
+    """What a request wants of single tokens, as int32 words: biases, ends, mask and mask of the first token, of which
+    any may be missing. See base/token_words.py."""
+
+    words: bytes = b""
+    num_biases: int = 0
+    num_bias_words: int = 0
+    num_ends: int = 0
+    num_mask_words: int = 0
+    num_first_mask_words: int = 0
+
+
+NO_TOKEN_WORDS = TokenWords()
+
+
 class Options(msgspec.Struct, frozen=True, array_like=True):
     """What of a request has no fixed size. Kept in the record's option pages."""
 
@@ -79,6 +97,7 @@ class Options(msgspec.Struct, frozen=True, array_like=True):
     skip_special_tokens: bool = True
     include_stop: bool = False
     shown_special_tokens: list[int] = []
+    token_words: TokenWords = NO_TOKEN_WORDS
 
 
 _OPTIONS = msgspec.msgpack.Decoder(Options)

@@ -21,13 +21,22 @@ ROW = np.dtype(
         ("top_p", np.float32),
         ("top_k", np.int32),  # 0: off
         ("min_p", np.float32),
+        ("typical_p", np.float32),  # 1: off
         ("repetition_penalty", np.float32),
         ("presence_penalty", np.float32),
         ("frequency_penalty", np.float32),
+        ("decay_start", np.int32),
+        ("decay_factor", np.float32),  # 1: off
         ("seed", np.uint64),
         ("num_logprobs", np.int32),  # -1: none wanted
         ("min_tokens", np.int32),
         ("num_stops", np.int32),  # how many of the next tokens in `stop_tokens` are this row's
+        # How many of the next words in `words` are this row's, in this order: see base/token_words.py.
+        ("num_bias_words", np.int32),
+        ("num_ends", np.int32),
+        ("num_mask_words", np.int32),
+        ("num_first_mask_words", np.int32),
+        ("num_biases", np.int32),  # described by its bias words
     ],
     align=True,
 )
@@ -56,6 +65,7 @@ class StepPlan:
     # Rows that begin (or begin again after preemption) with this step.
     begins: np.ndarray  # [B] of ROW
     stop_tokens: np.ndarray  # [sum of num_stops] int32: tokens not to be sampled before min_tokens
+    words: np.ndarray = _empty(np.int32)  # [sum of the rows' words] int32
     # Prompt tokens that the model is asked about: how likely was it that `successors` would follow them?
     scored: np.ndarray = _empty(np.int32)  # [N] int32: places in `tokens`, ascending
     successors: np.ndarray = _empty(np.int32)  # [N] int32

@@ -21,6 +21,8 @@ from lightllm.base.request_table import RequestTable
 from lightllm.base.status import State, Status
 from lightllm.serving.records import Records, Request, Update
 from lightllm.serving.scheduling.admission import longest_admissible, why_not_alone
+from lightllm.serving.truncation import truncated
+from lightllm.serving.wanted_tokens import words_of
 
 OnNews = Callable[[Request], None]
 OnProfiled = Callable[[Profiled], None]
@@ -82,13 +84,20 @@ class EngineClient:
         """
         if reason := self.why_not_serving():
             raise RequestError(f"{reason}; try again later", status=503)
-        tokens = self._checked_prompt(prompt)
+        tokens = self._shortened(self._checked_prompt(prompt), params)
         max_tokens, timeout_s = self._max_tokens(len(tokens), params), self._timeout_s(terms)
+        token_words = words_of(params, vocabulary=self._vocab_size, eos_ids=self._eos_ids)
         self._check_room(params.num_samples, len(tokens))
         self._check_wait(params.num_samples, timeout_s)
         stop_ids = [*([] if params.ignore_eos else self._eos_ids), *params.stop_token_ids]
         requests = self._records.take(
-            tokens, params, max_tokens=max_tokens, stop_ids=stop_ids, terms=terms, timeout_s=timeout_s
+            tokens,
+            params,
+            max_tokens=max_tokens,
+            stop_ids=stop_ids,
+            token_words=token_words,
+            terms=terms,
+            timeout_s=timeout_s,
         )
         if requests is None:
             raise RequestError("the prompts of open requests fill the request table; try again later", status=429)
@@ -151,6 +160,10 @@ class EngineClient:
         if update.finish_reason is FinishReason.TIMEOUT and not update.num_tokens:
             return replace(update, error=_TOO_LATE)
         return update
+
+    def prompt_of(self, request: Request) -> np.ndarray:
+        """The token ids that the engine was given [tokens] int32."""
+        return self._records.prompt_of(request)
 
     def has_ended(self, request: Request) -> bool:
         """Whether the next read completes the request."""
@@ -234,6 +247,18 @@ class EngineClient:
                 f"token id {wrong[0]} is not in the vocabulary; use 0 to {self._vocab_size - 1}", param="prompt"
             )
         return tokens.astype(np.int32)
+
+    def _shortened(self, tokens: np.ndarray, params: SamplingParams) -> np.ndarray:
+        """The prompt, less what the request or the server wants it to lose.
+
+        Without max_tokens room is left for as long an answer as the scheduler expects, but half of all at most.
+        """
+        mode = self._config.long_truncation_mode if params.long_truncation_mode is None else params.long_truncation_mode
+        room = longest_admissible(0, pool_tokens=self._status.pool_tokens, max_length=self._status.max_request_tokens)
+        answer = params.max_tokens
+        if answer is None:
+            answer = max(1, min(self._default_max_tokens or self._config.router_max_new_token_len, room // 2))
+        return truncated(tokens, params, most=room - answer, mode=None if mode == "none" else mode)
 
     def _max_tokens(self, prompt_tokens: int, params: SamplingParams) -> int:
         pool_tokens, max_length = self._status.pool_tokens, self._status.max_request_tokens

@@ -10,11 +10,12 @@ import msgspec
 import numpy as np
 
 from lightllm.base.request import NO_TERMS, FinishReason, Refusal, SamplingParams, Terms
-from lightllm.base.request_table import Options, RequestTable
+from lightllm.base.request_table import NO_TOKEN_WORDS, Options, RequestTable, TokenWords
 
 _encode = msgspec.msgpack.Encoder().encode
 _SAME_NAME = (
-    "min_tokens", "temperature", "top_p", "min_p", "repetition_penalty", "presence_penalty", "frequency_penalty",
+    "min_tokens", "temperature", "top_p", "min_p", "typical_p", "repetition_penalty", "presence_penalty",
+    "frequency_penalty",
 )  # fmt: skip
 _ERROR = "the engine had to end this request, most likely for want of room in the request table; try again later"
 
@@ -116,6 +117,7 @@ class Records:
         *,
         max_tokens: int,
         stop_ids: list[int],
+        token_words: TokenWords = NO_TOKEN_WORDS,
         terms: Terms = NO_TERMS,
         timeout_s: float | None = None,
     ) -> list[Request] | None:
@@ -127,6 +129,7 @@ class Records:
                 skip_special_tokens=params.skip_special_tokens,
                 include_stop=params.include_stop_str_in_output,
                 shown_special_tokens=params.shown_special_tokens,
+                token_words=token_words,
             )
         )
         if (pages := self._store(tokens, options, users=params.num_samples)) is None:
@@ -213,6 +216,10 @@ class Records:
         columns, index = self.columns, request.index
         return columns["text_generation"][index] == request.generation and bool(columns["text_finish"][index])
 
+    def prompt_of(self, request: Request) -> np.ndarray:
+        """The prompt's token ids [tokens] int32, of a request that was not given back."""
+        return self._table.prompt(request.index)
+
     def waiting(self, requests: Iterable[Request]) -> tuple[int, int]:
         """How many of these requests have not been admitted yet, and the tokens of their prompts."""
         indexes = np.fromiter((request.index for request in requests), dtype=np.int64)
@@ -229,10 +236,13 @@ class Records:
 
 def _sampling_fields(params: SamplingParams, max_tokens: int) -> dict[str, object]:
     first = secrets.randbits(64) if params.seed is None else params.seed
+    decay_start, decay_factor = params.exponential_decay_length_penalty or (0, 1.0)
     return {name: getattr(params, name) for name in _SAME_NAME} | {
         "max_tokens": max_tokens,
         "max_tokens_given": params.max_tokens is not None,
         "top_k": max(0, params.top_k),
+        "decay_start": decay_start,
+        "decay_factor": decay_factor,
         "num_logprobs": params.num_logprobs,
         # The samples of a prompt share it: one of them asks.
         "num_prompt_logprobs": [_or_none(params.prompt_logprobs), *[-1] * (params.num_samples - 1)],

@@ -21,8 +21,11 @@ PLAN = StepPlan(
     update_starts=ints(0),
     update_counts=ints(4),
     update_slots=ints(9, 8, 7, 6),
-    begins=np.array([(1, 4, 0.5, 0.9, 40, 0.0, 1.0, 0.0, 0.0, 2**64 - 1, -1, 0, 0)], dtype=ROW),
+    begins=np.array(
+        [(1, 4, 0.5, 0.9, 40, 0.0, 0.3, 1.0, 0.0, 0.0, 9, 1.5, 2**64 - 1, -1, 0, 0, 4, 2, 3, 3, 1)], dtype=ROW
+    ),
     stop_tokens=ints(),
+    words=ints(3, -1, 2**31 - 1),
 )
 RESULT = StepResult(
     step=7,
@@ -54,5 +57,5 @@ def test_what_is_unpacked_is_what_was_packed(message):
 
 
 def test_too_long_a_plan_is_refused():
-    with pytest.raises(ValueError, match="room for 1100"):
-        pack(PLAN, np.zeros(1100, dtype=np.uint8))
+    with pytest.raises(ValueError, match="room for 1200"):
+        pack(PLAN, np.zeros(1200, dtype=np.uint8))

@@ -195,7 +195,7 @@ def a_dead_clients_queue_is_kept():
 
 @_mistake
 def chunks_cost_no_budget():
-    def add(self: PlanDraft, chunk, *, num_stop_tokens: int) -> None:
+    def add(self: PlanDraft, chunk, request) -> None:
         self.chunks.append(chunk)
         self.update_slots_left -= chunk.start + len(chunk.tokens) - chunk.told
 

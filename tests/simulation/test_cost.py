@@ -19,7 +19,7 @@ def plan(sequences: list[tuple[int, int]]) -> StepPlan:
         step=1, rows=np.arange(len(starts), dtype=np.int32), starts=starts, counts=counts,
         samples=np.ones(len(starts), dtype=np.bool_), tokens=np.zeros(counts.sum(), dtype=np.int32),
         update_rows=nothing, update_starts=nothing, update_counts=nothing, update_slots=nothing,
-        begins=np.zeros(0, dtype=ROW), stop_tokens=nothing,
+        begins=np.zeros(0, dtype=ROW), stop_tokens=nothing, words=nothing,
     )  # fmt: skip
 
 

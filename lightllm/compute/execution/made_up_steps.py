@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from lightllm.base.step import ROW, StepPlan
+from lightllm.base.token_words import WORDS_OF_BIAS
 
 CONTEXT_TOKENS = 1 << 17  # of several sequences; attention copies no more contexts than these at once, or a single one
 # Everything that sampling can do at once. Nearly all of the probability is wanted, so all tokens are looked at.
@@ -19,9 +20,16 @@ _COSTLY = {
     "frequency_penalty": 0.1,
     "num_logprobs": 20,
     "min_tokens": 1 << 20,
+    "typical_p": 0.999999,
+    "num_biases": 1,
+    "num_bias_words": WORDS_OF_BIAS,
+    "num_ends": 1,
+    "decay_factor": 1.1,
+    "num_mask_words": 1,
+    "num_first_mask_words": 1,
 }
 _GREEDY = {"top_p": 1.0, "repetition_penalty": 1.0, "num_logprobs": -1}
-# Each way that sampling is computed, with and without filters, penalties, forbidden tokens and log-probabilities.
+# Each way that sampling is computed, with and without filters, penalties, biases, masks and log-probabilities.
 _WAYS: Sequence[Mapping[str, Any]] = (
     {},
     {"temperature": 1.0},
@@ -29,9 +37,14 @@ _WAYS: Sequence[Mapping[str, Any]] = (
     {"repetition_penalty": 1.1},
     {"temperature": 1.0, "presence_penalty": 0.5, "frequency_penalty": 0.5},
     {"min_tokens": 1 << 20, "num_stops": 1},
+    {"num_ends": 1, "decay_factor": 1.1},
+    {"num_biases": 1, "num_bias_words": WORDS_OF_BIAS},
+    {"num_mask_words": 1},
+    {"temperature": 1.0, "typical_p": 0.5},
     {"temperature": 1.0, "num_logprobs": 0},
     {"num_logprobs": 5},
 )
+_WORD_COUNTS = ("num_bias_words", "num_ends", "num_mask_words", "num_first_mask_words")
 # Kernels are compiled for numbers of sequences rounded up to powers of two, from these on.
 _FEW_SEQUENCES = 16
 # Tokens of a chunk: too few to be worth a copy of their context, enough, and more than a block of the largest kernels.
@@ -92,7 +105,7 @@ def _decodes(sequences: int, start: int, slots: int) -> StepPlan:
     """A step that graphs can take: rows 0 ... sequences - 1 run one more token."""
     ones, starts = np.ones(sequences, np.int32), np.full(sequences, start, np.int32)
     rows = np.arange(sequences, dtype=np.int32)
-    return _plan(rows, starts, ones, starts, rows % slots, np.zeros(0, ROW), 0)
+    return _plan(rows, starts, ones, starts, rows % slots, np.zeros(0, ROW))
 
 
 def _step(starts: Sequence[int], counts: Sequence[int], parameters: Mapping[str, Any], *, slots: int) -> StepPlan:
@@ -106,7 +119,7 @@ def _step(starts: Sequence[int], counts: Sequence[int], parameters: Mapping[str,
         begins[name] = value
     lengths = first + count
     update_slots = (np.arange(lengths.sum()) % slots).astype(np.int32)
-    return _plan(rows, first, count, np.zeros_like(first), update_slots, begins, int(begins["num_stops"].sum()))
+    return _plan(rows, first, count, np.zeros_like(first), update_slots, begins)
 
 
 def _plan(
@@ -116,9 +129,9 @@ def _plan(
     told: np.ndarray,
     update_slots: np.ndarray,
     begins: np.ndarray,
-    stops: int,
 ) -> StepPlan:
     """told: from which position on the slots of a row are new."""
+    words = sum(int(begins[name].sum()) for name in _WORD_COUNTS)
     return StepPlan(
         step=0,
         rows=rows,
@@ -131,5 +144,6 @@ def _plan(
         update_counts=starts + counts - told,
         update_slots=update_slots.astype(np.int32),
         begins=begins,
-        stop_tokens=np.zeros(stops, np.int32),
+        stop_tokens=np.zeros(begins["num_stops"].sum(), np.int32),
+        words=np.zeros(words, np.int32),  # of biases: nothing is added to token 0
     )

@@ -87,7 +87,7 @@ class Stepper:
     def launch(self, plan: StepPlan) -> Outcome:
         """Computes a plan. All ranks are given the same ones, and all learn what rank 0 samples."""
         if self._group.rank == 0 and len(plan.begins):
-            self._sampler.begin(plan.begins, plan.stop_tokens)
+            self._sampler.begin(plan.begins, plan.stop_tokens, plan.words)
         which = np.flatnonzero(plan.samples)
         scores = None
         if len(plan.scored):

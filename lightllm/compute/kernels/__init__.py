@@ -7,7 +7,10 @@ from lightllm.compute.ops.op import ALL, Choice, Facts
 
 _EVERYWHERE = ["lightllm.compute.kernels.torch_native"]
 _CPU = ("attention", "experts", "rope", "sampling")
-_TRITON = ("activation", "attention", "embedding", "matvec", "norm", "penalties", "rope", "sampling", "step")
+_TRITON = (
+    "activation", "attention", "biases", "embedding", "masks", "matvec", "norm", "penalties", "rope", "sampling",
+    "step", "typical",
+)  # fmt: skip
 MODULES = {
     "cpu": [f"lightllm.compute.kernels.cpu.{name}" for name in _CPU] + _EVERYWHERE,
     "cuda": [f"lightllm.compute.kernels.triton.{name}" for name in _TRITON] + _EVERYWHERE,

@@ -3,18 +3,23 @@
 from lightllm.compute.ops.activation import silu_and_mul
 from lightllm.compute.ops.attention import attend, attend_latent
 from lightllm.compute.ops.awq import gated_experts_awq, linear_awq
+from lightllm.compute.ops.biases import add_biases
 from lightllm.compute.ops.embedding import embedding
 from lightllm.compute.ops.experts import gated_experts, route_sigmoid, route_softmax
 from lightllm.compute.ops.fp8_block import gated_experts_fp8_block, linear_fp8_block
 from lightllm.compute.ops.linear import gated_linear, linear
+from lightllm.compute.ops.masks import allow
 from lightllm.compute.ops.norm import add_rms_norm, rms_norm
 from lightllm.compute.ops.penalties import penalize
 from lightllm.compute.ops.rope import norm_rotate_store, norm_rotate_store_latent, rotate_halves, rotate_pairs
 from lightllm.compute.ops.sampling import draw, logprobs, most_likely
 from lightllm.compute.ops.step import prepare_step
+from lightllm.compute.ops.typical import keep_typical
 
 __all__ = [
+    "add_biases",
     "add_rms_norm",
+    "allow",
     "attend",
     "attend_latent",
     "draw",
@@ -23,6 +28,7 @@ __all__ = [
     "gated_experts_awq",
     "gated_experts_fp8_block",
     "gated_linear",
+    "keep_typical",
     "linear",
     "linear_awq",
     "linear_fp8_block",

@@ -6,10 +6,14 @@ import numpy as np
 
 from lightllm.base.config import EngineConfig
 from lightllm.base.step import LAST_SAMPLED, ROW, StepPlan, StepResult
+from lightllm.base.token_words import MOST_WORDS
+from lightllm.serving.scheduling.request import Request
 from lightllm.serving.scheduling.rows import Rows
 
 # Stop tokens that one plan can tell the workers of; the longest allowed list of one request has a quarter of them.
 _STOP_TOKENS = 4096
+# Words of other kinds; a request has a quarter of them at most.
+_WORDS = 4 * MOST_WORDS
 _MOST_LOGPROBS = 20
 # With a target for the step time, which may be one that cannot be met: a prompt of 4,096 tokens takes 128 steps then.
 _FEWEST_PROMPT_TOKENS = 32
@@ -28,6 +32,7 @@ class StepLimits:
     prompt_tokens: int  # of prompts that a step runs at least, if there are any and decodes leave room
     update_slots: int
     stop_tokens: int
+    words: int
     prompts_first: bool  # decodes may have to wait for prompts
 
     @classmethod
@@ -42,6 +47,7 @@ class StepLimits:
             # Room for one longest prefix at least, so that no request waits for ever.
             update_slots=tokens + max(max_length, 8 * tokens),
             stop_tokens=_STOP_TOKENS,
+            words=_WORDS,
             prompts_first=config.prompts_first,
         )
 
@@ -50,7 +56,7 @@ def plan_bytes(config: EngineConfig, max_length: int) -> int:
     """Bytes that any packed StepPlan fits in."""
     limits = StepLimits.of(config, max_length)
     of_rows = limits.rows * (3 * 4 + 1 + 3 * 4 + ROW.itemsize)
-    of_tokens = 4 * (limits.tokens + limits.update_slots + limits.stop_tokens)
+    of_tokens = 4 * (limits.tokens + limits.update_slots + limits.stop_tokens + limits.words)
     return of_rows + of_tokens + 2 * 4 * limits.tokens + _BYTES_OF_FIELD * len(fields(StepPlan))
 
 
@@ -81,7 +87,7 @@ class PlanDraft:
     def __init__(self, limits: StepLimits, *, tokens: int):
         """`tokens`: that the step may run, at most limits.tokens."""
         self.tokens_left, self.update_slots_left = tokens, limits.update_slots
-        self.stop_tokens_left = limits.stop_tokens
+        self.stop_tokens_left, self.words_left = limits.stop_tokens, limits.words
         self.decodes = np.empty(0, dtype=np.int64)
         self.decode_starts = self.decodes
         self.chunks: list[Chunk] = []
@@ -92,11 +98,17 @@ class PlanDraft:
         self.tokens_left -= len(rows)
         self.update_slots_left -= len(rows)
 
-    def add(self, chunk: Chunk, *, num_stop_tokens: int) -> None:
+    def can_tell_of(self, request: Request) -> bool:
+        """Whether there is room for what workers have to know of a request that begins."""
+        return len(request.stops_to_tell) <= self.stop_tokens_left and len(request.words) <= self.words_left
+
+    def add(self, chunk: Chunk, request: Request) -> None:
         self.chunks.append(chunk)
         self.tokens_left -= len(chunk.tokens)
         self.update_slots_left -= chunk.start + len(chunk.tokens) - chunk.told
-        self.stop_tokens_left -= num_stop_tokens
+        if chunk.begins:
+            self.stop_tokens_left -= len(request.stops_to_tell)
+            self.words_left -= len(request.words)
 
     def finish(self, step: int, rows: Rows) -> StepPlan:
         """The plan, sequences of one token first."""
@@ -104,7 +116,7 @@ class PlanDraft:
         decodes = len(self.decodes)
         ones = np.ones(decodes, dtype=np.int32)
         update_rows = _join(self.decodes, [chunk.row for chunk in chunks])
-        begins, stop_tokens = _beginnings([chunk.row for chunk in chunks if chunk.begins], rows)
+        begins, stop_tokens, words = _beginnings([chunk.row for chunk in chunks if chunk.begins], rows)
         return StepPlan(
             step=step,
             rows=update_rows,
@@ -123,6 +135,7 @@ class PlanDraft:
             ),
             begins=begins,
             stop_tokens=stop_tokens,
+            words=words,
             scored=_scored(chunks, first=decodes),
             successors=np.concatenate([_NONE, *[chunk.successors for chunk in chunks]]),
             num_score_logprobs=max((chunk.num_score_logprobs for chunk in chunks), default=0),
@@ -143,16 +156,16 @@ def _scored(chunks: list[Chunk], *, first: int) -> np.ndarray:
     return np.concatenate(places)
 
 
-def _beginnings(begun: list[int], rows: Rows) -> tuple[np.ndarray, np.ndarray]:
-    """Sampling parameters of rows that begin, and the stop tokens of those that may not sample them at first."""
-    begins, stops = [np.zeros(0, dtype=ROW)], [np.zeros(0, dtype=np.int32)]
+def _beginnings(begun: list[int], rows: Rows) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Sampling parameters of rows that begin, the stop tokens of those that may not sample them at first, words."""
+    begins, nothing = [np.zeros(0, dtype=ROW)], np.zeros(0, dtype=np.int32)
+    stops, words = [nothing], [nothing]
     for row in begun:
         request = rows.requests[row]
         assert request is not None, "a row that begins has a request"
         begin = request.sampling.copy()
-        begin["row"] = row
-        if request.min_tokens > 0:
-            begin["num_stops"] = len(request.stop_tokens)
-            stops.append(request.stop_tokens)
+        begin["row"], begin["num_stops"] = row, len(request.stops_to_tell)
         begins.append(begin)
-    return np.concatenate(begins), np.concatenate(stops)
+        stops.append(request.stops_to_tell)
+        words.append(request.words)
+    return np.concatenate(begins), np.concatenate(stops), np.concatenate(words)

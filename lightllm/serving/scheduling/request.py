@@ -1,7 +1,7 @@
 """A request as the scheduler knows it, read from the request table."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import msgspec
 import numpy as np
@@ -11,7 +11,9 @@ from lightllm.base.request_table import Options, RequestTable
 from lightllm.base.step import ROW
 
 _decode_options = msgspec.msgpack.Decoder(Options).decode
-_SAME_NAME = [name for name in ROW.names or () if name not in ("row", "num_stops")]
+_OF_WORDS = ("num_bias_words", "num_ends", "num_mask_words", "num_first_mask_words", "num_biases")
+_SAME_NAME = [name for name in ROW.names or () if name not in ("row", "num_stops", *_OF_WORDS)]
+_NO_WORDS = np.empty(0, dtype=np.int32)
 
 
 @dataclass(slots=True, eq=False)
@@ -36,6 +38,7 @@ class Request:
     can_stop: bool  # False: no token and no string ends it before max_tokens
     sampling: np.ndarray  # [1] of ROW, without its row
     num_prompt_logprobs: int = -1  # -1: none wanted
+    words: NDArray[np.int32] = field(default_factory=lambda: _NO_WORDS)  # what it wants of single tokens
     expected_tokens: int = 0  # of output, as was thought when it came
     predicted_wait: float = math.nan  # s, from its coming to its first token; NaN: nothing was known
     tokens: NDArray[np.int32] | None = None  # prompt, and what was generated before it last began; None: not read yet
@@ -58,6 +61,11 @@ class Request:
         return len(self.tokens) - 1
 
     @property
+    def stops_to_tell(self) -> NDArray[np.int32]:
+        """Stop tokens that workers have to know of when it begins: those that it may not sample at first."""
+        return self.stop_tokens if self.min_tokens > 0 else self.stop_tokens[:0]
+
+    @property
     def work(self) -> int:
         """Tokens that it is expected to run: prompt and output."""
         return self.prompt_length + self.expected_tokens
@@ -77,6 +85,8 @@ def read_request(table: RequestTable, index: int, generation: int, *, order: int
     sampling = np.zeros(1, dtype=ROW)
     for name in _SAME_NAME:
         sampling[name] = record[name]
+    for name in _OF_WORDS:
+        sampling[name] = getattr(options.token_words, name)
     return Request(
         index=index,
         generation=generation,
@@ -96,6 +106,7 @@ def read_request(table: RequestTable, index: int, generation: int, *, order: int
         stop_tokens=np.unique(np.array(options.stop_token_ids, dtype=np.int32)),
         can_stop=bool(options.stop_token_ids or options.stop),
         sampling=sampling,
+        words=np.frombuffer(options.token_words.words, dtype=np.int32),
     )
 
 

@@ -74,14 +74,14 @@ class Running:
             self._take(row, tokens)
             chunk = Chunk(row, start, tokens, samples=start + count == len(known), told=told, begins=told == 0)
             _ask_for_scores(chunk, _request(rows, row), known)
-            draft.add(chunk, num_stop_tokens=self._num_stops_to_tell(row))
+            draft.add(chunk, _request(rows, row))
             rows.told[row] = start + count
         return count > 0
 
     def room_for(self, row: int, draft: PlanDraft) -> int:
         """How many of its next known tokens this row can run in the step."""
         rows = self.rows
-        if self._num_stops_to_tell(row) > draft.stop_tokens_left:
+        if rows.told[row] == 0 and not draft.can_tell_of(_request(rows, row)):
             return 0
         length = int(rows.length[row])
         room = min(draft.tokens_left, self.pool.num_available, draft.update_slots_left - length + int(rows.told[row]))
@@ -119,10 +119,6 @@ class Running:
                 best = same
                 rows.family[row], common = rows.found_family(other)
                 rows.common[row] = min(same, common)
-
-    def _num_stops_to_tell(self, row: int) -> int:
-        request = _request(self.rows, row)
-        return len(request.stop_tokens) if self.rows.told[row] == 0 and request.min_tokens > 0 else 0
 
     def _take(self, row: int, tokens: np.ndarray) -> None:
         """Slots for this row's next tokens; they enter the tree at once, so that others share them from now on."""

@@ -342,6 +342,8 @@ class Scheduler:
     def _why_never(self, request: Request) -> str | None:
         if len(request.stop_tokens) > self._limits.stop_tokens:
             return f"{len(request.stop_tokens)} stop tokens, at most {self._limits.stop_tokens} are allowed"
+        if len(request.words) > self._limits.words:
+            return f"{len(request.words)} words about tokens, at most {self._limits.words} are allowed"
         return admission.why_not_alone(
             request.prompt_length, request.max_tokens, pool_tokens=self._pool_tokens, max_length=self._max_length
         )

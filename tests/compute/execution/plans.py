@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from lightllm.base.request_table import NO_TOKEN_WORDS, TokenWords
 from lightllm.base.step import LAST_SAMPLED, ROW, StepPlan
 
 NEUTRAL = {"top_p": 1.0, "repetition_penalty": 1.0, "num_logprobs": -1}
@@ -23,6 +24,7 @@ class Run:
     told: int | None = None  # `start` if not given
     begins: Mapping[str, Any] | None = None
     stop_tokens: Sequence[int] = field(default_factory=list)
+    words: TokenWords = NO_TOKEN_WORDS
 
 
 def plan(*sequences: Run, step: int = 0) -> StepPlan:
@@ -31,7 +33,13 @@ def plan(*sequences: Run, step: int = 0) -> StepPlan:
     beginning = [one for one in ordered if one.begins is not None]
     begins = np.zeros(len(beginning), ROW)
     for line, one in zip(begins, beginning, strict=True):
-        values = {**NEUTRAL, "row": one.row, "num_stops": len(one.stop_tokens), **(one.begins or {})}
+        values = {
+            **NEUTRAL,
+            "row": one.row,
+            "num_stops": len(one.stop_tokens),
+            **_counts(one.words),
+            **(one.begins or {}),
+        }
         for name, value in values.items():
             line[name] = value
     return StepPlan(
@@ -47,12 +55,17 @@ def plan(*sequences: Run, step: int = 0) -> StepPlan:
         update_slots=_array([slot for one in ordered for slot in one.slots]),
         begins=begins,
         stop_tokens=_array([token for one in beginning for token in one.stop_tokens]),
+        words=np.frombuffer(b"".join(one.words.words for one in beginning), np.int32),
     )
 
 
 def decodes(rows: Sequence[int], starts: Sequence[int], slots: Sequence[int], *, step: int = 0) -> StepPlan:
     """Every row runs the token it sampled last."""
     return plan(*(Run(*one[:2], [LAST_SAMPLED], [one[2]]) for one in zip(rows, starts, slots, strict=True)), step=step)
+
+
+def _counts(words: TokenWords) -> dict[str, int]:
+    return {name: getattr(words, name) for name in TokenWords.__struct_fields__ if name != "words"}
 
 
 def _array(values: Sequence[int]) -> np.ndarray:

@@ -13,6 +13,8 @@ from triton.runtime.jit import JITFunction
 
 from tests.compute.kernels import hopper  # isort: skip  (changes Triton, so before any kernel)
 from lightllm.base.config import EngineConfig
+from lightllm.base.request_table import NO_TOKEN_WORDS
+from lightllm.base.token_words import mask_of, pack
 from lightllm.compute import kernels
 from lightllm.compute.execution.graphs import compute_again, sizes_up_to
 from lightllm.compute.execution.loading import Blueprint, load
@@ -49,6 +51,13 @@ WAYS = [
     {"temperature": 1.5, "min_p": 0.2, "num_logprobs": 3},
     {"temperature": 0.0, "repetition_penalty": 1.2, "num_logprobs": 0},
     {"temperature": 0.9, "presence_penalty": 0.2, "min_tokens": 50},
+    {"temperature": 1.0, "typical_p": 0.7},
+    {"temperature": 0.0, "decay_factor": 1.1, "decay_start": -1},
+]
+WORDS = [
+    NO_TOKEN_WORDS,
+    pack(biases=[((1,), 0.5)] * 300, ends=[2], first_mask=mask_of([4], VOCABULARY)),
+    pack(biases=[((1, 2, 3, 4), 0.5), ((5, 6), 1.0)], mask=mask_of([4], VOCABULARY)),
 ]
 META, HALF = torch.device("meta"), torch.bfloat16
 
@@ -79,7 +88,8 @@ def random_plan(draw):
         how = WAYS[int(draw.integers(len(WAYS)))] if kinds else WAYS[0]
         begins = {**how, "seed": row, "prompt_length": start + count}
         tokens, slots = [0] * count, draw.integers(0, SLOTS, start + count).tolist()
-        runs.append(Run(row, start, tokens, slots, bool(draw.integers(8)), told=0, begins=begins, stop_tokens=[1, 2]))
+        samples, words = bool(draw.integers(8)), WORDS[int(draw.integers(len(WORDS)))]
+        runs.append(Run(row, start, tokens, slots, samples, told=0, begins=begins, stop_tokens=[1, 2], words=words))
         left -= count
     return plan(*runs) if runs else random_plan(draw)
 

@@ -17,7 +17,9 @@ from lightllm.compute.kernels.triton import (
     attention_decode_hopper,
     attention_hopper,
     attention_prefill,
+    biases,
     embedding,
+    masks,
     matvec,
     matvec_hopper,
     norm,
@@ -25,6 +27,7 @@ from lightllm.compute.kernels.triton import (
     rope,
     sampling,
     step,
+    typical,
 )
 
 TOKENS = 64
@@ -86,6 +89,19 @@ def penalize() -> None:
     penalties.penalize(torch.zeros(TOKENS, 128256), WHERE, WHERE, WHERE, WHERE, *how, TABLE, LENGTHS)
 
 
+def add_biases() -> None:
+    where, words = (WHERE,) * 5, torch.zeros(TOKENS * 4, dtype=torch.int64)
+    biases.add_biases(torch.zeros(TOKENS, 128256), *where, 300, 3, words, TABLE, LENGTHS)
+
+
+def allow() -> None:
+    masks.allow(torch.zeros(TOKENS, 128256), WHERE, torch.zeros(TOKENS, 4008, dtype=torch.int32), WHERE)
+
+
+def keep_typical() -> None:
+    typical.keep_typical(torch.zeros(TOKENS, 128256), WHERE, torch.ones(TOKENS), torch.ones(TOKENS))
+
+
 def draw() -> None:
     numbers = torch.ones(TOKENS)
     sampling.draw(half(TOKENS, 128256), numbers, WHERE, numbers, numbers, WHERE, WHERE)
@@ -116,6 +132,9 @@ LAUNCHES: dict[str, Callable[[], Any]] = {
     "long prefill, 16/2 heads of 256": lambda: runs(16, 2, 256),
     "prepare a step": prepare,
     "penalize": penalize,
+    "add biases": add_biases,
+    "allow": allow,
+    "keep typical": keep_typical,
     "linear, 1 token": lambda: multiply(matvec, 1),
     "linear, 64 tokens": lambda: multiply(matvec, 64),
     "gated linear, 64 tokens": lambda: multiply(matvec, 64, gated=True),

@@ -156,14 +156,34 @@ def _large_step(facts: Facts):
     )
 
 
+def _large_allow(facts: Facts):
+    device = facts.device
+    masks = torch.randint(-(2**31), 2**31 - 1, (300, 4008), dtype=torch.int32, device=device)
+    rows = torch.randperm(256, device=device)
+    yield torch.randn(256, 128_256, device=device), rows, masks, rows + 20
+
+
+def _large_typical(facts: Facts):
+    device = facts.device
+    temperature, typical_p = (torch.rand(40, device=device) * 0.8 + 0.1 for _ in range(2))
+    yield (
+        torch.randint(-9, 9, (64, 128_256), device=device).float(),
+        torch.randperm(64, device=device)[:40],
+        temperature,
+        typical_p,
+    )
+
+
 LARGE_CASES: dict[str, Cases] = defaultdict(
     lambda: lambda facts: (),
     {
         "add_rms_norm": _large_sum_norm,
+        "allow": _large_allow,
         "attend": _large_attend,
         "draw": _large_draw,
         "embedding": _large_embedding,
         "gated_linear": _large_linear,
+        "keep_typical": _large_typical,
         "linear": _large_linear,
         "logprobs": _large_logprobs,
         "norm_rotate_store": _large_store,

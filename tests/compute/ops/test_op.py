@@ -54,4 +54,4 @@ def test_references_take_their_own_cases(op):
     for arguments in op.cases(FACTS):
         result = op.reference(*arguments)
         for tensor in result if isinstance(result, tuple) else (result,):
-            assert not tensor.is_floating_point() or tensor.isfinite().all()
+            assert not tensor.is_floating_point() or not tensor.isnan().any()

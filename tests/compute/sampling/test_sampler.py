@@ -1,7 +1,10 @@
 import numpy as np
 import torch
+from transformers import ExponentialDecayLengthPenalty, TypicalLogitsWarper
 
+from lightllm.base.request_table import TokenWords
 from lightllm.base.step import ROW
+from lightllm.base.token_words import mask_of, pack
 from lightllm.compute.sampling.sampler import Sampler
 
 VOCABULARY = 120
@@ -21,7 +24,7 @@ def history(known):
 NO_HISTORY = history(torch.zeros(0, 0))  # no sequence has penalties, so no tokens are needed
 
 
-def sampler(parameters, stops=(), history=NO_HISTORY):
+def sampler(parameters, stops=(), history=NO_HISTORY, words=()):
     """A sampler whose rows 0, 1, ... have begun with these parameters; neutral where they say nothing."""
     begins = np.zeros(len(parameters), ROW)
     begins["row"] = np.arange(len(parameters))
@@ -31,7 +34,11 @@ def sampler(parameters, stops=(), history=NO_HISTORY):
         for name, value in chosen.items():
             begins[name][row] = value
     made = Sampler(rows=ROWS, vocab=VOCABULARY, device=CPU, upload=upload, history=history)
-    made.begin(begins, np.array(stops, np.int32))
+    for row, its_words in enumerate(words):
+        for name in TokenWords.__struct_fields__[1:]:
+            begins[name][row] = getattr(its_words, name)
+    packed = np.frombuffer(b"".join(its_words.words for its_words in words), np.int32)
+    made.begin(begins, np.array(stops, np.int32), packed)
     return made
 
 
@@ -131,7 +138,68 @@ def test_a_row_that_begins_again_has_its_new_parameters():
     begins = np.zeros(1, ROW)
     begins["top_p"] = begins["repetition_penalty"] = 1
     begins["num_logprobs"] = -1
-    made.begin(begins, np.zeros(0, np.int32))
+    made.begin(begins, np.zeros(0, np.int32), np.zeros(0, np.int32))
     tokens, logprobs = made.sample(logits, np.array([0]), np.array([1]))
     assert tokens.tolist() == [3]
     assert logprobs is None
+
+
+def words(biases=(), ends=(), allowed=None, first=None):
+    masks = (None if tokens is None else mask_of(tokens, VOCABULARY) for tokens in (allowed, first))
+    return pack(biases=biases, ends=ends, **dict(zip(("mask", "first_mask"), masks, strict=True)))
+
+
+def test_biases_masks_and_neighbours_that_want_nothing():
+    logits = torch.zeros(5, VOCABULARY)
+    logits[:, 7], logits[:, 8], logits[:, 9] = 3, 2, 1
+    known = torch.zeros(ROWS, 6, dtype=torch.int64)
+    known[2] = torch.tensor([4, 5, 6, 0, 0, 0])
+    wanted = [
+        words(),
+        words([((9,), 2.5)]),
+        words([((5, 6, 7), float("-inf")), ((6, 5, 8), float("-inf"))]),
+        words(allowed=[9, 50], first=[50]),
+        words([((7,), float("-inf"))], allowed=[7, 9]),
+    ]
+    made = sampler([{"temperature": 0, "prompt_length": 3}] * 5, history=history(known), words=wanted)
+    before = logits.clone()
+    assert draw(made, logits, range(5), [3] * 5).tolist() == [7, 9, 8, 50, 9]
+    assert draw(made, logits, range(5), [4] * 5).tolist() == [7, 9, 7, 9, 9], "one is at another place, one has begun"
+    assert torch.equal(logits, before)
+
+
+def test_long_answers_come_to_their_end_as_in_transformers():
+    torch.manual_seed(0)
+    ends, logits = [7, 30], torch.randn(1, VOCABULARY) * 4
+    logits[0, 30] = float("-inf")
+    parameters = {"temperature": 0, "prompt_length": 10, "decay_start": 5, "decay_factor": 1.2}
+    made = sampler([parameters], words=[words(ends=ends)])
+    processor = ExponentialDecayLengthPenalty((5, 1.2), torch.tensor(ends), input_ids_seq_length=10)
+    sampled = set()
+    for length in range(10, 60):
+        expected = processor(torch.zeros(1, length, dtype=torch.int64), logits.clone())
+        got = draw(made, logits, [0], [length])
+        assert got == expected.nan_to_num(nan=float("-inf")).argmax(-1)
+        sampled.add(int(got))
+    assert sampled == {int(logits.argmax()), 7}
+
+
+def test_an_endless_growth_is_a_number():
+    made = sampler(
+        [{"prompt_length": 0, "temperature": 0, "decay_factor": 100}], words=[words([((3,), 5.0)], ends=[3])]
+    )
+    assert draw(made, torch.rand(1, VOCABULARY) + 1, [0], [2**20]).tolist() == [3]
+
+
+def test_typical_p_leaves_greedy_rows_and_neighbours_alone():
+    torch.manual_seed(0)
+    logits = torch.randn(200, VOCABULARY) * 3
+    parameters = [{"seed": 5}, {"seed": 5, "typical_p": 0.3}, {"temperature": 0, "typical_p": 0.01}]
+    made = sampler(parameters)
+    rows = [i % 3 for i in range(200)]
+    got = draw(made, logits, rows, range(200))
+    expected = draw(sampler(parameters[:1]), logits, [0] * 200, range(200))
+    assert torch.equal(got[0::3], expected[0::3])
+    assert torch.equal(got[2::3], logits[2::3].argmax(-1))
+    kept = TypicalLogitsWarper(mass=0.3)(None, logits[1::3]).isfinite()
+    assert kept.gather(1, got[1::3, None]).all()

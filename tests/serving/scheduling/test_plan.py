@@ -24,6 +24,7 @@ def largest_plan(limits: StepLimits) -> StepPlan:
         update_slots=of(limits.update_slots),
         begins=np.zeros(limits.rows, dtype=ROW),
         stop_tokens=of(limits.stop_tokens),
+        words=of(limits.words),
     )
 
 
