@@ -1,6 +1,6 @@
 # make serve    installs what is needed and serves the bundled model (MODEL=, ARGS= to change that)
 # make test     installs what tests need, then runs every check and test
-# make nightly  also runs the tests that take long
+# make nightly  also runs the tests that take long, such as 100,000 hostile HTTP requests
 # make fuzz     runs the scheduler through episodes drawn from seeds (SEEDS=, PROCESSES=), and goes on where it was interrupted
 # make gpu      runs the tests that need a GPU, and measures the engine on it
 

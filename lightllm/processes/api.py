@@ -16,6 +16,7 @@ from lightllm.base.messages import Connect, Drain, EngineLost, Ready
 from lightllm.processes import child
 from lightllm.processes.channels import Channel
 from lightllm.serving.api.app import create_app
+from lightllm.serving.api.http_protocol import BoundedHttp
 from lightllm.serving.api.service import Service
 
 _TICK_S = 0.1
@@ -54,7 +55,7 @@ class Api:
                 create_app(self._service),
                 ssl_certfile=me.start.config.ssl_certfile or None,
                 ssl_keyfile=me.start.config.ssl_keyfile or None,
-                http="httptools",
+                http=BoundedHttp,
                 ws="none",
                 lifespan="off",
                 log_config=None,

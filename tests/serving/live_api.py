@@ -74,6 +74,7 @@ class LiveApi:
     def _run(self) -> None:
         try:
             api = Api(self._me)
+            self.service = api._service
             uvloop.run(api.run())
         except BaseException as error:
             self.error = error

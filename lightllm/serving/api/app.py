@@ -4,7 +4,16 @@ from fastapi import FastAPI
 from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp
 
-from lightllm.serving.api import documents, errors, native, openai_chat, openai_completions, profiling, state_routes
+from lightllm.serving.api import (
+    documents,
+    errors,
+    native,
+    openai_chat,
+    openai_completions,
+    pages,
+    profiling,
+    state_routes,
+)
 from lightllm.serving.api.guard import Guard
 from lightllm.serving.api.keys import Keyring
 from lightllm.serving.api.service import Service
@@ -28,9 +37,16 @@ def create_app(service: Service) -> ASGIApp:
 
 
 def _routes(service: Service) -> FastAPI:
-    app = FastAPI(title="LightLLM", description="Inference and serving of large language models", version="2")
+    app = FastAPI(
+        title="LightLLM",
+        description="Inference and serving of large language models",
+        version=state_routes.package_version(),
+        docs_url=None,  # FastAPI's pages load from elsewhere; ours are in pages.py
+        redoc_url=None,
+        generate_unique_id_function=documents.operation_id,
+    )
     errors.install(app, service.metrics)
-    for family in (openai_chat, openai_completions, native, state_routes, profiling):
+    for family in (openai_chat, openai_completions, native, state_routes, profiling, pages):
         app.include_router(family.router(service))
-    documents.install(app)
+    documents.install(app, needs_key=bool(service.config.api_key))
     return app

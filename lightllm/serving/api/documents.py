@@ -1,51 +1,77 @@
 """The OpenAPI document: routes come from FastAPI, bodies and answers from msgspec structs."""
 
+import re
 from typing import Any
 
 import msgspec
 from fastapi import FastAPI
+from fastapi.routing import APIRoute
 
 from lightllm.serving.api.errors import ErrorEnvelope
+from lightllm.serving.api.guard import OPEN_PATHS
 
 _TEMPLATE = "#/components/schemas/{name}"
 _structs: dict[str, type[msgspec.Struct]] = {}  # all that routes mention, filled as they are declared
-_STATUSES = {
+_KEY_MISSING = {401: "An API key is missing or wrong, on a server that has any"}
+_BODY_STATUSES = {
     400: "The request cannot be served as it stands",
+    404: "The model is not served here",
+    413: "The body is too large",
     429: "Full, or too late; Retry-After says when to try again",
     503: "Not serving, or out of time",
+}
+_OTHERS = {"default": "Any other error"}
+_EVENTS = {"description": "Server-sent events, the data of each being JSON; `[DONE]` ends those of OpenAI's routes"}
+_SECURITY_SCHEMES = {
+    "bearer": {"type": "http", "scheme": "bearer"},
+    "x-api-key": {"type": "apiKey", "in": "header", "name": "x-api-key"},
 }
 
 
 def described(
-    body: type[msgspec.Struct] | None, answer: type[msgspec.Struct], *, streams: bool = False
+    body: type[msgspec.Struct] | None, answer: type[msgspec.Struct] | str, *, streams: bool = False
 ) -> dict[str, Any]:
-    """Arguments of a route that document what it takes and gives."""
-    content: dict[str, Any] = {"application/json": {"schema": _of(answer)}}
+    """Arguments of a route that document what it takes and gives: a struct as JSON, or a text of a media type."""
+    content: dict[str, Any] = (
+        {answer: {"schema": {"type": "string"}}} if isinstance(answer, str) else {"application/json": _content(answer)}
+    )
     if streams:
-        content["text/event-stream"] = {"schema": {"type": "string"}}
+        content["text/event-stream"] = {"schema": _EVENTS}
     responses: dict[int | str, Any] = {200: {"description": "The answer", "content": content}}
     extra: dict[str, Any] = {}
     if body is not None:
-        extra["requestBody"] = {"required": True, "content": {"application/json": {"schema": _of(body)}}}
-        errors = {"application/json": {"schema": _of(ErrorEnvelope)}}
-        responses |= {status: {"description": text, "content": errors} for status, text in _STATUSES.items()}
+        extra["requestBody"] = {"required": True, "content": {"application/json": _content(body)}}
+    errors = {"application/json": _content(ErrorEnvelope)}
+    statuses = _KEY_MISSING | (_BODY_STATUSES if body is not None else {}) | _OTHERS
+    responses |= {status: {"description": text, "content": errors} for status, text in statuses.items()}
     return {"responses": responses, "openapi_extra": extra}
 
 
-def _of(struct: type[msgspec.Struct]) -> dict[str, str]:
+def _content(struct: type[msgspec.Struct]) -> dict[str, Any]:
     _structs[struct.__name__] = struct
-    return {"$ref": _TEMPLATE.format(name=struct.__name__)}
+    return {"schema": {"$ref": _TEMPLATE.format(name=struct.__name__)}}
 
 
-def install(app: FastAPI) -> None:
-    """Completes the document of `app` with the structs that routes mention."""
+def operation_id(route: APIRoute) -> str:
+    """What generated clients call it: method and path."""
+    return re.sub(r"\W+", "_", f"{min(route.methods).lower()}_{route.path}").strip("_")
+
+
+def install(app: FastAPI, *, needs_key: bool) -> None:
+    """Completes the document of `app` with the structs that routes mention, and with who may use it."""
     generate = app.openapi
 
     def openapi() -> dict[str, Any]:
         if app.openapi_schema is None:
             document = generate()
-            _, components = msgspec.json.schema_components(_structs.values(), ref_template=_TEMPLATE)
-            document.setdefault("components", {}).setdefault("schemas", {}).update(components)
+            components = document.setdefault("components", {})
+            components["schemas"] = msgspec.json.schema_components(_structs.values(), ref_template=_TEMPLATE)[1]
+            if needs_key:
+                components["securitySchemes"] = _SECURITY_SCHEMES
+                document["security"] = [{name: []} for name in _SECURITY_SCHEMES]
+                for path in OPEN_PATHS & document["paths"].keys():
+                    for operation in document["paths"][path].values():
+                        operation["security"] = []
             app.openapi_schema = document
         return app.openapi_schema
 

@@ -96,9 +96,9 @@ def _add_numbers(routes: APIRouter, service: Service) -> None:
     @routes.get("/version", **described(None, Version))
     async def show_version() -> Response:
         """The version of the package."""
-        return _json(Version(_version()))
+        return _json(Version(package_version()))
 
-    @routes.get("/metrics", response_class=Response)
+    @routes.get("/metrics", response_class=Response, **described(None, "text/plain"))
     async def show_metrics() -> Response:
         """Counters, gauges and histograms in the text format of Prometheus."""
         content = metrics.render(service.metrics, api_processes=service.config.httpserver_workers)
@@ -120,7 +120,8 @@ def _json(answer: msgspec.Struct) -> Response:
     return Response(json(answer), media_type="application/json")
 
 
-def _version() -> str:
+def package_version() -> str:
+    """The installed package's."""
     try:
         return version("lightllm")
     except PackageNotFoundError:  # run from a directory, not installed
