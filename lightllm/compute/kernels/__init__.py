@@ -8,8 +8,8 @@ from lightllm.compute.ops.op import ALL, Choice, Facts
 _EVERYWHERE = ["lightllm.compute.kernels.torch_native"]
 _CPU = ("attention", "experts", "rope", "sampling")
 _TRITON = (
-    "activation", "attention", "biases", "embedding", "masks", "matvec", "norm", "penalties", "rope", "sampling",
-    "step", "typical",
+    "activation", "attention", "biases", "embedding", "experts", "masks", "matvec", "norm", "penalties", "rope",
+    "routing", "sampling", "step", "typical",
 )  # fmt: skip
 MODULES = {
     "cpu": [f"lightllm.compute.kernels.cpu.{name}" for name in _CPU] + _EVERYWHERE,

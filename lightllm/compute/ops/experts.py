@@ -88,14 +88,21 @@ def gated_experts(x: Tensor, gate_up: Tensor, down: Tensor, choice: Tensor, shar
 
 
 def mixture(
-    x: Tensor, choice: Tensor, share: Tensor, held: range, matrices: Callable[[int], tuple[Tensor, Tensor]]
+    x: Tensor,
+    choice: Tensor,
+    share: Tensor,
+    held: range,
+    matrices: Callable[[int], tuple[Tensor, Tensor]],
+    rounded: Callable[[Tensor], Tensor] = lambda x: x,
 ) -> Tensor:
-    """gated_experts, the reference whatever the format: `matrices(i)` gives the two of expert held[i]."""
+    """gated_experts, the reference whatever the format: `matrices(i)` gives the two of expert held[i], and `rounded`
+    is what a format does to the inputs of a product."""
     out = torch.zeros_like(x, dtype=torch.float32)
     for local, expert in enumerate(held):
         token, rank = (choice == expert).nonzero(as_tuple=True)
         if len(token):
             wide, narrow = matrices(local)
-            gate, up = (x[token] @ wide.T).chunk(2, -1)
-            out.index_add_(0, token, ((torch.nn.functional.silu(gate) * up) @ narrow.T) * share[token, rank, None])
+            gate, up = (rounded(x[token]) @ wide.T).chunk(2, -1)
+            inner = rounded(torch.nn.functional.silu(gate) * up)
+            out.index_add_(0, token, (inner @ narrow.T) * share[token, rank, None])
     return out.to(x.dtype)

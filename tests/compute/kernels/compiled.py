@@ -19,12 +19,14 @@ from lightllm.compute.kernels.triton import (
     attention_prefill,
     biases,
     embedding,
+    experts,
     masks,
     matvec,
     matvec_hopper,
     norm,
     penalties,
     rope,
+    routing,
     sampling,
     step,
     typical,
@@ -102,6 +104,26 @@ def keep_typical() -> None:
     typical.keep_typical(torch.zeros(TOKENS, 128256), WHERE, torch.ones(TOKENS), torch.ones(TOKENS))
 
 
+def mixture(tokens: int, count: int, hidden: int, width: int) -> None:
+    """Of `count` experts, of which a token chooses 8."""
+    sizes = ((2 * width, hidden), (hidden, width))
+    matrices = (experts.Matrices("plain", half(count, *size), *size) for size in sizes)
+    experts.mixture(half(tokens, hidden), *matrices, *choices(tokens), 0)
+
+
+def mixture_fp8(tokens: int, count: int, hidden: int, width: int) -> None:
+    made = []
+    for outputs, inputs in ((2 * width, hidden), (hidden, width)):
+        weight = torch.zeros(count, outputs, inputs, dtype=torch.float8_e4m3fn)
+        scales = torch.zeros(count, outputs // 128, inputs // 128), WHERE, WHERE
+        made.append(experts.Matrices("fp8", weight, outputs, inputs, scales))
+    experts.mixture(half(tokens, hidden), *made, *choices(tokens), 0)
+
+
+def choices(tokens: int) -> tuple[torch.Tensor, torch.Tensor]:
+    return torch.zeros(tokens, 8, dtype=torch.int64), torch.zeros(tokens, 8)
+
+
 def draw() -> None:
     numbers = torch.ones(TOKENS)
     sampling.draw(half(TOKENS, 128256), numbers, WHERE, numbers, numbers, WHERE, WHERE)
@@ -141,6 +163,11 @@ LAUNCHES: dict[str, Callable[[], Any]] = {
     "streamed linear, 1 token": lambda: multiply(matvec_hopper, 1),
     "streamed linear, 64 tokens": lambda: multiply(matvec_hopper, 64),
     "streamed gated linear, 64 tokens": lambda: multiply(matvec_hopper, 64, gated=True),
+    "route, 256 experts in 8 groups": lambda: routing.route_sigmoid(
+        torch.zeros(TOKENS, 256), torch.zeros(256), 8, 8, 4, True, 2.5
+    ),
+    "experts of 2048 x 768, 8 tokens": lambda: mixture(8, 16, 2048, 768),
+    "experts of 7168 x 256 in 8 bits, 256 tokens": lambda: mixture_fp8(256, 16, 7168, 256),
     "draw": draw,
     "logprobs": lambda: sampling.logprobs(half(TOKENS, 128256), WHERE, 5),
 }
@@ -158,6 +185,9 @@ def test_compiles_for_hopper_without_spilling(name):
     assert max(kernel.stack_bytes for kernel in compiled) <= STACK.get(name, 0)
     if "prefill" in name or name.startswith("early"):
         assert compiled[-1].wgmma, "the matrix unit's own instructions are used"
+    if name.startswith("experts"):
+        products = [kernel for kernel in compiled if kernel.kernel == "_multiply"]
+        assert [bool(kernel.wgmma and kernel.async_copies) for kernel in products] == [True, True]
     if name.startswith(("long prefill", "streamed")):
         assert compiled[-1].bulk_copies, "tiles are fetched by the copy engine"
     if name.startswith(("decode", "early", "linear", "gated")):

@@ -124,7 +124,7 @@ def read(kernel: Any) -> Compiled:
         spill_loads=count("LDL"),
         spill_stores=count("STL"),
         shared_bytes=kernel.metadata.shared,
-        wgmma=count("HGMMA"),
+        wgmma=count("HGMMA") + count("QGMMA"),
         mma=count("HMMA"),
         bulk_copies=count("UTMALDG"),
         async_copies=count("LDGSTS"),

@@ -18,13 +18,15 @@ from triton.runtime import interpreter
 Handle = interpreter.TensorHandle
 Builder = interpreter.InterpreterBuilder
 FLOATS = {
+    tl.float8e4nv: torch.float8_e4m3fn,
     tl.float16: torch.float16,
     tl.bfloat16: torch.bfloat16,
     tl.float32: torch.float32,
     tl.float64: torch.float64,
 }
-WORDS = {16: np.uint16, 32: np.uint32, 64: np.uint64}
+WORDS = {8: np.uint8, 16: np.uint16, 32: np.uint32, 64: np.uint64}
 ON_BITS = {np.bitwise_and, np.bitwise_or, np.bitwise_xor, np.left_shift, np.right_shift}
+NARROW = {tl.bfloat16, tl.float8e4nv}  # which numpy does not have
 LIBDEVICE = {
     "exp": np.exp,
     "exp2": np.exp2,
@@ -36,13 +38,13 @@ LIBDEVICE = {
 
 
 def _is_narrow(*handles: Any) -> bool:
-    return any(handle.dtype.scalar == tl.bfloat16 for handle in handles)
+    return any(handle.dtype.scalar in NARROW for handle in handles)
 
 
 def _wide(handle: Any) -> np.ndarray:
     """A handle's numbers, bfloat16 as float32."""
     if _is_narrow(handle):
-        return _converted(handle.data, tl.bfloat16, tl.float32, None).view(np.float32)
+        return _converted(handle.data, handle.dtype.scalar, tl.float32, None).view(np.float32)
     return handle.data
 
 

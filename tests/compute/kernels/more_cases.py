@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 
+from lightllm.compute.ops import fp8_block
 from lightllm.compute.ops.attention import arguments as attention
 from lightllm.compute.ops.op import Facts
 
@@ -35,10 +36,37 @@ def _linear(facts: Facts):
         yield torch.randn(tokens, inputs + 8, **make)[:, 8:], weight, torch.randn(outputs, **make)
 
 
+def routing(tokens: int, experts: int, top_k: int, facts: Facts, *, uneven: bool = False):
+    """choice, share; if uneven, all tokens choose the same experts."""
+    likely = torch.randn(1 if uneven else tokens, experts, device=facts.device).expand(tokens, -1)
+    return likely.topk(top_k).indices.contiguous(), torch.rand(tokens, top_k, device=facts.device)
+
+
+def _experts(facts: Facts, sizes: Iterable[tuple[int, ...]] = ((3, 3, 2, 1, 40, 72), (40, 5, 4, 1, 64, 64))):
+    """Choices that are all the same, and some that are nobody's here; more rows than a block has."""
+    make = {"dtype": facts.dtype, "device": facts.device}
+    for tokens, experts, local, first, hidden, width in sizes:
+        for uneven in (False, True):
+            gate_up = torch.randn(local, 2 * width, hidden, **make) * hidden**-0.5
+            down = torch.randn(local, hidden, width, **make) * width**-0.5
+            x = torch.randn(tokens, hidden, **make)
+            yield x, gate_up, down, *routing(tokens, experts, 2, facts, uneven=uneven), first
+
+
+def _experts_fp8(facts: Facts, sizes: Iterable[tuple[int, ...]] = ((40, 5, 4, 1, 128, 256),)):
+    for tokens, experts, local, first, hidden, width in sizes:
+        gate_up = fp8_block.random_matrix(2 * width, hidden, facts, experts=local, start=0)
+        down = fp8_block.random_matrix(hidden, width, facts, experts=local, start=0)
+        x = torch.randn(tokens, hidden, dtype=facts.dtype, device=facts.device)
+        yield x, *gate_up, *down, *routing(tokens, experts, 2, facts), first
+
+
 CASES: dict[str, Cases] = defaultdict(
     lambda: lambda facts: (),
     {
         "attend": _attend,
+        "gated_experts": _experts,
+        "gated_experts_fp8_block": _experts_fp8,
         "gated_linear": _linear,
         "linear": _linear,
         "penalize": lambda facts: _penalties(facts, 70, 40, 8),
@@ -99,6 +127,15 @@ def _large_linear(facts: Facts):
         weight = torch.randn(outputs, inputs, **make) * inputs**-0.5
         for tokens in (1, 8, 31, 64):
             yield torch.randn(tokens, inputs, **make), weight, None
+
+
+def _large_routing(facts: Facts):
+    yield torch.randn(700, 128, device=facts.device), 8, 1, 1, True, 1.0
+
+
+def _large_grouped_routing(facts: Facts):
+    bias = torch.randn(256, device=facts.device)
+    yield torch.randn(700, 256, device=facts.device), bias, 8, 8, 4, True, 2.5
 
 
 def _large_draw(facts: Facts):
@@ -182,6 +219,10 @@ LARGE_CASES: dict[str, Cases] = defaultdict(
         "attend": _large_attend,
         "draw": _large_draw,
         "embedding": _large_embedding,
+        "gated_experts": lambda facts: _experts(facts, ((tokens, 20, 16, 4, 2048, 768) for tokens in (1, 40, 3000))),
+        "gated_experts_fp8_block": lambda facts: _experts_fp8(
+            facts, ((tokens, 20, 16, 4, 7168, 256) for tokens in (1, 40, 3000))
+        ),
         "gated_linear": _large_linear,
         "keep_typical": _large_typical,
         "linear": _large_linear,
@@ -190,6 +231,8 @@ LARGE_CASES: dict[str, Cases] = defaultdict(
         "penalize": lambda facts: _penalties(facts, 150, 128_256, 5000),
         "prepare_step": _large_step,
         "rms_norm": _large_norm,
+        "route_sigmoid": _large_grouped_routing,
+        "route_softmax": _large_routing,
         "silu_and_mul": _large_silu_and_mul,
     },
 )

@@ -1,0 +1,133 @@
+# ruff: noqa: N803, N806 (shape suffixes and compile-time constants are upper case)
+"""Which rows each expert computes, and what tokens get of them.
+
+A pair is a token and one of its choices, numbered token * top_k + choice. Pairs sorted by expert are rows. An expert's
+rows are cut into blocks of one size, which are listed in a table, so that products know their work without the host:
+the table has room for the worst case, and programs past its end have nothing to do.
+Suffixes: E experts, I pairs, J the same pairs, C columns.
+"""
+
+from dataclasses import dataclass
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from lightllm.compute.kernels.triton.launch import begin, depends
+
+PAIRS = 128  # a program sorts
+MOST_SCANNED = 2048  # pairs that are counted at once
+ENTRY = tl.constexpr(4)  # numbers of an entry: expert, first row, end of the expert's rows; the first entry: how many
+COLUMNS = 1024
+
+
+@dataclass(frozen=True)
+class Rows:
+    """order [pairs] int32: the pair of each row; place [pairs] int32: the row of each pair, -1 if its expert is not
+    here; table [1 + most_blocks, ENTRY] int32."""
+
+    order: Tensor
+    place: Tensor
+    table: Tensor
+
+    @property
+    def most_blocks(self) -> int:
+        return len(self.table) - 1
+
+
+@triton.jit
+def _experts_of(choice, pair_I, pairs, first, experts):
+    """The local expert of each pair, and whether it is one."""
+    expert_I = tl.load(choice + pair_I, mask=pair_I < pairs, other=-1).to(tl.int32) - first
+    is_here_I = (pair_I < pairs) & (expert_I >= 0) & (expert_I < experts)
+    return tl.where(is_here_I, expert_I, 0), is_here_I
+
+
+@triton.jit(do_not_specialize=["pairs", "first"])
+def _sort(
+    choice, order, place, table, pairs, first, experts,
+    ROWS: tl.constexpr, PAIRS: tl.constexpr, SCAN: tl.constexpr, EXPERTS: tl.constexpr, DEPENDENT: tl.constexpr,
+):  # fmt: skip
+    """Every program counts all pairs, then places its own. The first one writes the table, in blocks of ROWS."""
+    begin_pair = tl.program_id(0) * PAIRS
+    expert_E = tl.arange(0, EXPERTS)
+    all_E, before_E = tl.zeros([EXPERTS], tl.int32), tl.zeros([EXPERTS], tl.int32)
+    begin(DEPENDENT)
+    for start in range(0, pairs, SCAN):
+        pair_S = start + tl.arange(0, SCAN)
+        expert_S, is_here_S = _experts_of(choice, pair_S, pairs, first, experts)
+        all_E += tl.histogram(expert_S, EXPERTS, mask=is_here_S)
+        if start < begin_pair:
+            before_E += tl.histogram(expert_S, EXPERTS, mask=is_here_S & (pair_S < begin_pair))
+    start_E = tl.cumsum(all_E, axis=0) - all_E
+
+    index_I = tl.arange(0, PAIRS)
+    pair_I = begin_pair + index_I
+    expert_I, is_here_I = _experts_of(choice, pair_I, pairs, first, experts)
+    key_I = tl.where(is_here_I, expert_I, -1)
+    key_J = tl.load(choice + begin_pair + index_I, mask=pair_I < pairs, other=-1).to(tl.int32) - first
+    is_earlier_IJ = (key_I[:, None] == key_J[None, :]) & (index_I[None, :] < index_I[:, None])
+    rank_I = tl.sum(is_earlier_IJ.to(tl.int32), axis=1)
+    row_I = tl.gather(start_E + before_E, expert_I, axis=0) + rank_I
+    tl.store(place + pair_I, tl.where(is_here_I, row_I, -1), mask=pair_I < pairs)
+    tl.store(order + row_I, pair_I, mask=is_here_I)
+
+    if begin_pair == 0:
+        blocks_E = tl.cdiv(all_E, ROWS)
+        entry_E = table + (1 + tl.cumsum(blocks_E, axis=0) - blocks_E) * ENTRY
+        tl.store(table, tl.sum(blocks_E, axis=0))
+        for block in range(tl.max(blocks_E, axis=0)):
+            is_block_E = block < blocks_E
+            tl.store(entry_E + block * ENTRY, expert_E, mask=is_block_E)
+            tl.store(entry_E + block * ENTRY + 1, start_E + block * ROWS, mask=is_block_E)
+            tl.store(entry_E + block * ENTRY + 2, start_E + all_E, mask=is_block_E)
+
+
+def sort(choice: Tensor, first: int, experts: int, rows: int) -> Rows:
+    """choice [tokens, top_k] int64 numbers all experts; `experts` from `first` on are here. rows: of a block."""
+    pairs, device = choice.numel(), choice.device
+    active = min(experts, pairs)
+    make = {"dtype": torch.int32, "device": device}
+    found = Rows(
+        torch.empty(pairs, **make),
+        torch.empty(pairs, **make),
+        torch.empty(1 + (pairs + active * (rows - 1)) // rows, ENTRY.value, **make),
+    )
+    dependent = depends(device)
+    _sort[(triton.cdiv(pairs, PAIRS),)](
+        choice, found.order, found.place, found.table, pairs, first, experts,
+        ROWS=rows, PAIRS=PAIRS, SCAN=min(max(triton.next_power_of_2(pairs), PAIRS), MOST_SCANNED),
+        EXPERTS=triton.next_power_of_2(experts), DEPENDENT=dependent, launch_pdl=dependent, num_warps=8,
+    )  # fmt: skip
+    return found
+
+
+@triton.jit
+def _combine(rows, place, share, out, hidden, TOP_K: tl.constexpr, COLUMNS: tl.constexpr, DEPENDENT: tl.constexpr):
+    token = tl.program_id(0).to(tl.int64)
+    column_C = tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS)
+    is_column_C = column_C < hidden
+    begin(DEPENDENT)
+    sum_C = tl.zeros([COLUMNS], tl.float32)
+    for choice in tl.static_range(TOP_K):
+        row = tl.load(place + token * TOP_K + choice)
+        weight = tl.load(share + token * TOP_K + choice)
+        row_C = tl.load(rows + row.to(tl.int64) * hidden + column_C, mask=is_column_C & (row >= 0), other=0.0)
+        sum_C += weight * row_C.to(tl.float32)
+    tl.store(out + token * hidden + column_C, sum_C.to(out.dtype.element_ty), mask=is_column_C)
+
+
+def combine(rows: Tensor, place: Tensor, share: Tensor) -> Tensor:
+    """Each token's rows times their shares, summed in the order of its choices: [tokens, hidden].
+
+    rows [pairs, hidden]; place [pairs]; share [tokens, top_k] float32. A pair without a row adds zero.
+    """
+    (tokens, top_k), hidden = share.shape, rows.shape[1]
+    out = torch.empty(tokens, hidden, dtype=rows.dtype, device=rows.device)
+    dependent, columns = depends(rows.device), min(triton.next_power_of_2(hidden), COLUMNS)
+    _combine[(tokens, triton.cdiv(hidden, columns))](
+        rows, place, share, out, hidden,
+        TOP_K=top_k, COLUMNS=columns, DEPENDENT=dependent, launch_pdl=dependent, num_warps=4,
+    )  # fmt: skip
+    return out

@@ -1,0 +1,51 @@
+# ruff: noqa: N803, N806 (shape suffixes and compile-time constants are upper case)
+"""Activations rounded to 8-bit floats, a scale for each group of inputs. Suffixes: G groups, I inputs of a group."""
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from lightllm.compute.kernels.triton.launch import begin, depends, rows_of
+from lightllm.compute.ops.fp8_block import LARGEST, SMALLEST_SCALE, TILE
+
+GROUPS = 8  # of a program
+
+
+@triton.jit
+def rounded(x_GI, LARGEST: tl.constexpr, SMALLEST_SCALE: tl.constexpr):
+    """Groups along the last axis, in E4M3, and the scale of each."""
+    scale_G = tl.maximum(tl.max(tl.abs(x_GI), axis=1) / LARGEST, SMALLEST_SCALE)
+    return (x_GI / scale_G[:, None]).to(tl.float8e4nv), scale_G
+
+
+@triton.jit
+def _quantize_groups(
+    x, y, scale, inputs, groups, x_stride,
+    GROUP: tl.constexpr, GROUPS: tl.constexpr, LARGEST: tl.constexpr, SMALLEST_SCALE: tl.constexpr,
+    DEPENDENT: tl.constexpr,
+):  # fmt: skip
+    token = tl.program_id(0).to(tl.int64)
+    group_G = tl.program_id(1) * GROUPS + tl.arange(0, GROUPS)
+    input_GI = group_G[:, None] * GROUP + tl.arange(0, GROUP)[None, :]
+    begin(DEPENDENT)
+    x_GI = tl.load(x + token * x_stride + input_GI, mask=input_GI < inputs, other=0.0).to(tl.float32)
+    y_GI, scale_G = rounded(x_GI, LARGEST, SMALLEST_SCALE)
+    tl.store(y + token * inputs + input_GI, y_GI, mask=input_GI < inputs)
+    tl.store(scale + token * groups + group_G, scale_G, mask=group_G < groups)
+
+
+def quantize_groups(x: Tensor) -> tuple[Tensor, Tensor]:
+    """x [tokens, inputs] -> E4M3 [tokens, inputs] and scales [tokens, groups] float32; see ops.fp8_block.rounded."""
+    x = rows_of(x)
+    tokens, inputs = x.shape
+    groups = triton.cdiv(inputs, TILE)
+    y = torch.empty(tokens, inputs, dtype=torch.float8_e4m3fn, device=x.device)
+    scale = torch.empty(tokens, groups, dtype=torch.float32, device=x.device)
+    if tokens:
+        dependent = depends(x.device)
+        _quantize_groups[(tokens, triton.cdiv(groups, GROUPS))](
+            x, y, scale, inputs, groups, x.stride(0), GROUP=TILE, GROUPS=GROUPS, LARGEST=LARGEST,
+            SMALLEST_SCALE=SMALLEST_SCALE, DEPENDENT=dependent, launch_pdl=dependent, num_warps=4,
+        )  # fmt: skip
+    return y, scale

@@ -1,0 +1,101 @@
+# ruff: noqa: N803, N806 (shape suffixes and compile-time constants are upper case)
+"""Choosing experts: a program a token, all in registers. Suffixes: G groups, P experts of a group, K choices."""
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from lightllm.compute import ops
+from lightllm.compute.kernels.triton.launch import begin, depends, why_not
+
+EXPERTS_A_WARP = 256
+NONE = tl.constexpr(1 << 30)  # the number of an expert that no rank holds: for a token whose logits are not numbers
+
+
+@triton.jit
+def _first_of(candidate, value, number):
+    """The lowest `number` of those candidates that are `value`."""
+    return tl.min(tl.where(candidate == value, number, NONE))
+
+
+@triton.jit
+def _route(
+    logits, bias, choice, share, experts, logits_stride, scale,
+    SIGMOID: tl.constexpr, RENORMALIZE: tl.constexpr, TOP_K: tl.constexpr, GROUPS: tl.constexpr,
+    TOP_GROUPS: tl.constexpr, WIDE_K: tl.constexpr, WIDE_G: tl.constexpr, WIDE_P: tl.constexpr,
+    DEPENDENT: tl.constexpr,
+):  # fmt: skip
+    """WIDE_*: powers of two that hold the choices, the groups and a group's experts."""
+    token = tl.program_id(0).to(tl.int64)
+    index_G, index_P, index_K = tl.arange(0, WIDE_G), tl.arange(0, WIDE_P), tl.arange(0, WIDE_K)
+    width = experts // GROUPS
+    expert_GP = index_G[:, None] * width + index_P[None, :]
+    is_expert_GP = (index_G < GROUPS)[:, None] & (index_P < width)[None, :]
+    begin(DEPENDENT)
+    logit_GP = tl.load(logits + token * logits_stride + expert_GP, mask=is_expert_GP, other=float("-inf"))
+    logit_GP = logit_GP.to(tl.float32)
+    if SIGMOID:
+        score_GP = 1.0 / (1.0 + tl.exp(-logit_GP))
+        candidate_GP = score_GP + tl.load(bias + expert_GP, mask=is_expert_GP, other=0.0).to(tl.float32)
+        candidate_GP = tl.where(is_expert_GP, candidate_GP, float("-inf"))
+    else:
+        power_GP = tl.exp(logit_GP - tl.max(logit_GP))
+        score_GP = power_GP / tl.sum(power_GP)
+        candidate_GP = tl.where(is_expert_GP, score_GP, float("-inf"))
+    if GROUPS > 1:
+        best_G = tl.max(candidate_GP, axis=1)
+        if SIGMOID:
+            # A group counts by its two best.
+            number_GP = tl.where(candidate_GP == best_G[:, None], index_P[None, :], NONE)
+            others_GP = tl.where(tl.min(number_GP, axis=1)[:, None] == index_P[None, :], float("-inf"), candidate_GP)
+            best_G += tl.max(others_GP, axis=1)
+        is_kept_G = index_G < 0
+        for _ in tl.static_range(TOP_GROUPS):
+            is_next_G = index_G == _first_of(best_G, tl.max(best_G, axis=0), index_G)
+            is_kept_G = is_kept_G | is_next_G
+            best_G = tl.where(is_next_G, float("-inf"), best_G)
+        candidate_GP = tl.where(is_kept_G[:, None], candidate_GP, float("-inf"))
+    choice_K = tl.full([WIDE_K], NONE, tl.int32)
+    share_K = tl.zeros([WIDE_K], tl.float32)
+    for number in tl.static_range(TOP_K):
+        chosen = _first_of(candidate_GP, tl.max(candidate_GP), expert_GP)
+        is_chosen_GP = expert_GP == chosen
+        choice_K = tl.where(index_K == number, chosen, choice_K)
+        share_K = tl.where(index_K == number, tl.sum(tl.where(is_chosen_GP, score_GP, 0.0)), share_K)
+        candidate_GP = tl.where(is_chosen_GP, float("-inf"), candidate_GP)
+    if RENORMALIZE:
+        share_K = share_K / (tl.sum(share_K, axis=0) + (1e-20 if SIGMOID else 0.0))
+    tl.store(choice + token * TOP_K + index_K, choice_K.to(tl.int64), mask=index_K < TOP_K)
+    tl.store(share + token * TOP_K + index_K, share_K * scale, mask=index_K < TOP_K)
+
+
+@ops.route_softmax.implementation("triton", why_not)
+def route_softmax(
+    logits: Tensor, top_k: int, groups: int, top_groups: int, renormalize: bool, scale: float
+) -> tuple[Tensor, Tensor]:
+    return _launch(logits, None, top_k, groups, top_groups, renormalize, scale)
+
+
+@ops.route_sigmoid.implementation("triton", why_not)
+def route_sigmoid(
+    logits: Tensor, bias: Tensor, top_k: int, groups: int, top_groups: int, renormalize: bool, scale: float
+) -> tuple[Tensor, Tensor]:
+    return _launch(logits, bias, top_k, groups, top_groups, renormalize, scale)
+
+
+def _launch(
+    logits: Tensor, bias: Tensor | None, top_k: int, groups: int, top_groups: int, renormalize: bool, scale: float
+) -> tuple[Tensor, Tensor]:
+    tokens, experts = logits.shape
+    choice = torch.empty(tokens, top_k, dtype=torch.int64, device=logits.device)
+    share = torch.empty(tokens, top_k, dtype=torch.float32, device=logits.device)
+    dependent, wide = depends(logits.device), triton.next_power_of_2
+    if tokens:
+        _route[(tokens,)](
+            logits, bias, choice, share, experts, logits.stride(0), scale,
+            SIGMOID=bias is not None, RENORMALIZE=renormalize, TOP_K=top_k, GROUPS=groups, TOP_GROUPS=top_groups,
+            WIDE_K=wide(top_k), WIDE_G=wide(groups), WIDE_P=wide(experts // groups), DEPENDENT=dependent,
+            launch_pdl=dependent, num_warps=min(max(wide(experts) // EXPERTS_A_WARP, 1), 4),
+        )  # fmt: skip
+    return choice, share
