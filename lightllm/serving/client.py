@@ -63,7 +63,7 @@ class EngineClient:
         self._records, self._has_others = Records(table, client), table.shape.clients > 1
         self._status, self._metrics, self._config = status, metrics, config
         self._channels: dict[str, Channel | None] = {"scheduler": scheduler, "detokenizer": detokenizer}
-        self._eos_ids, self._vocab_size, self._default_max_tokens = list(eos_ids), vocab_size, default_max_tokens
+        self._eos_ids, self.vocab_size, self._default_max_tokens = list(eos_ids), vocab_size, default_max_tokens
         self._open: dict[int, Request] = {}
         self._refusal: str | None = None
         self._on_profiled: OnProfiled | None = None
@@ -86,7 +86,7 @@ class EngineClient:
             raise RequestError(f"{reason}; try again later", status=503)
         tokens = self._shortened(self._checked_prompt(prompt), params)
         max_tokens, timeout_s = self._max_tokens(len(tokens), params), self._timeout_s(terms)
-        token_words = words_of(params, vocabulary=self._vocab_size, eos_ids=self._eos_ids)
+        token_words = words_of(params, vocabulary=self.vocab_size, eos_ids=self._eos_ids)
         self._check_room(params.num_samples, len(tokens))
         self._check_wait(params.num_samples, timeout_s)
         stop_ids = [*([] if params.ignore_eos else self._eos_ids), *params.stop_token_ids]
@@ -241,10 +241,10 @@ class EngineClient:
             raise RequestError("the prompt is empty; it needs at least one token", param="prompt")
         if tokens.ndim != 1 or tokens.dtype.kind not in "iu":
             raise RequestError("the prompt must be text or a list of token ids", param="prompt")
-        wrong = tokens[(tokens < 0) | (tokens >= self._vocab_size)]
+        wrong = tokens[(tokens < 0) | (tokens >= self.vocab_size)]
         if wrong.size:
             raise RequestError(
-                f"token id {wrong[0]} is not in the vocabulary; use 0 to {self._vocab_size - 1}", param="prompt"
+                f"token id {wrong[0]} is not in the vocabulary; use 0 to {self.vocab_size - 1}", param="prompt"
             )
         return tokens.astype(np.int32)
 

@@ -89,15 +89,16 @@ class Campaign:
         self.counts[status] = self.counts.get(status, 0) + 1
         assert 200 <= status < 500, f"{status} {answer[:500]!r}: {said}"
         if status >= 400:
-            self._judge_error(answer, said)
+            self._judge_error(route, answer, said)
             return
         assert not (route.body is not None and self._must_be_refused(route, data)), f"{status}, not refused: {said}"
         self._judge_answer(route, status, headers["content-type"].partition(";")[0], answer, said)
 
-    def _judge_error(self, answer: bytes, said: str) -> None:
+    def _judge_error(self, route: Route, answer: bytes, said: str) -> None:
         error = json.loads(answer)
-        assert self._errors is not None
-        assert self._errors.is_valid(error), f"{answer[:500]!r}: {said}"
+        errors = route.answers["default"]["application/json"]
+        assert errors is not None
+        assert errors.is_valid(error), f"{answer[:500]!r}: {said}"
         assert error["error"]["message"].isprintable(), f"{answer[:500]!r}: {said}"
         assert len(answer) < 6000, f"{len(answer)} bytes of error: {said}"
 

@@ -7,7 +7,7 @@ import msgspec
 from msgspec import UNSET, UnsetType
 
 from lightllm.base.request import FinishReason
-from lightllm.serving.api import logprobs, openai
+from lightllm.serving.api import errors, logprobs, openai
 from lightllm.serving.api.chat_parsing import ChatParsing, ReasoningTokens
 from lightllm.serving.api.generation import Generation
 from lightllm.serving.api.openai import DONE, FINISH, Usage, UsageCount, UsageTail, json
@@ -240,3 +240,6 @@ class ChatStream:
         if not self._tail.is_asked:
             return DONE
         return b'%s],"usage":%s}\n\n' % (self._head, json(self._tail.count.usage())) + DONE
+
+    def failure(self, status: int, message: str) -> bytes:
+        return errors.event(status, message)

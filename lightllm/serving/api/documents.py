@@ -29,7 +29,11 @@ _SECURITY_SCHEMES = {
 
 
 def described(
-    body: type[msgspec.Struct] | None, answer: type[msgspec.Struct] | str, *, streams: bool = False
+    body: type[msgspec.Struct] | None,
+    answer: type[msgspec.Struct] | str,
+    *,
+    streams: bool = False,
+    error: type[msgspec.Struct] = ErrorEnvelope,
 ) -> dict[str, Any]:
     """Arguments of a route that document what it takes and gives: a struct as JSON, or a text of a media type."""
     content: dict[str, Any] = (
@@ -41,7 +45,7 @@ def described(
     extra: dict[str, Any] = {}
     if body is not None:
         extra["requestBody"] = {"required": True, "content": {"application/json": _content(body)}}
-    errors = {"application/json": _content(ErrorEnvelope)}
+    errors = {"application/json": _content(error)}
     statuses = _KEY_MISSING | (_BODY_STATUSES if body is not None else {}) | _OTHERS
     responses |= {status: {"description": text, "content": errors} for status, text in statuses.items()}
     return {"responses": responses, "openapi_extra": extra}

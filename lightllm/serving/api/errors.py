@@ -1,10 +1,16 @@
-"""Errors over HTTP: one envelope for every route, OpenAI's: {"error": {"message", "type", "param", "code"}}."""
+"""Errors over HTTP, worded as the API does to which a route belongs.
+
+Unless a route is another API's: OpenAI's envelope, {"error": {"message", "type", "param", "code"}}.
+"""
 
 import math
+from collections.abc import Callable
+from dataclasses import dataclass
 
 import msgspec
 from fastapi import FastAPI, Request, Response
 from starlette.exceptions import HTTPException
+from starlette.types import Scope
 
 from lightllm.base import log
 from lightllm.base.errors import RequestError
@@ -41,22 +47,66 @@ class ErrorEnvelope(msgspec.Struct, frozen=True):
     error: ErrorBody
 
 
-def envelope(status: int, message: str, *, param: str | None = None) -> bytes:
-    """The JSON of an error."""
+@dataclass(frozen=True)
+class Problem:
+    """An error to be told. Its texts are fit to be shown."""
+
+    status: int
+    message: str
+    param: str | None = None
+    request_id: str = ""
+
+
+@dataclass(frozen=True)
+class Dialect:
+    """How an API words an error, and the header in which it names a request."""
+
+    error: Callable[[Problem], msgspec.Struct]
+    id_header: bytes = b"x-request-id"
+
+
+def envelope(problem: Problem) -> ErrorEnvelope:
+    """The error in OpenAI's words."""
+    status, param = problem.status, problem.param
     code = {(404, "model"): "model_not_found", (401, None): "invalid_api_key"}.get((status, param))
-    body = ErrorBody(
-        printable(message, LONGEST_MESSAGE), _TYPES.get(status, "error"), param and printable(param, 100), code
-    )
-    return msgspec.json.encode(ErrorEnvelope(body))
+    return ErrorEnvelope(ErrorBody(problem.message, _TYPES.get(status, "error"), param, code))
 
 
-def response(status: int, message: str, *, param: str | None = None, retry_after_s: float | None = None) -> Response:
-    """An error as a whole response. With 429 and 503 it says when to try again, with 401 how to prove who one is."""
+OPENAI = Dialect(envelope)
+
+
+def encoded(status: int, message: str, *, dialect: Dialect = OPENAI) -> bytes:
+    """The JSON of an error."""
+    return msgspec.json.encode(dialect.error(Problem(status, printable(message, LONGEST_MESSAGE))))
+
+
+def event(status: int, message: str) -> bytes:
+    """The error as the last event of a stream of OpenAI's."""
+    return b"data: %s\n\n" % encoded(status, message)
+
+
+def response(
+    status: int,
+    message: str,
+    *,
+    param: str | None = None,
+    retry_after_s: float | None = None,
+    scope: Scope | None = None,
+) -> Response:
+    """An error as a whole response to the request of `scope`, in its route's dialect.
+
+    With 429 and 503 it says when to try again, with 401 how to prove who one is.
+    """
     least, most = _RETRY_AFTER_S
     seconds = min(max(least, math.ceil(retry_after_s or 0)), most)
     retry = {"retry-after": str(seconds)}
     headers = {429: retry, 503: retry, 401: {"www-authenticate": "Bearer"}}.get(status)
-    return Response(envelope(status, message, param=param), status, headers, media_type="application/json")
+    state = scope["state"] if scope else {}
+    problem = Problem(
+        status, printable(message, LONGEST_MESSAGE), param and printable(param, 100), state.get("request_id", "")
+    )
+    dialect: Dialect = state.get("dialect", OPENAI)
+    return Response(msgspec.json.encode(dialect.error(problem)), status, headers, media_type="application/json")
 
 
 def install(app: FastAPI, metrics: Metrics) -> None:
@@ -67,7 +117,9 @@ def install(app: FastAPI, metrics: Metrics) -> None:
         if not isinstance(error, UnfinishedError):  # which the client has counted
             metrics.add("request_count")
             metrics.add("request_failure")
-        return response(error.status, str(error), param=error.param, retry_after_s=error.retry_after_s)
+        return response(
+            error.status, str(error), param=error.param, retry_after_s=error.retry_after_s, scope=request.scope
+        )
 
     @app.exception_handler(ClientLeftError)
     async def _left(request: Request, error: ClientLeftError) -> Response:
@@ -78,11 +130,11 @@ def install(app: FastAPI, metrics: Metrics) -> None:
         path = f"{request.method} {request.url.path[:200]}"
         if error.status_code == 404:
             return response(404, f"there is no {path}; /docs lists what there is")
-        answer = response(error.status_code, f"{path}: {error.detail}")
+        answer = response(error.status_code, f"{path}: {error.detail}", scope=request.scope)
         answer.headers.update(error.headers or {})
         return answer
 
     @app.exception_handler(Exception)
     async def _failed(request: Request, error: Exception) -> Response:
         _log.error("%s %s failed", request.method, printable(request.url.path, 200), exc_info=error)
-        return response(500, "the server failed at this request; its log says why")
+        return response(500, "the server failed at this request; its log says why", scope=request.scope)

@@ -4,7 +4,7 @@ from collections.abc import AsyncIterator
 from typing import Protocol
 
 from fastapi import Response
-from starlette.types import Message, Receive, Scope, Send
+from starlette.types import Receive, Scope, Send
 
 from lightllm.base import log
 from lightllm.serving.api import errors
@@ -30,6 +30,9 @@ class Form(Protocol):
 
     def event(self, choice: int, update: Update) -> bytes: ...
     def end(self) -> bytes: ...
+    def failure(self, status: int, message: str) -> bytes:
+        """The last event of a stream that cannot go on."""
+        ...
 
 
 class EventStream(Response):
@@ -50,7 +53,7 @@ class EventStream(Response):
                 while nothing_in_time(first) and len(first) < len(self._generation.requests):
                     first += await anext(answers)
                 if error := nothing_in_time(first) or first_failure(first):
-                    refused = errors.response(error.status, str(error), retry_after_s=error.retry_after_s)
+                    refused = errors.response(error.status, str(error), retry_after_s=error.retry_after_s, scope=scope)
                     await refused(scope, receive, send)
                 else:
                     await send(_START)
@@ -63,7 +66,7 @@ class EventStream(Response):
             await self._send_events(first, send)
             async for updates in others:
                 if error := first_failure(updates):
-                    await send(_last(error.status, str(error)))
+                    await self._send_failure(error.status, str(error), send)
                     return
                 await self._send_events(updates, send)
             await send({"type": "http.response.body", "body": self._form.end()})
@@ -71,14 +74,12 @@ class EventStream(Response):
             raise
         except Exception:
             _log.exception("a stream failed")
-            await send(_last(500, "the server failed at this request; its log says why"))
+            await self._send_failure(500, "the server failed at this request; its log says why", send)
 
     async def _send_events(self, updates: Updates, send: Send) -> None:
         events = b"".join([self._form.event(choice, update) for choice, update in updates])
         if events:
             await send({"type": "http.response.body", "body": events, "more_body": True})
 
-
-def _last(status: int, message: str) -> Message:
-    """An error as the last event."""
-    return {"type": "http.response.body", "body": b"data: " + errors.envelope(status, message) + b"\n\n"}
+    async def _send_failure(self, status: int, message: str, send: Send) -> None:
+        await send({"type": "http.response.body", "body": self._form.failure(status, message)})

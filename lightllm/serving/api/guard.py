@@ -6,13 +6,14 @@ A streamed token passes one plain function here, which costs it 0.1 us.
 import logging
 import sys
 import time
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Mapping
 
 import msgspec
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from lightllm.base.config import AccessLog
 from lightllm.serving.api import errors
+from lightllm.serving.api.errors import Dialect
 from lightllm.serving.api.keys import Caller, Keyring, given_keys
 from lightllm.serving.api.printable import printable, request_id
 
@@ -23,10 +24,11 @@ _LEFT = 499  # the client left before there was anything to tell
 
 
 class Guard:
-    """Lets requests through to `app` that may pass. scope["state"] then has their `caller` and `request_id`."""
+    """Lets requests through to `app` that may pass. scope["state"] has their `caller`, `request_id` and `dialect`."""
 
-    def __init__(self, app: ASGIApp, keyring: Keyring, access_log: AccessLog):
-        self._app, self._keyring = app, keyring
+    def __init__(self, app: ASGIApp, keyring: Keyring, access_log: AccessLog, dialects: Mapping[str, Dialect]):
+        """`dialects`: of paths that are not OpenAI's."""
+        self._app, self._keyring, self._dialects = app, keyring, dialects
         self._note = {"off": None, "text": _as_text, "json": _as_json}[access_log]
         self._log = _access_logger()
 
@@ -36,17 +38,22 @@ class Guard:
             return
         began, status = time.monotonic(), _LEFT
         identifier = request_id(next((value for name, value in scope["headers"] if name == b"x-request-id"), None))
-        id_header = (b"x-request-id", identifier)
+        dialect = self._dialects.get(scope["path"], errors.OPENAI)
+        id_headers = [(name, identifier) for name in dict.fromkeys((b"x-request-id", dialect.id_header))]
 
         def send_with_id(message: Message) -> Awaitable[None]:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                message = {**message, "headers": [*message.get("headers", ()), id_header]}
+                message = {**message, "headers": [*message.get("headers", ()), *id_headers]}
             return send(message)
 
         caller = self._keyring.caller(scope["headers"])
-        scope["state"] = scope.get("state", {}) | {"caller": caller, "request_id": identifier.decode()}
+        scope["state"] = scope.get("state", {}) | {
+            "caller": caller,
+            "request_id": identifier.decode(),
+            "dialect": dialect,
+        }
         try:
             if caller is not None or not self._keyring or _is_open(scope):
                 await self._app(scope, receive, send_with_id)
@@ -63,7 +70,7 @@ def _is_open(scope: Scope) -> bool:
 
 def _refusal(scope: Scope) -> ASGIApp:
     what = "the API key is none of this server's" if given_keys(scope["headers"]) else "an API key is missing"
-    return errors.response(401, f"{what}; send it as `Authorization: Bearer KEY` or as `x-api-key: KEY`")
+    return errors.response(401, f"{what}; send it as `Authorization: Bearer KEY` or as `x-api-key: KEY`", scope=scope)
 
 
 class _Access(msgspec.Struct, frozen=True, omit_defaults=True):

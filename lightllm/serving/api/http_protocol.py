@@ -60,7 +60,7 @@ class BoundedHttp(HttpToolsProtocol):
     def _refuse(self, status: int, message: str) -> None:
         """Answers and closes. Nothing of the request is in the answer."""
         self._head_ended()
-        body = errors.envelope(status, message)
+        body = errors.encoded(status, message)
         head = b"HTTP/1.1 %d %s\r\ncontent-type: application/json\r\ncontent-length: %d\r\nconnection: close\r\n\r\n"
         self.transport.write(head % (status, _REASONS[status], len(body)) + body)
         self.transport.close()

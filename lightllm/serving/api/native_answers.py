@@ -6,6 +6,7 @@ import msgspec
 import numpy as np
 
 from lightllm.base.request import FinishReason
+from lightllm.serving.api import errors
 from lightllm.serving.api.logprobs import LEAST, PromptLogprobs
 from lightllm.serving.api.openai import json
 from lightllm.serving.api.service import Service
@@ -107,6 +108,9 @@ class TokenStream:
 
     def end(self) -> bytes:
         return b""
+
+    def failure(self, status: int, message: str) -> bytes:
+        return errors.event(status, message)
 
 
 def _token_event(token: TokenDetails, text: str, finish: str | None) -> bytes:

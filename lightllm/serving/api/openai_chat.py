@@ -69,18 +69,8 @@ def router(service: Service) -> APIRouter:
     async def chat_completions(request: Request) -> Response:
         """Continues a conversation. With stream=true: chunks as server-sent events, then `[DONE]`."""
         body = bodies.decode(await bodies.read(request, service.config.max_request_bytes), _decoder)
-        service.check_model(body.model)
-        parsing = _parsing(service, body)
-        params = _params(service, body, parsing)
-        prompt = await _prompt(service, body, parsing)
-        readers = [
-            ChoiceReader(service, parsing, prompt.beginning, skips_special_tokens=params.skip_special_tokens)
-            for _ in range(params.n)
-        ]
-        generation = Generation(service.client, terms.of(service, request, body), until_end=not body.stream)
-        generation.submit(prompt.tokens, params)
+        generation, readers, needs_tokens = await begun(service, request, body, until_end=not body.stream)
         has_logprobs = bool(body.logprobs)
-        needs_tokens = has_logprobs or parsing.reasoning_format is not None
         if body.stream:
             tail = UsageTail(UsageCount(generation.requests), body)
             form = ChatStream(service, generation, readers, tail, has_logprobs=has_logprobs, needs_tokens=needs_tokens)
@@ -94,7 +84,30 @@ def router(service: Service) -> APIRouter:
     return routes
 
 
-def _parsing(service: Service, body: ChatBody) -> ChatParsing:
+class Chat(NamedTuple):
+    """A chat whose answers are under way, `readers` by choice."""
+
+    generation: Generation
+    readers: list[ChoiceReader]
+    needs_tokens: bool  # to be read with the text
+
+
+async def begun(service: Service, request: Request, body: ChatBody, *, until_end: bool) -> Chat:
+    """Submits a chat, whichever API it was asked through. Raises RequestError."""
+    service.check_model(body.model)
+    parsing = parsing_of(service, body)
+    params = _params(service, body, parsing)
+    prompt = await prompt_of(service, body, parsing)
+    readers = [
+        ChoiceReader(service, parsing, prompt.beginning, skips_special_tokens=params.skip_special_tokens)
+        for _ in range(params.n)
+    ]
+    generation = Generation(service.client, terms.of(service, request, body), until_end=until_end)
+    generation.submit(prompt.tokens, params)
+    return Chat(generation, readers, bool(body.logprobs) or parsing.reasoning_format is not None)
+
+
+def parsing_of(service: Service, body: ChatBody) -> ChatParsing:
     """What the answers are to be read for."""
     formats = service.formats
     _check_tool_choice(body.tool_choice)
@@ -141,12 +154,12 @@ def _params(service: Service, body: ChatBody, parsing: ChatParsing) -> SamplingP
     return service.params(values | {"shown_special_tokens": sorted(parsing.shown_tokens)})
 
 
-class _Prompt(NamedTuple):
+class ChatPrompt(NamedTuple):
     tokens: list[int]
     beginning: Beginning
 
 
-async def _prompt(service: Service, body: ChatBody, parsing: ChatParsing) -> _Prompt:
+async def prompt_of(service: Service, body: ChatBody, parsing: ChatParsing) -> ChatPrompt:
     """The conversation, rendered with the model's template."""
     if body.continue_final_message and body.add_generation_prompt:
         raise RequestError(
@@ -159,7 +172,7 @@ async def _prompt(service: Service, body: ChatBody, parsing: ChatParsing) -> _Pr
     begins_answer = not continues if body.add_generation_prompt is None else body.add_generation_prompt
     effort = {} if body.reasoning_effort is None else {"reasoning_effort": body.reasoning_effort}
 
-    def render() -> _Prompt:
+    def render() -> ChatPrompt:
         text = template.render(
             conversation,
             tools=tools,
@@ -169,6 +182,6 @@ async def _prompt(service: Service, body: ChatBody, parsing: ChatParsing) -> _Pr
         )
         # A template writes special tokens itself, unless the client knows that this one does not.
         tokens = tokenizer.encode(text, add_special_tokens=bool(body.add_special_tokens))
-        return _Prompt(tokens, parsing.beginning(text, conversation[-1]["content"] if continues else None))
+        return ChatPrompt(tokens, parsing.beginning(text, conversation[-1]["content"] if continues else None))
 
     return await service.aside(render, messages.num_characters(conversation))

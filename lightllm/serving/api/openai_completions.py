@@ -12,7 +12,7 @@ from lightllm.base.errors import RequestError
 from lightllm.base.request import FinishReason, SamplingParams
 from lightllm.serving import best_of
 from lightllm.serving.api import body as bodies
-from lightllm.serving.api import openai, terms
+from lightllm.serving.api import errors, openai, terms
 from lightllm.serving.api.body import GenerationBody, Int
 from lightllm.serving.api.documents import described
 from lightllm.serving.api.event_stream import EventStream
@@ -276,3 +276,6 @@ class CompletionStream:
         if not self._tail.is_asked:
             return DONE
         return b'%s],"usage":%s}\n\n' % (self._head, json(self._tail.count.usage())) + DONE
+
+    def failure(self, status: int, message: str) -> bytes:
+        return errors.event(status, message)
