@@ -107,8 +107,8 @@ def matrices(model: Model, outputs: int, inputs: int, device: torch.device) -> M
     for one in weight if device.type != "meta" else ():
         one.copy_(torch.randn(outputs, inputs, device=device))
     scale = (torch.rand(model.experts, outputs // TILE, inputs // TILE, device=device) + 0.5) * inputs**-0.5
-    tiles = (torch.arange(size, device=device) // TILE for size in (outputs, inputs))
-    return Matrices(model.format, weight, outputs, inputs, (scale, *tiles))
+    row_tile, column_tile = (torch.arange(size, device=device) // TILE for size in (outputs, inputs))
+    return Matrices(model.format, weight, outputs, inputs, (scale, row_tile, column_tile))
 
 
 def shapes(model: Model, tokens: int) -> list[Shape]:
@@ -173,6 +173,12 @@ def measure(name: str, model: Model, tokens: int, weights: tuple[Matrices, Matri
         yield row
 
 
+_FIELDS = {
+    "first": ["rows", "outputs", "inputs", "warps", "stages"],
+    "second": ["rows", "down_outputs", "down_inputs", "down_warps", "down_stages"],
+}
+
+
 def show(rows: list[dict[str, Any]]) -> None:
     """The best of each size: the whole, and each part by the parameters that are best for it."""
     for key, group in itertools.groupby(rows, key=lambda row: (row["model"], row["tokens"])):
@@ -192,9 +198,7 @@ def show(rows: list[dict[str, Any]]) -> None:
             if part in best:
                 row = min(mine, key=lambda row: row[part])
                 shape = row["shape"]
-                fields = {"first": ("rows", "outputs", "inputs", "warps", "stages")}
-                fields["second"] = ("rows", *(f"down_{name}" for name in fields["first"][1:]))
-                chosen = " ".join(str(shape[name]) for name in fields.get(part, ("rows",)))
+                chosen = " ".join(str(shape[name]) for name in _FIELDS.get(part, ["rows"]))
                 print(f"    {part:9} {row[part]:8.1f} us ({mine[0][part]:8.1f} by default): {chosen}")
 
 

@@ -18,20 +18,22 @@ class Block(nn.Module):
     """x += attention(norm(x)); x += mlp(norm(x)).
 
     The sum travels as a pair (x, residual) that is added up in the next norm, so that adding and norming are one op.
+    mlp_name: what checkpoints call it.
     """
 
-    def __init__(self, hidden: int, eps: float, *, attention: nn.Module, mlp: nn.Module):
+    def __init__(self, hidden: int, eps: float, *, attention: nn.Module, mlp: nn.Module, mlp_name: str = "mlp"):
         super().__init__()
         self.input_layernorm = RMSNorm(hidden, eps)
         self.self_attn = attention
         self.post_attention_layernorm = RMSNorm(hidden, eps)
-        self.mlp = mlp
+        self.mlp_name = mlp_name
+        self.add_module(mlp_name, mlp)
 
     def forward(self, x: Tensor, residual: Tensor | None, batch: Batch) -> tuple[Tensor, Tensor]:
         x, residual = self.input_layernorm.add(x, residual)
         x = self.self_attn(x, batch)
         x, residual = self.post_attention_layernorm.add(x, batch.outputs(residual))
-        return self.mlp(x), residual
+        return self.get_submodule(self.mlp_name)(x), residual
 
 
 class Config(Protocol):

@@ -17,15 +17,25 @@ from lightllm.compute.weights.weight import Declared, Matrix, Part, Run, Stack, 
 
 
 class Experts(nn.Module):
-    """Gated MLPs. Expert parallel: each rank holds whole experts. Otherwise: a share of every expert's width."""
+    """Gated MLPs. Expert parallel: each rank holds whole experts. Otherwise: a share of every expert's width.
+
+    names: of gate, up and down in a checkpoint.
+    """
 
     method: LinearMethod
     gate_up: Mapping[str, Tensor]
     down: Mapping[str, Tensor]
 
-    def __init__(self, experts: int, hidden: int, width: int):
+    def __init__(
+        self,
+        experts: int,
+        hidden: int,
+        width: int,
+        *,
+        names: tuple[str, str, str] = ("gate_proj", "up_proj", "down_proj"),
+    ):
         super().__init__()
-        self.experts, self.hidden, self.width = experts, hidden, width
+        self.experts, self.hidden, self.width, self.names = experts, hidden, width, names
         self.group, self.first = Group(), 0
 
     def place(self, site: Site) -> Mapping[str, Declared]:
@@ -34,13 +44,14 @@ class Experts(nn.Module):
         mine = divided(self.experts, site.mesh.expert, what="the list of experts")
         width = whole(self.width) if by_expert else divided(self.width, self.group, what="an expert's width")
         self.first = mine.start
-        self.method = one_method([f"{site.path}.{mine.start}.{name}_proj" for name in ("gate", "up", "down")], site)
+        gate, up, down = self.names
+        self.method = one_method([f"{site.path}.{mine.start}.{name}" for name in self.names], site)
         wide, narrow = [], []
         for expert in range(mine.start, mine.stop):
             path = f"{site.path}.{expert}"
-            gate_up = Run(f"{path}.gate_proj", width), Run(f"{path}.up_proj", width)
+            gate_up = Run(f"{path}.{gate}", width), Run(f"{path}.{up}", width)
             wide.append(self.method.declare(Matrix(gate_up, whole(self.hidden))))
-            narrow.append(self.method.declare(Matrix((Run(f"{path}.down_proj", whole(self.hidden)),), width)))
+            narrow.append(self.method.declare(Matrix((Run(f"{path}.{down}", whole(self.hidden)),), width)))
         return {f"gate_up.{k}": v for k, v in _stacked(wide).items()} | {
             f"down.{k}": v for k, v in _stacked(narrow).items()
         }

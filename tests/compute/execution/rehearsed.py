@@ -42,6 +42,8 @@ LLAMA = {
     "max_position_embeddings": LONGEST,
 }
 QWEN = LLAMA | {"architectures": ["Qwen3ForCausalLM"], "num_key_value_heads": 8, "head_dim": 128}
+MIXTRAL = LLAMA | {"architectures": ["MixtralForCausalLM"], "num_local_experts": 8, "num_experts_per_tok": 2}
+MIXTRAL |= {"sliding_window": None}
 MISTRAL = LLAMA | {"architectures": ["MistralForCausalLM"], "sliding_window": 500}
 AMPERE = launch.Card((8, 0), 108)
 WAYS = [
@@ -141,7 +143,9 @@ def test_blocks_alike_are_rehearsed_once(noted, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("model", "card"), [(LLAMA, hopper.H200), (MISTRAL, hopper.H200), (QWEN, AMPERE)], ids=["llama", "mistral", "qwen"]
+    ("model", "card"),
+    [(LLAMA, hopper.H200), (MISTRAL, hopper.H200), (QWEN, AMPERE), (MIXTRAL, hopper.H200)],
+    ids=["llama", "mistral", "qwen", "mixtral"],
 )
 def test_no_step_needs_a_kernel_that_was_not_rehearsed(model, card, noted, monkeypatch):
     monkeypatch.setattr(launch, "card", lambda device: card)

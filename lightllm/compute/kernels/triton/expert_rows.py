@@ -17,7 +17,7 @@ from torch import Tensor
 from lightllm.compute.kernels.triton.launch import begin, depends
 
 PAIRS = 128  # a program sorts
-MOST_SCANNED = 2048  # pairs that are counted at once
+SCANNED = (512, 2048)  # pairs that are counted at once, if there are no more than the first, and otherwise
 ENTRY = tl.constexpr(4)  # numbers of an entry: expert, first row, end of the expert's rows; the first entry: how many
 COLUMNS = 1024
 
@@ -97,7 +97,7 @@ def sort(choice: Tensor, first: int, experts: int, rows: int) -> Rows:
     dependent = depends(device)
     _sort[(triton.cdiv(pairs, PAIRS),)](
         choice, found.order, found.place, found.table, pairs, first, experts,
-        ROWS=rows, PAIRS=PAIRS, SCAN=min(max(triton.next_power_of_2(pairs), PAIRS), MOST_SCANNED),
+        ROWS=rows, PAIRS=PAIRS, SCAN=SCANNED[pairs > SCANNED[0]],
         EXPERTS=triton.next_power_of_2(experts), DEPENDENT=dependent, launch_pdl=dependent, num_warps=8,
     )  # fmt: skip
     return found
