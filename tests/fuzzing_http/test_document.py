@@ -60,7 +60,7 @@ def test_who_may_use_what_is_said(document, server):
     assert open_routes == {"/health", "/healthz", "/readiness", "/liveness"}
 
 
-@pytest.mark.parametrize("path", ["/docs"])
+@pytest.mark.parametrize("path", ["/", "/docs"])
 def test_pages_load_without_a_key_and_nothing_from_elsewhere(server, path):
     response = httpx.get(server.url + path, verify=False)
     assert response.status_code == 200

@@ -58,7 +58,8 @@ def _content(struct: type[msgspec.Struct]) -> dict[str, Any]:
 
 def operation_id(route: APIRoute) -> str:
     """What generated clients call it: method and path."""
-    return re.sub(r"\W+", "_", f"{min(route.methods).lower()}_{route.path}").strip("_")
+    methods = "_".join(sorted(route.methods or ())).lower()
+    return re.sub(r"\W+", "_", f"{methods}_{route.path}").strip("_")
 
 
 def install(app: FastAPI, *, needs_key: bool) -> None:

@@ -1,4 +1,4 @@
-"""The server's own pages: each one file that loads nothing else. /docs is the reference."""
+"""The server's own pages: the playground at / and the reference at /docs, each one file that loads nothing else."""
 
 import base64
 import hashlib
@@ -10,7 +10,7 @@ from fastapi import APIRouter, Response
 
 from lightllm.serving.api.service import Service
 
-_FILES = {"/docs": "reference.html"}
+_FILES = {"/": "playground.html", "/docs": "reference.html"}
 _INLINE = re.compile(r"<(script|style)>(.*?)</\1>", re.DOTALL)
 
 
