@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from lightllm.base.step import StepPlan
 from lightllm.compute import ops
@@ -21,7 +21,6 @@ from lightllm.compute.execution.batch import starts_of
 from lightllm.compute.execution.graphs import Recorder, Sampling, largest_first
 from lightllm.compute.execution.rows import Rows
 from lightllm.compute.execution.transfers import Upload, pack
-from lightllm.compute.layers.latent_attention import LatentAttention
 
 GAPS = ((32, 32), (256, 64), (512, 128))  # of sizes_up_to, in tokens
 MOST_SEQUENCES = 256
@@ -32,13 +31,6 @@ MOST_CHUNKS = 32  # the kernel looks through this many in any case
 LONGEST_CONTEXT = 8192
 
 Numbers = Any  # np.ndarray on the host, Tensor on the device
-
-
-def why_not(model: nn.Module) -> str | None:
-    """The reason a model's mixed steps cannot be recorded, if there is one."""
-    if any(isinstance(layer, LatentAttention) for layer in model.modules()):
-        return "latent attention has no kernel whose grid does not depend on the lengths of chunks"
-    return None
 
 
 class Layout(NamedTuple):

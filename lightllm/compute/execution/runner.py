@@ -20,7 +20,6 @@ from lightllm.compute.execution.rehearsal import rehearse
 from lightllm.compute.execution.rows import Rows
 from lightllm.compute.execution.stepper import Stepper
 from lightllm.compute.execution.transfers import Download, Upload
-from lightllm.compute.layers.decoder import CausalLM
 from lightllm.compute.ops.op import Facts
 from lightllm.compute.parallel.mesh import Group, Mesh
 from lightllm.compute.parallel.process_group import join
@@ -107,7 +106,7 @@ class Runner:
         longest = self._blueprint.longest
         captured = not self._config.disable_cudagraph
         sizes = [1, self._graph_sizes[-1]] if captured else []
-        mixed_sizes = self._mixed_sizes(self._blueprint.build()) if captured else []
+        mixed_sizes = self._mixed_sizes if captured else []
         plans = made_up_steps.every_kind_of_step(
             tokens=self._config.batch_max_tokens,
             rows=self._num_rows,
@@ -136,9 +135,10 @@ class Runner:
             return []
         return sizes_up_to(min(self._num_rows, self._config.graph_max_batch_size))
 
-    def _mixed_sizes(self, model: CausalLM) -> list[int]:
+    @property
+    def _mixed_sizes(self) -> list[int]:
         """Tokens of the other steps that are recorded."""
-        if not self._graph_sizes or mixed_graphs.why_not(model) is not None:
+        if not self._graph_sizes:
             return []
         most = min(self._config.batch_max_tokens, self._config.graph_max_tokens)
         return sizes_up_to(most, mixed_graphs.GAPS)
@@ -165,10 +165,8 @@ class Runner:
         record = CudaRecorder(self._side_stream)
         with torch.inference_mode():
             # Those that need more memory first, which the others then use too.
-            if mixed_sizes := self._mixed_sizes(self._model):
-                self.stepper.capture_mixed(mixed_sizes, record)
-            elif self._config.graph_max_tokens:
-                _log.info("no CUDA graphs of mixed steps: %s", mixed_graphs.why_not(self._model))
+            if self._mixed_sizes:
+                self.stepper.capture_mixed(self._mixed_sizes, record)
             again = self._config.graph_max_read_again
             self.stepper.capture(self._graph_sizes, record, most_read_again=again)
 

@@ -8,9 +8,22 @@ from lightllm.compute.ops.op import ALL, Choice, Facts
 _EVERYWHERE = ["lightllm.compute.kernels.torch_native"]
 _CPU = ("attention", "experts", "rope", "sampling")
 _TRITON = (
-    "activation", "attention", "biases", "embedding", "experts", "masks", "matvec", "norm", "penalties", "rope",
-    "routing", "sampling", "step", "typical",
-)  # fmt: skip
+    "activation",
+    "attention",
+    "attention_latent",
+    "biases",
+    "embedding",
+    "experts",
+    "masks",
+    "matvec",
+    "norm",
+    "penalties",
+    "rope",
+    "routing",
+    "sampling",
+    "step",
+    "typical",
+)
 MODULES = {
     "cpu": [f"lightllm.compute.kernels.cpu.{name}" for name in _CPU] + _EVERYWHERE,
     "cuda": [f"lightllm.compute.kernels.triton.{name}" for name in _TRITON] + _EVERYWHERE,

@@ -1,12 +1,10 @@
 """Multi-head latent attention: of each token one small latent vector is kept for all heads.
 
-Source: arXiv:2405.04434 section 2.1. The matrices that would expand latents to keys and values are absorbed: queries
-are taken into the latent space, and what they attend to is brought back, so that nothing is ever expanded per token.
+Source: arXiv:2405.04434 section 2.1. Whether keys and values are ever expanded from latents is up to ops.attend_latent.
 """
 
 from collections.abc import Mapping
 
-import torch
 from torch import Tensor, nn
 
 from lightllm.compute import ops
@@ -65,7 +63,7 @@ class LatentAttention(nn.Module):
         bias: bool = False,
     ):
         super().__init__()
-        self.rope, self.scale, self.latent = rope, scale, latent
+        self.rope, self.scale = rope, scale
         self.query_parts, self.width = [key_dim, rope.dim], latent + rope.dim
         dim = key_dim + rope.dim
         compressed = Output("kv_a_proj_with_mqa", self.width)
@@ -108,12 +106,13 @@ class LatentAttention(nn.Module):
             batch.slots,
             self.latents,
         )
-        q = torch.cat([torch.einsum("thk,hkl->thl", fixed, self.kv_b_proj.key), turning], dim=-1)
         asking = batch.queries()
         attended = ops.attend_latent(
-            batch.outputs(q),
+            batch.outputs(fixed),
+            batch.outputs(turning),
+            self.kv_b_proj.key,
+            self.kv_b_proj.value,
             self.latents,
-            self.latent,
             asking.slot_table,
             asking.row,
             asking.query_start,
@@ -125,4 +124,4 @@ class LatentAttention(nn.Module):
             asking.max_length,
             asking.memo,
         )
-        return self.o_proj(torch.einsum("thl,hvl->thv", attended, self.kv_b_proj.value).flatten(1))
+        return self.o_proj(attended.flatten(1))

@@ -74,9 +74,38 @@ def arguments(
 def _latent_cases(facts: Facts):
     for heads, rank, dim in [(4, 16, 8), (1, 20, 4)]:
         for where, hints in _steps(facts):
-            q = torch.randn(int(where[2][-1]), heads, rank + dim, dtype=facts.dtype, device=facts.device)
+            projected = _latent_projections(facts, int(where[2][-1]), heads, rank, dim, key_dim=6, value_dim=10)
             pool = torch.randn(where[0].numel(), rank + dim, dtype=facts.dtype, device=facts.device)
-            yield q, pool, rank, *where, dim**-0.5, *hints
+            yield *projected, pool, *where, dim**-0.5, *hints
+
+
+def _latent_projections(
+    facts: Facts, tokens: int, heads: int, rank: int, dim: int, *, key_dim: int, value_dim: int
+) -> list[Tensor]:
+    """Both parts of queries, and the matrices of keys and values, of numbers whose products are of the order of 1."""
+    make = {"dtype": facts.dtype, "device": facts.device}
+    fixed, turning = torch.randn(tokens, heads, key_dim, **make), torch.randn(tokens, heads, dim, **make)
+    key, value = (torch.randn(heads, size, rank, **make) * rank**-0.5 for size in (key_dim, value_dim))
+    return [fixed * key_dim**-0.5, turning, key, value]
+
+
+def latent_arguments(
+    facts: Facts,
+    queries: Sequence[int],
+    lengths: Sequence[int],
+    *,
+    heads: int,
+    rank: int = 512,
+    dim: int = 64,
+    key_dim: int = 128,
+    value_dim: int = 128,
+) -> tuple[Any, ...]:
+    """Random arguments of `attend_latent`, as `arguments` makes those of `attend`."""
+    _, keys, _, *where, scale, _, decodes, query_lengths, contexts, longest, memo = arguments(
+        facts, queries, lengths, heads=1, kv_heads=1, dim=rank + dim
+    )
+    projected = _latent_projections(facts, sum(queries), heads, rank, dim, key_dim=key_dim, value_dim=value_dim)
+    return *projected, keys[:, 0], *where, scale, decodes, query_lengths, contexts, longest, memo
 
 
 @op(cases=_cases, tolerance=_TOLERANCE)
@@ -120,9 +149,11 @@ def attend(
 
 @op(cases=_latent_cases, tolerance=_TOLERANCE)
 def attend_latent(
-    q: Tensor,
+    fixed: Tensor,
+    turning: Tensor,
+    key: Tensor,
+    value: Tensor,
     latents: Tensor,
-    rank: int,
     slot_table: Tensor,
     row: Tensor,
     query_start: Tensor,
@@ -134,13 +165,25 @@ def attend_latent(
     max_length: int,
     memo: MutableMapping[Hashable, Any],
 ) -> Tensor:
-    """As attend, with one vector a token for all heads: the key is the whole of it, the value its first `rank` numbers.
+    """As attend, where a token is one vector [latent, turned key] for all heads.
 
-    q [tokens, heads, rank + dim], the key projection already absorbed; latents [pool slots, rank + dim].
-    Returns [tokens, heads, rank]. Source: arXiv:2405.04434 section 2.1.
+    A head's key is [key[head] latent, turned key], its value is value[head] latent. Queries are in two parts, `fixed`
+    [tokens, heads, key_dim] and `turning` [tokens, heads, dim]; key [heads, key_dim, rank]; value [heads, value_dim,
+    rank]; latents [pool slots, rank + dim]. Returns [tokens, heads, value_dim].
+
+    Whether the matrices are applied to queries and sums (absorbed), or to the latents of a context (expanded), is
+    up to the implementation. Source: arXiv:2405.04434 section 2.1.
     """
+    rank = key.shape[2]
+    q = absorbed(fixed, turning, key)
     keys = latents.unsqueeze(1)
     values = torch.nn.functional.pad(keys[..., :rank], (0, latents.shape[-1] - rank))
     where = (slot_table, row, query_start, lengths)
     hints = (decodes, query_lengths, context_lengths, max_length, memo)
-    return attend.reference(q, keys, values, *where, scale, None, *hints)[..., :rank]
+    sums = attend.reference(q, keys, values, *where, scale, None, *hints)[..., :rank]
+    return torch.einsum("thr,hvr->thv", sums, value)
+
+
+def absorbed(fixed: Tensor, turning: Tensor, key: Tensor) -> Tensor:
+    """Queries that meet latents themselves [tokens, heads, rank + dim]."""
+    return torch.cat([torch.einsum("thk,hkr->thr", fixed, key), turning], dim=-1)

@@ -3,17 +3,14 @@
 import numpy as np
 import pytest
 import torch
-from torch import nn
 
 from lightllm.compute import ops
 from lightllm.compute.execution import mixed_graphs
 from lightllm.compute.execution.graphs import compute_again, sizes_up_to
-from lightllm.compute.execution.mixed_graphs import LONGEST_CONTEXT, MixedGraphs, why_not
+from lightllm.compute.execution.mixed_graphs import LONGEST_CONTEXT, MixedGraphs
 from lightllm.compute.execution.rows import Rows
 from lightllm.compute.execution.runner import Runner
 from lightllm.compute.execution.transfers import Upload
-from lightllm.compute.layers.latent_attention import LatentAttention
-from lightllm.compute.layers.rope import Default, Rope, RopeConfig
 from tests.compute.execution.checkpoint import config, make
 from tests.compute.execution.plans import Run, decodes, plan
 
@@ -120,13 +117,6 @@ def test_no_chunks_have_more_blocks_than_the_grid():
         counts = np.diff([0, *cuts, int(generator.integers(max(cuts, default=0), 33))])
         for pack, block in [(1, 64), (4, 64), (4, 16), (16, 16), (1, 1)]:
             assert sum(-(-counts * pack // block)) <= sum(-(-count * pack // block) for count in bound)
-
-
-def test_latent_attention_is_not_recorded():
-    rope = Rope(RopeConfig(10.0, Default(), 32), 4)
-    latent = LatentAttention(8, 2, rope, key_dim=4, value_dim=4, latent=8, query_rank=None, scale=1.0)
-    assert "latent attention" in why_not(nn.Sequential(latent))
-    assert why_not(nn.Linear(2, 2)) is None
 
 
 # ---- answers ----

@@ -16,6 +16,7 @@ from lightllm.compute.kernels.triton import (
     attention_decode,
     attention_decode_hopper,
     attention_hopper,
+    attention_latent,
     attention_prefill,
     biases,
     embedding,
@@ -62,6 +63,30 @@ def decode(count: int, kv_heads: int, dim: int, window: int | None = None) -> No
 def early_decode(count: int, kv_heads: int, dim: int, window: int | None = None) -> None:
     q, keys, values = heads(count, kv_heads, dim)
     attention_decode_hopper.attend_decodes(q, keys, values, TABLE, WHERE, LENGTHS, 1.0, window, q)
+
+
+def latent_decode(count: int) -> None:
+    q, latents = half(TOKENS, count, 576), half(1000, 576)
+    attention_latent.attend_decodes(q, latents, 512, TABLE, WHERE, LENGTHS, 1.0, half(TOKENS, count, 512))
+
+
+def latent_prefill(count: int) -> None:
+    q, latents = half(TOKENS, count, 576), half(1000, 1, 576)
+    out = half(TOKENS, count, 512)
+    where = (TABLE, WHERE, LENGTHS, LENGTHS)
+    attention_prefill.attend_chunks(q, latents, latents[..., :512], *where, 1.0, None, [TOKENS], out)
+
+
+def latent_runs() -> None:
+    q, run, out = half(TOKENS, 16, 192), half(TOKENS, 576), half(TOKENS, 16, 128)
+    keys, others = half(TOKENS, 16 * 128), (q[..., 128:], run[:, 512:])
+    where = (LENGTHS, LENGTHS)
+    attention_hopper.attend_runs_of(q[..., :128], keys, keys, *where, 1.0, None, [TOKENS], out, others=others)
+
+
+def latent_store() -> None:
+    q, compressed, latents = half(TOKENS, 16, 64), half(TOKENS, 576), half(1000, 576)
+    rope.norm_rotate_store_latent(q, compressed, half(512), 1e-6, WHERE, torch.zeros(100, 64), WHERE, latents)
 
 
 def prefill(count: int, kv_heads: int, dim: int, window: int | None = None) -> None:
@@ -144,6 +169,12 @@ LAUNCHES: dict[str, Callable[[], Any]] = {
     "early decode, 16/8 heads of 128, window": lambda: early_decode(16, 8, 128, 512),
     "early decode, 64/8 heads of 64": lambda: early_decode(64, 8, 64),
     "early decode, 16/2 heads of 256": lambda: early_decode(16, 2, 256),
+    "norm, rotate and store latents": latent_store,
+    "latent decode, 16 heads": lambda: latent_decode(16),
+    "latent decode, 128 heads": lambda: latent_decode(128),
+    "long latent prefill": latent_runs,
+    "latent prefill, 16 heads": lambda: latent_prefill(16),
+    "latent prefill, 128 heads": lambda: latent_prefill(128),
     "prefill, 32/8 heads of 128": lambda: prefill(32, 8, 128),
     "prefill, 16/2 heads of 192": lambda: prefill(16, 2, 192),
     "prefill, 16/2 heads of 256": lambda: prefill(16, 2, 256),
@@ -188,7 +219,7 @@ def test_compiles_for_hopper_without_spilling(name):
     if name.startswith("experts"):
         products = [kernel for kernel in compiled if kernel.kernel == "_multiply"]
         assert [bool(kernel.wgmma and kernel.async_copies) for kernel in products] == [True, True]
-    if name.startswith(("long prefill", "streamed")):
+    if name.startswith(("long", "streamed")):
         assert compiled[-1].bulk_copies, "tiles are fetched by the copy engine"
     if name.startswith(("decode", "early", "linear", "gated")):
         assert compiled[-1].async_copies, "copies run ahead of what uses them"

@@ -11,9 +11,16 @@ from tests.compute.kernels import interpreter  # isort: skip  (changes Triton, s
 from lightllm.bench.kernels import tunable
 from lightllm.bench.kernels.model_sizes import Heads, ModelSizes, Product
 from lightllm.compute import kernels, ops
-from lightllm.compute.kernels.triton import attention_decode, attention_hopper, attention_prefill, launch, matvec
+from lightllm.compute.kernels.triton import (
+    attention_decode,
+    attention_hopper,
+    attention_latent,
+    attention_prefill,
+    launch,
+    matvec,
+)
 from lightllm.compute.ops.op import ALL, Facts
-from tests.compute.kernels.more_cases import CASES, attention
+from tests.compute.kernels.more_cases import CASES, attention, latent_attention
 from tests.compute.ops.test_parity import clone, tensors
 
 assert interpreter.Builder.create_dot is interpreter._dot, "the interpreter is the repaired one"
@@ -66,6 +73,19 @@ def test_decodes_shared_among_many_programs_are_joined(tile, monkeypatch):
             shape = attention_decode.Shape(tile=tile, warps=4, stages=2, programs=programs, least_tiles=1)
             monkeypatch.setattr(attention_decode, "shape_for", lambda dim, dtype, shape=shape: shape)
             assert_matches(ops.attend, TRITON_ATTENTION.attend, arguments, torch.float32)
+            assert not launch.arrivals(CPU).any()
+
+
+@pytest.mark.parametrize("heads", [6, 80])
+def test_latent_decodes_shared_among_many_programs_are_joined(heads, monkeypatch):
+    torch.manual_seed(0)
+    facts = Facts(CPU, torch.float32)
+    for lengths in ([155], [1, 80, 2, 36], [17] * 9):
+        arguments = latent_attention(facts, [1] * len(lengths), lengths, heads=heads, rank=16, dim=8)
+        for programs in (1, 6, 20):
+            shape = attention_latent.Shape(tile=16, warps=4, stages=2, programs=programs)
+            monkeypatch.setattr(attention_latent, "shape_for", lambda heads, dtype, shape=shape: shape)
+            assert_matches(ops.attend_latent, attention_latent.attend_latent, arguments, torch.float32)
             assert not launch.arrivals(CPU).any()
 
 

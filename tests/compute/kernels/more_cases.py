@@ -8,6 +8,7 @@ import torch
 
 from lightllm.compute.ops import fp8_block
 from lightllm.compute.ops.attention import arguments as attention
+from lightllm.compute.ops.attention import latent_arguments as latent_attention
 from lightllm.compute.ops.op import Facts
 
 Cases = Callable[[Facts], Iterable[tuple[Any, ...]]]
@@ -18,6 +19,12 @@ def _attend(facts: Facts):
         yield attention(facts, [1, 1, 40], [70, 33, 64], heads=8, kv_heads=2, dim=dim)
     yield attention(facts, [1, 1, 2, 1], [129, 1, 130, 1], heads=7, kv_heads=1, dim=64, window=64)
     yield attention(facts, [33], [97], heads=16, kv_heads=1, dim=64, window=32)
+
+
+def _attend_latent(facts: Facts):
+    yield latent_attention(facts, [1, 1, 9], [70, 33, 64], heads=16)
+    yield latent_attention(facts, [1, 1, 1], [129, 1, 40], heads=128, rank=64, dim=16, key_dim=16)
+    yield latent_attention(facts, [1, 1, 5], [9, 60, 5], heads=20, rank=48, dim=24, value_dim=40)
 
 
 def _norm(facts: Facts):
@@ -65,8 +72,12 @@ CASES: dict[str, Cases] = defaultdict(
     lambda: lambda facts: (),
     {
         "attend": _attend,
+<<<<<<< HEAD
         "gated_experts": _experts,
         "gated_experts_fp8_block": _experts_fp8,
+=======
+        "attend_latent": _attend_latent,
+>>>>>>> 4f5048b (Give latent attention kernels of its own)
         "gated_linear": _linear,
         "linear": _linear,
         "penalize": lambda facts: _penalties(facts, 70, 40, 8),
@@ -87,6 +98,16 @@ def _large_attend(facts: Facts):
     for dim in (64, 80, 96, 128, 192, 256):
         yield attention(facts, [1, 1, 700, 3], [5000, 44, 2100, 3], heads=8, kv_heads=2, dim=dim)
         yield attention(facts, [1, 1, 700, 3], [5000, 44, 2100, 3], heads=6, kv_heads=2, dim=dim, window=1000)
+
+
+def _large_attend_latent(facts: Facts):
+    lengths = torch.randint(1, 3000, (256,)).tolist()
+    yield latent_attention(facts, [1] * 256, lengths, heads=16)
+    yield latent_attention(facts, [1], [100_003], heads=16)
+    yield latent_attention(facts, [1] * 9, [3000] * 8 + [5], heads=128)
+    yield latent_attention(facts, [1, 1, 70, 3], [5000, 44, 2100, 3], heads=16)
+    yield latent_attention(facts, [1, 1, 70, 3], [500, 44, 210, 3], heads=128)
+    yield latent_attention(facts, [1, 1, 300, 3, 1000, 200], [500, 44, 2100, 3, 1000, 3000], heads=16)
 
 
 def _large_norm(facts: Facts):
@@ -217,6 +238,7 @@ LARGE_CASES: dict[str, Cases] = defaultdict(
         "add_rms_norm": _large_sum_norm,
         "allow": _large_allow,
         "attend": _large_attend,
+        "attend_latent": _large_attend_latent,
         "draw": _large_draw,
         "embedding": _large_embedding,
         "gated_experts": lambda facts: _experts(facts, ((tokens, 20, 16, 4, 2048, 768) for tokens in (1, 40, 3000))),

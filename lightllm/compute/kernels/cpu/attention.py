@@ -15,6 +15,7 @@ from torch import Tensor
 
 from lightllm.compute import ops
 from lightllm.compute.kernels.cpu.needs import why_not
+from lightllm.compute.ops.attention import absorbed
 
 LOT_NUMBERS = 1 << 19  # numbers that a lot copies from one pool, unless that makes more lots than MOST_LOTS
 MOST_LOTS = 8
@@ -108,9 +109,11 @@ def attend(
 
 @ops.attend_latent.implementation("cpu", why_not)
 def attend_latent(
-    q: Tensor,
+    fixed: Tensor,
+    turning: Tensor,
+    key: Tensor,
+    value: Tensor,
     latents: Tensor,
-    rank: int,
     slot_table: Tensor,
     row: Tensor,
     query_start: Tensor,
@@ -124,6 +127,7 @@ def attend_latent(
 ) -> Tensor:
     where = slot_table, row, lengths, None, decodes, query_lengths, context_lengths
     plan = _once(memo, ("attend_latent", latents.shape[1:], latents.dtype), where, [latents])
+    q, rank = absorbed(fixed, turning, key), key.shape[2]
     queries, out = q.to(latents.dtype) * scale, torch.empty(*q.shape[:-1], rank, dtype=latents.dtype)
     if decodes:
         ordered = queries.index_select(0, plan.order)
@@ -140,7 +144,7 @@ def attend_latent(
             scores = queries[block.tokens] @ latent[block.seen].T
             weights = scores.masked_fill_(~block.mask[:, None], float("-inf")).softmax(-1)
             out[block.tokens] = weights @ latent[block.seen, :rank]
-    return out.to(q.dtype)
+    return torch.einsum("thr,hvr->thv", out.to(q.dtype), value)
 
 
 def _once(

@@ -45,7 +45,7 @@ def attend(
         module.attend_decodes(q[:decodes], keys, values, *where, scale, window, out[:decodes])
     fewest = FEWEST_ROWS * keys.shape[1] // q.shape[1]
     copies = is_hopper and why_not_runs(q, keys) is None
-    for lot, contexts in _lots(query_lengths, context_lengths, fewest if copies else None):
+    for lot, contexts in lots(query_lengths, context_lengths, fewest if copies else None, MOST_COPIED):
         which = slice(decodes + lot.start, decodes + lot.stop)
         where = (slot_table, row[which], query_start[which.start : which.stop + 1], lengths[which])
         if contexts is not None:
@@ -55,11 +55,14 @@ def attend(
     return out
 
 
-def _lots(
-    query_lengths: Sequence[int], context_lengths: Sequence[int] | None, fewest: int | None
+def lots(
+    query_lengths: Sequence[int], context_lengths: Sequence[int] | None, fewest: int | None, most_copied: int
 ) -> Iterator[tuple[slice, Sequence[int] | None]]:
-    """Neighbouring chunks that are computed together, and their contexts if these are copied: if their lengths are
-    known and each chunk has at least `fewest` tokens."""
+    """Neighbouring chunks that are computed together, and their contexts if these are copied.
+
+    They are if their lengths are known and each chunk has at least `fewest` tokens; together at most `most_copied`, but
+    for a single one.
+    """
     if context_lengths is None:
         if query_lengths:
             yield slice(0, len(query_lengths)), None
@@ -67,7 +70,7 @@ def _lots(
     start, was_long, copied = 0, False, 0
     for i, (count, length) in enumerate(zip(query_lengths, context_lengths, strict=True)):
         is_long = fewest is not None and count >= fewest
-        if i > start and (is_long != was_long or (is_long and copied + length > MOST_COPIED)):
+        if i > start and (is_long != was_long or (is_long and copied + length > most_copied)):
             yield slice(start, i), context_lengths[start:i] if was_long else None
             start, copied = i, 0
         was_long, copied = is_long, copied + length

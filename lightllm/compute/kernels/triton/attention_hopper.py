@@ -5,7 +5,8 @@ The slots of all contexts are copied next to one another first, once a layer, so
 tiles of TILE tokens without any warp computing addresses. Each group of warps has ROWS rows of a block (a row is one
 query head of one token, as in attention_prefill). While the products share * V of one tile run, a group computes the
 softmax of the next one, whose scores Q * K^T were issued before: the matrix unit never waits for the exponentials.
-Tiles are taken from the last one down, so that those which need a mask come first.
+Tiles are taken from the last one down, so that those which need a mask come first. Keys may have OTHERS more numbers
+that all heads share (the turned part of latent attention); else OTHERS is 0 and what is named `other` is not used.
 Source: arXiv:2407.08608, section 3.2. In Gluon, Triton's lower level, because Triton 3.6 cannot be told to do this.
 
 Suffixes: S sequences, R rows, T tokens of a tile, C numbers of all key heads of a token.
@@ -101,22 +102,32 @@ def _softmax(
 
 
 @gluon.jit
+def _ask_scores(query, stage, buffers, SCORES: gl.constexpr, TILE: gl.constexpr, OTHERS: gl.constexpr):
+    """Begins the products of queries with a tile of keys."""
+    _, key_tiles, _, other_tiles = buffers
+    score_RT = warpgroup_mma(
+        query[0], key_tiles.index(stage).permute((1, 0)), gl.zeros([ROWS, TILE], gl.float32, SCORES),
+        use_acc=False, is_async=True,
+    )  # fmt: skip
+    if OTHERS:
+        score_RT = warpgroup_mma(query[1], other_tiles.index(stage).permute((1, 0)), score_RT, is_async=True)
+    return score_RT
+
+
+@gluon.jit
 def _add_tile(
     number, end, tiles, sum_RD, share_RT, largest_R, weight_R, scale, window, position_R, query, buffers, barriers,
     MASKED: gl.constexpr, WINDOWED: gl.constexpr, SCORES: gl.constexpr, SUMS: gl.constexpr, TILE: gl.constexpr,
-    STAGES: gl.constexpr,
+    STAGES: gl.constexpr, OTHERS: gl.constexpr,
 ):  # fmt: skip
     """Scores and softmax of the `number`-th tile taken, with the sums of the tile taken before it.
 
     When called, the keys of this tile are there; when it returns, those of the next one are. end: after the last tile.
     """
-    _, key_tiles, value_tiles = buffers
+    value_tiles = buffers[2]
     key_ready, key_free, value_ready, value_free = barriers
     stage, earlier, later = number % STAGES, (number - 1) % STAGES, (number + 1) % STAGES
-    score_RT = warpgroup_mma(
-        query, key_tiles.index(stage).permute((1, 0)), gl.zeros([ROWS, TILE], gl.float32, SCORES),
-        use_acc=False, is_async=True,
-    )  # fmt: skip
+    score_RT = _ask_scores(query, stage, buffers, SCORES, TILE, OTHERS)
     mbarrier.wait(value_ready.index(earlier), (number - 1) // STAGES & 1)
     sum_RD = warpgroup_mma(share_RT, value_tiles.index(earlier), sum_RD, is_async=True)
     score_RT = warpgroup_mma_wait(1, deps=(score_RT,))
@@ -130,7 +141,7 @@ def _add_tile(
     sum_RD, share_RT, new_share_RT = warpgroup_mma_wait(0, deps=(sum_RD, share_RT, new_share_RT))
     mbarrier.arrive(value_free.index(earlier), count=1)
     sum_RD = sum_RD * gl.convert_layout(before_R, gl.SliceLayout(1, SUMS))[:, None]
-    share_RT = gl.convert_layout(new_share_RT.to(query.dtype), gl.DotOperandLayout(0, SUMS, 2))
+    share_RT = gl.convert_layout(new_share_RT.to(query[0].dtype), gl.DotOperandLayout(0, SUMS, 2))
     return sum_RD, share_RT, largest_R, weight_R
 
 
@@ -138,12 +149,12 @@ def _add_tile(
 def _multiply(
     WHICH: gl.constexpr, memory, work, buffers, barriers,
     PACK: gl.constexpr, DIM: gl.constexpr, HEAD: gl.constexpr, TILE: gl.constexpr, STAGES: gl.constexpr,
-    WINDOWED: gl.constexpr,
+    WINDOWED: gl.constexpr, OTHERS: gl.constexpr,
 ):  # fmt: skip
     """What one of the two groups of warps does: ROWS rows of the block, from queries to output."""
-    q, out, q_stride, q_head_stride, out_stride, out_head_stride = memory
+    q, other_q, out, q_stride, q_head_stride, other_q_stride, other_q_head_stride, out_stride, out_head_stride = memory
     first_query, count, length, pack, block, scale, window = work
-    queries, key_tiles, value_tiles = buffers
+    queries, _, value_tiles, _ = buffers
     key_ready, key_free, value_ready, value_free = barriers
     SCORES: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [4, 1], [16, TILE, 16])
     SUMS: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [4, 1], [16, DIM, 16])
@@ -155,8 +166,15 @@ def _multiply(
     mask_RD = (query_R < count)[:, None] & (column_D < HEAD)[None, :]
     token_R = (first_query + query_R).to(gl.int64)
     from_RD = q + (token_R * q_stride + head_R * q_head_stride)[:, None] + column_D[None, :]
-    query = queries.index(WHICH)
-    query.store(gl.load(from_RD, mask=mask_RD, other=0.0))
+    rows = queries[0].index(WHICH)
+    rows.store(gl.load(from_RD, mask=mask_RD, other=0.0))
+    query = (rows, rows)
+    if OTHERS:
+        query = (rows, queries[1].index(WHICH))
+        column_E = gl.arange(0, OTHERS, gl.SliceLayout(0, MEMORY))
+        other_R = token_R * other_q_stride + head_R * other_q_head_stride
+        from_RE = other_q + other_R[:, None] + column_E[None, :]
+        query[1].store(gl.load(from_RE, mask=(query_R < count)[:, None], other=0.0))
     fence_async_shared()
     gl.thread_barrier()
 
@@ -167,10 +185,7 @@ def _multiply(
     largest_R = gl.full([ROWS], float("-inf"), gl.float32, gl.SliceLayout(1, SCORES))
     weight_R = gl.zeros([ROWS], gl.float32, gl.SliceLayout(1, SCORES))
     mbarrier.wait(key_ready.index(0), 0)
-    score_RT = warpgroup_mma(
-        query, key_tiles.index(0).permute((1, 0)), gl.zeros([ROWS, TILE], gl.float32, SCORES),
-        use_acc=False, is_async=True,
-    )  # fmt: skip
+    score_RT = _ask_scores(query, 0, buffers, SCORES, TILE, OTHERS)
     score_RT = warpgroup_mma_wait(0, deps=(score_RT,))
     mbarrier.arrive(key_free.index(0), count=1)
     token_T = (end - 1) * TILE + gl.arange(0, TILE, gl.SliceLayout(0, SCORES))
@@ -182,18 +197,18 @@ def _multiply(
     for number in range(1, masked):
         sum_RD, share_RT, largest_R, weight_R = _add_tile(
             number, end, tiles, sum_RD, share_RT, largest_R, weight_R, scale, window, position_R, query, buffers,
-            barriers, True, WINDOWED, SCORES, SUMS, TILE, STAGES,
+            barriers, True, WINDOWED, SCORES, SUMS, TILE, STAGES, OTHERS,
         )  # fmt: skip
     for number in range(masked, whole):
         sum_RD, share_RT, largest_R, weight_R = _add_tile(
             number, end, tiles, sum_RD, share_RT, largest_R, weight_R, scale, window, position_R, query, buffers,
-            barriers, False, WINDOWED, SCORES, SUMS, TILE, STAGES,
+            barriers, False, WINDOWED, SCORES, SUMS, TILE, STAGES, OTHERS,
         )  # fmt: skip
     if WINDOWED:
         for number in range(whole, tiles):
             sum_RD, share_RT, largest_R, weight_R = _add_tile(
                 number, end, tiles, sum_RD, share_RT, largest_R, weight_R, scale, window, position_R, query, buffers,
-                barriers, True, WINDOWED, SCORES, SUMS, TILE, STAGES,
+                barriers, True, WINDOWED, SCORES, SUMS, TILE, STAGES, OTHERS,
             )  # fmt: skip
     last = tiles - 1
     mbarrier.wait(value_ready.index(last % STAGES), last // STAGES & 1)
@@ -202,46 +217,49 @@ def _multiply(
 
     mean_RD = sum_RD / gl.convert_layout(weight_R, gl.SliceLayout(1, SUMS))[:, None]
     # Through the memory of the queries, so that what is written lies in runs.
-    query.store(mean_RD.to(q.dtype.element_ty))
+    rows.store(mean_RD.to(q.dtype.element_ty))
     gl.thread_barrier()
     to_RD = out + (token_R * out_stride + head_R * out_head_stride)[:, None] + column_D[None, :]
-    gl.store(to_RD, query.load(MEMORY), mask=mask_RD)
+    gl.store(to_RD, rows.load(MEMORY), mask=mask_RD)
 
 
 @gluon.jit
 def _multiply_first(
     memory, work, buffers, barriers,
     PACK: gl.constexpr, DIM: gl.constexpr, HEAD: gl.constexpr, TILE: gl.constexpr, STAGES: gl.constexpr,
-    WINDOWED: gl.constexpr,
+    WINDOWED: gl.constexpr, OTHERS: gl.constexpr,
 ):  # fmt: skip
-    _multiply(0, memory, work, buffers, barriers, PACK, DIM, HEAD, TILE, STAGES, WINDOWED)
+    _multiply(0, memory, work, buffers, barriers, PACK, DIM, HEAD, TILE, STAGES, WINDOWED, OTHERS)
 
 
 @gluon.jit
 def _multiply_second(
     memory, work, buffers, barriers,
     PACK: gl.constexpr, DIM: gl.constexpr, HEAD: gl.constexpr, TILE: gl.constexpr, STAGES: gl.constexpr,
-    WINDOWED: gl.constexpr,
+    WINDOWED: gl.constexpr, OTHERS: gl.constexpr,
 ):  # fmt: skip
-    _multiply(1, memory, work, buffers, barriers, PACK, DIM, HEAD, TILE, STAGES, WINDOWED)
+    _multiply(1, memory, work, buffers, barriers, PACK, DIM, HEAD, TILE, STAGES, WINDOWED, OTHERS)
 
 
 @gluon.jit
 def _copy(
-    keys, values, first_key, column, work, buffers, barriers,
-    PACK: gl.constexpr, TILE: gl.constexpr, STAGES: gl.constexpr, WINDOWED: gl.constexpr,
+    keys, values, others, first_key, column, work, buffers, barriers,
+    PACK: gl.constexpr, TILE: gl.constexpr, STAGES: gl.constexpr, WINDOWED: gl.constexpr, OTHERS: gl.constexpr,
 ):  # fmt: skip
     """What the warp that copies does. Its first wait for each stage returns at once."""
     _, count, length, _, block, _, window = work
-    _, key_tiles, value_tiles = buffers
+    _, key_tiles, value_tiles, other_tiles = buffers
     key_ready, key_free, value_ready, value_free = barriers
+    BYTES: gl.constexpr = keys.block_type.nbytes + (others.block_type.nbytes if OTHERS else 0)
     first, tiles, _, _ = _tiles(count, length, block, window, PACK, TILE, WINDOWED)
     for number in range(tiles):
         stage, phase = number % STAGES, number // STAGES & 1
         token = first_key + (first + tiles - 1 - number) * TILE
         mbarrier.wait(key_free.index(stage), phase ^ 1)
-        mbarrier.expect(key_ready.index(stage), keys.block_type.nbytes)
+        mbarrier.expect(key_ready.index(stage), BYTES)
         tma.async_copy_global_to_shared(keys, [token, column], key_ready.index(stage), key_tiles.index(stage))
+        if OTHERS:
+            tma.async_copy_global_to_shared(others, [token, 0], key_ready.index(stage), other_tiles.index(stage))
         mbarrier.wait(value_free.index(stage), phase ^ 1)
         mbarrier.expect(value_ready.index(stage), values.block_type.nbytes)
         tma.async_copy_global_to_shared(values, [token, column], value_ready.index(stage), value_tiles.index(stage))
@@ -249,12 +267,12 @@ def _copy(
 
 @gluon.jit(do_not_specialize=["sequences"], do_not_specialize_on_alignment=["query_start", "lengths"])
 def _attend_runs(
-    q, keys, values, out, query_start, lengths, sequences, scale, window,
-    q_stride, q_head_stride, out_stride, out_head_stride,
-    GROUP: gl.constexpr, PACK: gl.constexpr, DIM: gl.constexpr, HEAD: gl.constexpr, TILE: gl.constexpr,
-    STAGES: gl.constexpr, WINDOWED: gl.constexpr,
+    q, other_q, keys, values, others, out, query_start, lengths, sequences, scale, window,
+    q_stride, q_head_stride, other_q_stride, other_q_head_stride, out_stride, out_head_stride,
+    GROUP: gl.constexpr, PACK: gl.constexpr, DIM: gl.constexpr, HEAD: gl.constexpr, OTHERS: gl.constexpr,
+    TILE: gl.constexpr, STAGES: gl.constexpr, WINDOWED: gl.constexpr,
 ):  # fmt: skip
-    """keys, values: descriptors of [tokens of all contexts, key heads * HEAD]."""
+    """keys, values: descriptors of [tokens of all contexts, key heads * HEAD]; others: of [tokens, OTHERS]."""
     block, pack = gl.num_programs(0) - 1 - gl.program_id(0), gl.program_id(1)
     sequence, first_key, block_here, begun = 0, 0, block, 0
     for i in range(sequences):
@@ -273,6 +291,12 @@ def _attend_runs(
     queries = gl.allocate_shared_memory(element, [2, ROWS, DIM], query_layout)
     key_tiles = gl.allocate_shared_memory(element, [STAGES, TILE, DIM], keys.layout)
     value_tiles = gl.allocate_shared_memory(element, [STAGES, TILE, DIM], values.layout)
+    buffers = ((queries, queries), key_tiles, value_tiles, key_tiles)
+    if OTHERS:
+        other_layout: gl.constexpr = gl.NVMMASharedLayout.get_default_for([ROWS, OTHERS], element)
+        other_queries = gl.allocate_shared_memory(element, [2, ROWS, OTHERS], other_layout)
+        other_tiles = gl.allocate_shared_memory(element, [STAGES, TILE, OTHERS], others.layout)
+        buffers = ((queries, other_queries), key_tiles, value_tiles, other_tiles)
     key_ready = gl.allocate_shared_memory(gl.int64, [STAGES, 1], mbarrier.MBarrierLayout())
     key_free = gl.allocate_shared_memory(gl.int64, [STAGES, 1], mbarrier.MBarrierLayout())
     value_ready = gl.allocate_shared_memory(gl.int64, [STAGES, 1], mbarrier.MBarrierLayout())
@@ -283,16 +307,34 @@ def _attend_runs(
         # Both groups of warps have to be done with a tile.
         mbarrier.init(key_free.index(stage), count=2)
         mbarrier.init(value_free.index(stage), count=2)
-    memory = (q, out, q_stride, q_head_stride, out_stride, out_head_stride)
+    memory = (
+        q, other_q, out, q_stride, q_head_stride, other_q_stride, other_q_head_stride, out_stride, out_head_stride
+    )  # fmt: skip
     work = (first_query, count, length, pack, block_here, scale, window)
-    buffers = (queries, key_tiles, value_tiles)
     barriers = (key_ready, key_free, value_ready, value_free)
     column = pack * PACK // GROUP * HEAD
     gl.warp_specialize(
         [
-            (_multiply_first, (memory, work, buffers, barriers, PACK, DIM, HEAD, TILE, STAGES, WINDOWED)),
-            (_multiply_second, (memory, work, buffers, barriers, PACK, DIM, HEAD, TILE, STAGES, WINDOWED)),
-            (_copy, (keys, values, first_key, column, work, buffers, barriers, PACK, TILE, STAGES, WINDOWED)),
+            (_multiply_first, (memory, work, buffers, barriers, PACK, DIM, HEAD, TILE, STAGES, WINDOWED, OTHERS)),
+            (_multiply_second, (memory, work, buffers, barriers, PACK, DIM, HEAD, TILE, STAGES, WINDOWED, OTHERS)),
+            (
+                _copy,
+                (
+                    keys,
+                    values,
+                    others,
+                    first_key,
+                    column,
+                    work,
+                    buffers,
+                    barriers,
+                    PACK,
+                    TILE,
+                    STAGES,
+                    WINDOWED,
+                    OTHERS,
+                ),
+            ),
         ],
         [4, 1],
         [REGISTERS, FEW_REGISTERS],
@@ -334,14 +376,47 @@ def attend_runs(
         SEQUENCES=max(triton.next_power_of_2(sequences), 16), DIM=head, TOKENS=GATHERED_TOKENS,
         NUMBERS=GATHERED_NUMBERS, DEPENDENT=dependent, launch_pdl=dependent,
     )  # fmt: skip
+    attend_runs_of(q, *runs, query_start, lengths, scale, window, query_lengths, out)
+
+
+def attend_runs_of(
+    q: Tensor,
+    keys: Tensor,
+    values: Tensor,
+    query_start: Tensor,
+    lengths: Tensor,
+    scale: float,
+    window: int | None,
+    query_lengths: Sequence[int],
+    out: Tensor,
+    *,
+    others: tuple[Tensor, Tensor] | None = None,
+) -> None:
+    """As attend_runs, with keys and values [tokens of all contexts, key heads * dim] next to one another already.
+
+    others: more numbers of the queries [tokens, heads, n], and of the keys [tokens of all contexts, n], the same for
+    all heads. n is a power of two of at least 16.
+    """
+    heads, head = q.shape[1:]
+    kv_heads = keys.shape[1] // head
     # A head narrower than its tile is filled up with the next head's numbers, which meet zeros in the queries.
     dim, pack = min(size for size in TILES if size >= head), packed(heads, kv_heads)
     tile = TILES[dim]
-    layout = gl.NVMMASharedLayout.get_default_for([tile, dim], gl.bfloat16 if q.dtype == torch.bfloat16 else gl.float16)
-    key_run, value_run = (TensorDescriptor.from_tensor(run, [tile, dim], layout) for run in runs)
+    element = gl.bfloat16 if q.dtype == torch.bfloat16 else gl.float16
+    key_tiles, value_tiles = (_tiles_of(run, tile, dim, element) for run in (keys, values))
+    other_q, other_tiles, width = q, key_tiles, 0
+    if others is not None:
+        other_q, width = others[0], others[1].shape[1]
+        other_tiles = _tiles_of(others[1], tile, width, element)
     blocks = sum(triton.cdiv(count * pack, 2 * ROWS.value) for count in query_lengths)
     _attend_runs[(blocks, heads // pack)](
-        q, key_run, value_run, out, query_start, lengths, sequences, scale * LOG2_E, window or 0,
-        q.stride(0), q.stride(1), out.stride(0), out.stride(1), GROUP=heads // kv_heads, PACK=pack, DIM=dim, HEAD=head,
-        TILE=tile, STAGES=STAGES[dim], WINDOWED=window is not None, num_warps=4, maxnreg=168,
+        q, other_q, key_tiles, value_tiles, other_tiles, out, query_start, lengths, len(query_lengths),
+        scale * LOG2_E, window or 0, q.stride(0), q.stride(1), other_q.stride(0), other_q.stride(1), out.stride(0),
+        out.stride(1), GROUP=heads // kv_heads, PACK=pack, DIM=dim, HEAD=head, OTHERS=width, TILE=tile,
+        STAGES=STAGES[dim], WINDOWED=window is not None, num_warps=4, maxnreg=168,
     )  # fmt: skip
+
+
+def _tiles_of(run: Tensor, tile: int, width: int, element: gl.dtype) -> TensorDescriptor:
+    layout = gl.NVMMASharedLayout.get_default_for([tile, width], element)
+    return TensorDescriptor.from_tensor(run, [tile, width], layout)

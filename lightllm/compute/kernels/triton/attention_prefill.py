@@ -6,8 +6,9 @@ packed into a block, so that a block spans BLOCK / PACK tokens and short chunks 
 slots, TILE at a time: tiles that every row of the block sees whole need no mask. Blocks run last one first, because
 the last ones see most and would otherwise leave the device half empty at the end.
 
-A head's numbers are computed in two parts, DIM and REST, both powers of two, so that 80, 96 or 192 waste nothing.
-Suffixes: S sequences, R rows of a block, T tokens of a tile, D numbers of a head.
+A head's numbers are computed in two parts, SPLIT of them and the rest, padded to DIM and REST, powers of two, so that
+80, 96 or 192 waste nothing. LATENT: a value is the first part of its key, so each tile is loaded once.
+Suffixes: S sequences, R rows of a block, T tokens of a tile, D and E numbers of a head's two parts.
 """
 
 from collections.abc import Sequence
@@ -39,13 +40,13 @@ class Shape:
 
 @triton.jit
 def _load_tile(
-    pool, slot_T, stride, is_token_T, MASKED: tl.constexpr, FIRST: tl.constexpr, WIDTH: tl.constexpr, HEAD: tl.constexpr
+    pool, slot_T, stride, is_token_T, MASKED: tl.constexpr, FIRST: tl.constexpr, WIDTH: tl.constexpr, END: tl.constexpr
 ):
-    """Numbers FIRST ... FIRST + WIDTH - 1 of each token's head; zeros past the head, and for other tokens if MASKED."""
+    """WIDTH numbers of each token's head from FIRST on; zeros from END on, and for other tokens if MASKED."""
     column_D = FIRST + tl.arange(0, WIDTH)
     at_TD = pool + slot_T[:, None] * stride + column_D[None, :]
-    if FIRST + WIDTH > HEAD:
-        is_head_TD = (column_D < HEAD)[None, :]
+    if FIRST + WIDTH > END:
+        is_head_TD = (column_D < END)[None, :]
         return tl.load(at_TD, mask=is_token_T[:, None] & is_head_TD if MASKED else is_head_TD, other=0.0)
     if MASKED:
         return tl.load(at_TD, mask=is_token_T[:, None], other=0.0)
@@ -56,18 +57,18 @@ def _load_tile(
 def _attend_tile(
     sum_RD, sum_RE, largest_R, weight_R, query_RD, query_RE, keys, values, slots, start, end, position_R, scale, window,
     keys_stride, values_stride,
-    MASKED: tl.constexpr, WINDOWED: tl.constexpr, DIM: tl.constexpr, REST: tl.constexpr, HEAD: tl.constexpr,
-    TILE: tl.constexpr, PRECISION: tl.constexpr,
+    MASKED: tl.constexpr, WINDOWED: tl.constexpr, LATENT: tl.constexpr, DIM: tl.constexpr, REST: tl.constexpr,
+    SPLIT: tl.constexpr, HEAD: tl.constexpr, TILE: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """Adds the tokens start ... start + TILE - 1 to the running softmax. MASKED: not every row sees all of them."""
     token_T = start + tl.arange(0, TILE)
     is_token_T = token_T < end
     slot_T = tl.load(slots + token_T, mask=is_token_T, other=0) if MASKED else tl.load(slots + token_T)
     slot_T = slot_T.to(tl.int64)
-    key_TD = _load_tile(keys, slot_T, keys_stride, is_token_T, MASKED, 0, DIM, HEAD)
+    key_TD = _load_tile(keys, slot_T, keys_stride, is_token_T, MASKED, 0, DIM, SPLIT)
     score_RT = tl.dot(query_RD, key_TD.T, input_precision=PRECISION)
     if REST:
-        key_TE = _load_tile(keys, slot_T, keys_stride, is_token_T, MASKED, DIM, REST, HEAD)
+        key_TE = _load_tile(keys, slot_T, keys_stride, is_token_T, MASKED, SPLIT, REST, HEAD)
         score_RT = tl.dot(query_RE, key_TE.T, score_RT, input_precision=PRECISION)
     if MASKED:
         distance_RT = position_R[:, None] - token_T[None, :]
@@ -79,11 +80,13 @@ def _attend_tile(
     share_RT = tl.exp2(score_RT * scale - base_R[:, None])
     before_R = tl.exp2(largest_R - base_R)
     weight_R = weight_R * before_R + tl.sum(share_RT, axis=1)
-    value_TD = _load_tile(values, slot_T, values_stride, is_token_T, MASKED, 0, DIM, HEAD)
+    value_TD = key_TD
+    if not LATENT:
+        value_TD = _load_tile(values, slot_T, values_stride, is_token_T, MASKED, 0, DIM, SPLIT)
     share_RT = share_RT.to(value_TD.dtype)
     sum_RD = tl.dot(share_RT, value_TD, sum_RD * before_R[:, None], input_precision=PRECISION)
-    if REST:
-        value_TE = _load_tile(values, slot_T, values_stride, is_token_T, MASKED, DIM, REST, HEAD)
+    if REST and not LATENT:
+        value_TE = _load_tile(values, slot_T, values_stride, is_token_T, MASKED, SPLIT, REST, HEAD)
         sum_RE = tl.dot(share_RT, value_TE, sum_RE * before_R[:, None], input_precision=PRECISION)
     return sum_RD, sum_RE, new_R, weight_R
 
@@ -94,8 +97,8 @@ def _attend_chunks(
     q_stride, q_head_stride, keys_stride, keys_head_stride, values_stride, values_head_stride,
     table_stride, out_stride, out_head_stride,
     SEQUENCES: tl.constexpr, GROUP: tl.constexpr, PACK: tl.constexpr, DIM: tl.constexpr, REST: tl.constexpr,
-    HEAD: tl.constexpr, BLOCK: tl.constexpr, TILE: tl.constexpr, WINDOWED: tl.constexpr, PRECISION: tl.constexpr,
-    DEPENDENT: tl.constexpr,
+    SPLIT: tl.constexpr, HEAD: tl.constexpr, BLOCK: tl.constexpr, TILE: tl.constexpr, WINDOWED: tl.constexpr,
+    LATENT: tl.constexpr, PRECISION: tl.constexpr, DEPENDENT: tl.constexpr,
 ):  # fmt: skip
     block, pack = tl.num_programs(0) - 1 - tl.program_id(0), tl.program_id(1)
     begin(DEPENDENT)
@@ -121,7 +124,7 @@ def _attend_chunks(
     keys += kv_head * keys_head_stride
     values += kv_head * values_head_stride
     column_D = tl.arange(0, DIM)
-    mask_RD = is_row_R[:, None] & (column_D < HEAD)[None, :]
+    mask_RD = is_row_R[:, None] & (column_D < SPLIT)[None, :]
     token_R = (first_query + query_R).to(tl.int64)
     q_R = q + token_R * q_stride + head_R * q_head_stride
     out_R = out + token_R * out_stride + head_R * out_head_stride
@@ -129,7 +132,7 @@ def _attend_chunks(
     sum_RD = tl.zeros([BLOCK, DIM], tl.float32)
     query_RE, sum_RE = query_RD, sum_RD  # unused unless there is a rest
     if REST:
-        column_E = DIM + tl.arange(0, REST)
+        column_E = SPLIT + tl.arange(0, REST)
         mask_RE = is_row_R[:, None] & (column_E < HEAD)[None, :]
         query_RE = tl.load(q_R[:, None] + column_E[None, :], mask=mask_RE, other=0.0).to(keys.dtype.element_ty)
         sum_RE = tl.zeros([BLOCK, REST], tl.float32)
@@ -149,24 +152,27 @@ def _attend_chunks(
         for start in range(least, whole, TILE):
             sum_RD, sum_RE, largest_R, weight_R = _attend_tile(
                 sum_RD, sum_RE, largest_R, weight_R, query_RD, query_RE, keys, values, slots, start, end, position_R,
-                scale, window, keys_stride, values_stride, True, WINDOWED, DIM, REST, HEAD, TILE, PRECISION,
+                scale, window, keys_stride, values_stride, True, WINDOWED, LATENT, DIM, REST, SPLIT, HEAD, TILE,
+                PRECISION,
             )  # fmt: skip
     for start in range(whole, masked, TILE):
         sum_RD, sum_RE, largest_R, weight_R = _attend_tile(
             sum_RD, sum_RE, largest_R, weight_R, query_RD, query_RE, keys, values, slots, start, end, position_R,
-            scale, window, keys_stride, values_stride, False, WINDOWED, DIM, REST, HEAD, TILE, PRECISION,
+            scale, window, keys_stride, values_stride, False, WINDOWED, LATENT, DIM, REST, SPLIT, HEAD, TILE,
+            PRECISION,
         )  # fmt: skip
     for start in range(masked, end, TILE):
         sum_RD, sum_RE, largest_R, weight_R = _attend_tile(
             sum_RD, sum_RE, largest_R, weight_R, query_RD, query_RE, keys, values, slots, start, end, position_R,
-            scale, window, keys_stride, values_stride, True, WINDOWED, DIM, REST, HEAD, TILE, PRECISION,
+            scale, window, keys_stride, values_stride, True, WINDOWED, LATENT, DIM, REST, SPLIT, HEAD, TILE,
+            PRECISION,
         )  # fmt: skip
 
     # Rows that only fill up the block may have seen nothing.
     weight_R = tl.where(is_row_R, weight_R, 1.0)
     mean_RD = (sum_RD / weight_R[:, None]).to(out.dtype.element_ty)
     tl.store(out_R[:, None] + column_D[None, :], mean_RD, mask=mask_RD)
-    if REST:
+    if REST and not LATENT:
         mean_RE = (sum_RE / weight_R[:, None]).to(out.dtype.element_ty)
         tl.store(out_R[:, None] + column_E[None, :], mean_RE, mask=mask_RE)
 
@@ -178,7 +184,9 @@ def shape_for(dim: int, dtype: torch.dtype, rows: int) -> Shape:
     if dim <= 128:
         # Two programs of four warps hide more of each other's waiting than one of eight: 394 against 312 TFLOP/s.
         return Shape(block=128 if rows > LONG_ROWS else 64, tile=64, warps=4, stages=3)
-    return Shape(block=128, tile=64, warps=8, stages=2)
+    if dim <= 256:
+        return Shape(block=128, tile=64, warps=8, stages=2)
+    return Shape(block=64, tile=32, warps=8, stages=3)
 
 
 def _shape(dim: int, dtype: torch.dtype, rows: int, device: torch.device) -> Shape:
@@ -216,14 +224,21 @@ def attend_chunks(
     *,
     shape: Shape | None = None,
 ) -> None:
-    """As ops.attend, for sequences of any number of tokens; writes to out, which is like q.
+    """As ops.attend, for sequences of any number of tokens; writes to out, which is like q. Values that are narrower
+    than keys must be the first numbers of these: then it is ops.attend_latent.
 
     query_start [sequences + 1] counts from q's beginning; q may hold more tokens than these. query_lengths: as they
     are or, if the host does not know them, such as have at least as many blocks; then some may have no tokens.
     """
     heads, dim = q.shape[1:]
     kv_heads = keys.shape[1]
-    pack, (most, rest) = packed(heads, kv_heads), parts(dim)
+    pack, split = packed(heads, kv_heads), values.shape[2]
+    is_latent = split < dim
+    if is_latent:
+        most, rest = (max(triton.next_power_of_2(size), NARROWEST) for size in (split, dim - split))
+    else:
+        most, rest = parts(dim)
+        split = min(most, dim)
     shape = shape or _shape(dim, keys.dtype, max(query_lengths) * pack, q.device)
     blocks = sum(triton.cdiv(count * pack, shape.block) for count in query_lengths)
     dependent = depends(q.device)
@@ -232,7 +247,7 @@ def attend_chunks(
         q.stride(0), q.stride(1), keys.stride(0), keys.stride(1), values.stride(0), values.stride(1),
         slot_table.stride(0), out.stride(0), out.stride(1),
         SEQUENCES=max(triton.next_power_of_2(len(query_lengths)), 32), GROUP=heads // kv_heads, PACK=pack, DIM=most,
-        REST=rest, HEAD=dim, BLOCK=shape.block, TILE=shape.tile, WINDOWED=window is not None,
-        PRECISION="ieee" if keys.dtype == torch.float32 else "tf32", DEPENDENT=dependent, launch_pdl=dependent,
-        num_warps=shape.warps, num_stages=shape.stages,
+        REST=rest, SPLIT=split, HEAD=dim, BLOCK=shape.block, TILE=shape.tile, WINDOWED=window is not None,
+        LATENT=is_latent, PRECISION="ieee" if keys.dtype == torch.float32 else "tf32", DEPENDENT=dependent,
+        launch_pdl=dependent, num_warps=shape.warps, num_stages=shape.stages,
     )  # fmt: skip

@@ -1,5 +1,5 @@
 # ruff: noqa: N803, N806 (shape suffixes and compile-time constants are upper case)
-"""Rotary position embedding, and the fused step from fresh projections to stored keys.
+"""Rotary position embedding, and the fused steps from fresh projections to stored keys or latents.
 
 Suffixes: H heads, D pairs of numbers in a head. `a` and `b` are the two numbers of each pair.
 """
@@ -101,6 +101,46 @@ def _norm_rotate_store(
         tl.store(to_HD, tl.load(from_HD, mask=mask_HD, other=0.0).to(values.dtype.element_ty), mask=mask_HD)
 
 
+@triton.jit
+def _rotate_neighbours(x, out, cos_D, sin_D, mask_D):
+    """Turns pairs (2 i, 2 i + 1) of numbers that lie in a run. x, out: any leading axes, of which mask_D knows."""
+    a_D, b_D = tl.load(x, mask=mask_D, other=0.0).to(tl.float32), tl.load(x + 1, mask=mask_D, other=0.0).to(tl.float32)
+    tl.store(out, (a_D * cos_D - b_D * sin_D).to(out.dtype.element_ty), mask=mask_D)
+    tl.store(out + 1, (b_D * cos_D + a_D * sin_D).to(out.dtype.element_ty), mask=mask_D)
+
+
+@triton.jit
+def _norm_rotate_store_latent(
+    q, compressed, weight, eps, positions, table, slots, out, latents, heads, rank, dim,
+    q_stride, q_head_stride, compressed_stride, table_stride, latents_stride,
+    HEADS: tl.constexpr, PAIRS: tl.constexpr, RANK: tl.constexpr, DEPENDENT: tl.constexpr,
+):  # fmt: skip
+    """One token: first its latent and key, then HEADS heads of q, as program_id(1) counts on."""
+    token, block = tl.program_id(0).to(tl.int64), tl.program_id(1)
+    pair_D, half = tl.arange(0, PAIRS), dim // 2
+    mask_D = pair_D < half
+    begin(DEPENDENT)
+    angle_D = table + tl.load(positions + token) * table_stride + pair_D
+    cos_D = tl.load(angle_D, mask=mask_D, other=0.0)
+    sin_D = tl.load(angle_D + half, mask=mask_D, other=0.0)
+    if block == 0:
+        column_L = tl.arange(0, RANK)
+        mask_L = column_L < rank
+        to = latents + tl.load(slots + token) * latents_stride
+        compressed += token * compressed_stride
+        latent_L = tl.load(compressed + column_L, mask=mask_L, other=0.0).to(tl.float32)
+        scale = tl.rsqrt(tl.sum(latent_L * latent_L, axis=0) / rank + eps)
+        latent_L *= scale * tl.load(weight + column_L, mask=mask_L, other=0.0).to(tl.float32)
+        tl.store(to + column_L, latent_L.to(latents.dtype.element_ty), mask=mask_L)
+        _rotate_neighbours(compressed + rank + 2 * pair_D, to + rank + 2 * pair_D, cos_D, sin_D, mask_D)
+    else:
+        head_H = (block - 1) * HEADS + tl.arange(0, HEADS)
+        x_HD = q + token * q_stride + head_H[:, None] * q_head_stride + 2 * pair_D[None, :]
+        to_HD = out + (token * heads + head_H[:, None]) * dim + 2 * pair_D[None, :]
+        mask_HD = (head_H < heads)[:, None] & mask_D[None, :]
+        _rotate_neighbours(x_HD, to_HD, cos_D[None, :], sin_D[None, :], mask_HD)
+
+
 def _tile(heads: int, dim: int) -> tuple[int, int, int]:
     """Heads a program, pairs a head, and warps."""
     pairs = triton.next_power_of_2(dim // 2)
@@ -160,5 +200,31 @@ def norm_rotate_store(
             q.stride(0), q.stride(1), k.stride(0), k.stride(1), v.stride(0), v.stride(1), table.stride(0),
             keys.stride(0), keys.stride(1), values.stride(0), values.stride(1),
             NORMED=normed, HEADS=count, PAIRS=pairs, DEPENDENT=dependent, launch_pdl=dependent, num_warps=warps,
+        )  # fmt: skip
+    return out
+
+
+@ops.norm_rotate_store_latent.implementation("triton", why_not)
+def norm_rotate_store_latent(
+    q: Tensor,
+    compressed: Tensor,
+    weight: Tensor,
+    eps: float,
+    positions: Tensor,
+    table: Tensor,
+    slots: Tensor,
+    latents: Tensor,
+) -> Tensor:
+    tokens, heads, dim = q.shape
+    assert q.stride(2) == compressed.stride(1) == latents.stride(1) == 1, "a vector lies in a run"
+    out = torch.empty(q.shape, dtype=q.dtype, device=q.device)
+    count, pairs, warps = _tile(heads, dim)
+    if tokens:
+        dependent = depends(q.device)
+        _norm_rotate_store_latent[(tokens, 1 + triton.cdiv(heads, count))](
+            q, compressed, weight, eps, positions, table, slots, out, latents, heads, len(weight), dim,
+            q.stride(0), q.stride(1), compressed.stride(0), table.stride(0), latents.stride(0),
+            HEADS=count, PAIRS=pairs, RANK=triton.next_power_of_2(len(weight)), DEPENDENT=dependent,
+            launch_pdl=dependent, num_warps=warps,
         )  # fmt: skip
     return out
