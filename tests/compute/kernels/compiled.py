@@ -204,6 +204,10 @@ LAUNCHES: dict[str, Callable[[], Any]] = {
 }
 STACK = {  # bytes a thread may have in memory
     "prefill, 16/2 heads of 256": 72,
+    "latent decode, 128 heads": 8,
+    "latent prefill, 16 heads": 88,
+    "latent prefill, 128 heads": 88,
+    "long latent prefill": 24,
     "long prefill, 32/8 heads of 128": 24,
     "long prefill, 32/8 heads of 128, window": 88,
     "draw": 64,

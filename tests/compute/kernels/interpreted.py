@@ -83,7 +83,7 @@ def test_latent_decodes_shared_among_many_programs_are_joined(heads, monkeypatch
     for lengths in ([155], [1, 80, 2, 36], [17] * 9):
         arguments = latent_attention(facts, [1] * len(lengths), lengths, heads=heads, rank=16, dim=8)
         for programs in (1, 6, 20):
-            shape = attention_latent.Shape(tile=16, warps=4, stages=2, programs=programs)
+            shape = attention_latent.Shape(tile=16, warps=4, stages=2, programs=programs, least_tiles=1)
             monkeypatch.setattr(attention_latent, "shape_for", lambda heads, dtype, shape=shape: shape)
             assert_matches(ops.attend_latent, attention_latent.attend_latent, arguments, torch.float32)
             assert not launch.arrivals(CPU).any()

@@ -72,12 +72,9 @@ CASES: dict[str, Cases] = defaultdict(
     lambda: lambda facts: (),
     {
         "attend": _attend,
-<<<<<<< HEAD
         "gated_experts": _experts,
         "gated_experts_fp8_block": _experts_fp8,
-=======
         "attend_latent": _attend_latent,
->>>>>>> 4f5048b (Give latent attention kernels of its own)
         "gated_linear": _linear,
         "linear": _linear,
         "penalize": lambda facts: _penalties(facts, 70, 40, 8),

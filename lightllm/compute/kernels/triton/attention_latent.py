@@ -21,7 +21,6 @@ from torch import Tensor
 from lightllm.compute import ops
 from lightllm.compute.kernels.triton.attention import lots
 from lightllm.compute.kernels.triton.attention_decode import (
-    JOINED_NUMBERS,
     LOG2_E,
     NARROWEST,
     _join,
@@ -43,20 +42,19 @@ from lightllm.compute.kernels.triton.launch import (
 )
 
 MOST_HEADS = 64  # of a block: the rows of the matrix unit's products
-# Of a chunk's tokens: with fewer, expanding the context's latents takes more products than it saves.
-FEWEST_EXPANDED = 192
 MOST_EXPANDED = 1 << 28  # numbers of keys expanded at once; a longer context is expanded alone
 MOST_JOINED_HEADS = 8  # whose parts are joined at once
 
 
 @dataclass(frozen=True)
 class Shape:
-    """Launch parameters. programs: of one multiprocessor at once."""
+    """Launch parameters. programs: of one multiprocessor at once; least_tiles: less than this is not worth a share."""
 
     tile: int
     warps: int
     stages: int
     programs: int = 1
+    least_tiles: int = 4
 
 
 @triton.jit
@@ -91,8 +89,8 @@ def _attend_decodes(
     q, latents, out, slot_table, row, lengths, parts, stats, counters, sequences, blocks, scale,
     q_stride, q_head_stride, latents_stride, table_stride, out_stride, out_head_stride,
     SEQUENCES: tl.constexpr, GROUP: tl.constexpr, HEADS: tl.constexpr, RANK: tl.constexpr, PADDED: tl.constexpr,
-    DIM: tl.constexpr, REST: tl.constexpr, TILE: tl.constexpr, PARTS: tl.constexpr, JOINED_HEADS: tl.constexpr,
-    PRECISION: tl.constexpr, DEPENDENT: tl.constexpr,
+    DIM: tl.constexpr, REST: tl.constexpr, TILE: tl.constexpr, LEAST_TILES: tl.constexpr, PARTS: tl.constexpr,
+    JOINED_HEADS: tl.constexpr, PRECISION: tl.constexpr, DEPENDENT: tl.constexpr,
 ):  # fmt: skip
     let_next_start(DEPENDENT)
     index_S = tl.arange(0, SEQUENCES)
@@ -101,7 +99,7 @@ def _attend_decodes(
     ends_S = tl.cumsum(tiles_S, axis=0)
     tiles = tl.sum(tiles_S, axis=0)
     units = tiles * blocks
-    programs, program = tl.minimum(tl.num_programs(0), units), tl.program_id(0)
+    programs, program = tl.minimum(tl.num_programs(0), tl.cdiv(units, LEAST_TILES)), tl.program_id(0)
     if program >= programs:
         # See attention_decode.
         if program == 0:
@@ -190,7 +188,7 @@ def _attend_decodes(
 
 
 def shape_for(heads: int, dtype: torch.dtype) -> Shape:
-    """heads: of a block."""
+    """heads: of a block. Source: docs/performance-log.md."""
     if dtype == torch.float32:
         return Shape(tile=16, warps=4, stages=2)
     return Shape(tile=64 if heads <= 16 else 32, warps=8, stages=3)
@@ -223,6 +221,7 @@ def attend_decodes(
     blocks, joined_heads = heads // group, min(group & -group, MOST_JOINED_HEADS)
     padded, rest = (max(triton.next_power_of_2(size), NARROWEST) for size in (rank, width - rank))
     shape = shape or shape_for(group, latents.dtype)
+    joined_numbers = 1 << (13 if group <= 16 else 12)  # beside larger sums there are fewer registers for more
     dependent, programs = depends(device), shape.programs * card(device).multiprocessors
     assert sequences * blocks <= ARRIVALS, f"{sequences} sequences of {blocks} blocks of heads; at most {ARRIVALS}"
     parts = torch.empty(programs * 2 * group * rank, dtype=torch.float32, device=device)
@@ -233,7 +232,8 @@ def attend_decodes(
         SEQUENCES=max(triton.next_power_of_2(sequences), 128), GROUP=group,
         HEADS=max(triton.next_power_of_2(group), NARROWEST),
         RANK=rank, PADDED=padded, DIM=width - rank, REST=rest, TILE=shape.tile,
-        PARTS=max(JOINED_NUMBERS // (joined_heads * padded), 1), JOINED_HEADS=joined_heads,
+        LEAST_TILES=shape.least_tiles, PARTS=max(joined_numbers // (joined_heads * padded), 1),
+        JOINED_HEADS=joined_heads,
         PRECISION="ieee" if latents.dtype == torch.float32 else "tf32", DEPENDENT=dependent, launch_pdl=dependent,
         num_warps=shape.warps, num_stages=shape.stages,
     )  # fmt: skip
@@ -328,28 +328,18 @@ def attend_latent(
     assert fixed.stride(2) == turning.stride(2) == latents.stride(1) == 1, "a vector lies in a run"
     out = torch.empty(*fixed.shape[:2], value.shape[1], dtype=fixed.dtype, device=fixed.device)
     pool = (key, value, latents, slot_table)
-    fewest = None if why_not_expanded(fixed, key, value, latents) else FEWEST_EXPANDED
-    each = list(lots(query_lengths, context_lengths, fewest, MOST_EXPANDED // key[:, :, 0].numel()))
-    # What is absorbed lies end to end if nothing is expanded: then it is computed at once.
-    if all(contexts is None for _, contexts in each):
+    if context_lengths is None or why_not_expanded(fixed, key, value, latents) is not None:
         _attend_absorbed(fixed, turning, *pool, row, query_start, lengths, scale, decodes, query_lengths, out)
         return out
     if decodes:
         where = row[:decodes], query_start[: decodes + 1], lengths[:decodes]
         _attend_absorbed(fixed[:decodes], turning[:decodes], *pool, *where, scale, decodes, (), out[:decodes])
-    first = decodes
-    for lot, contexts in each:
+    for lot, contexts in lots(query_lengths, context_lengths, 1, MOST_EXPANDED // key[:, :, 0].numel()):
+        assert contexts is not None, "every chunk is long enough"
         which = slice(decodes + lot.start, decodes + lot.stop)
-        where = row[which], query_start[which.start : which.stop + 1], lengths[which]
-        counts = query_lengths[lot]
-        tokens = slice(first, first + sum(counts))
-        if contexts is not None:
-            if ("slots", which.start) not in memo:
-                memo["slots", which.start] = _slots(slot_table, where[0], contexts)
-            run = latents.index_select(0, memo["slots", which.start])
-            _attend_expanded(fixed, turning, key, value, run, *where[1:], scale, counts, out)
-        else:
-            here = where[0], where[1] - first, where[2]
-            _attend_absorbed(fixed[tokens], turning[tokens], *pool, *here, scale, 0, counts, out[tokens])
-        first = tokens.stop
+        if ("slots", which.start) not in memo:
+            memo["slots", which.start] = _slots(slot_table, row[which], contexts)
+        run = latents.index_select(0, memo["slots", which.start])
+        where = query_start[which.start : which.stop + 1], lengths[which]
+        _attend_expanded(fixed, turning, key, value, run, *where, scale, query_lengths[lot], out)
     return out
