@@ -22,7 +22,7 @@ from pathlib import Path
 from urllib.error import URLError
 from urllib.request import Request, urlopen
 
-from benchmarks.gpu import SHAPES
+from benchmarks.gpu_shapes import SHAPES
 
 _START_TIMEOUT_S = 150
 _WORK_TIMEOUT_S = 100
