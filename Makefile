@@ -2,13 +2,14 @@
 # make test     installs what tests need, then runs every check and test
 # make nightly  also runs the tests that take long, such as 100,000 hostile HTTP requests
 # make fuzz     runs the scheduler through episodes drawn from seeds (SEEDS=, PROCESSES=), and goes on where it was interrupted
-# make gpu      runs the tests that need a GPU, and measures the engine on it
+# make gpu      runs the tests that need a GPU, and measures the engine on it (TOKENIZER= also measures a server)
 
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 MODEL ?=
 ARGS ?=
+TOKENIZER ?=
 SEEDS ?= 1000000
 PROCESSES ?= 2
 
@@ -39,7 +40,9 @@ benchmark: $(VENV)/installed-test
 gpu: $(VENV)/installed-test
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[gpu]"
 	$(BIN)/pytest -m gpu
+	$(BIN)/lightllm check
 	$(BIN)/python -m benchmarks.gpu --json gpu.json
+	test -z "$(TOKENIZER)" || $(BIN)/python -m benchmarks.gpu_serve --out gpu-serve --tokenizer $(TOKENIZER)
 
 $(VENV)/installed: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
