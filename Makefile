@@ -7,6 +7,7 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+CLIENTS := .venv-clients
 MODEL ?=
 ARGS ?=
 TOKENIZER ?=
@@ -28,7 +29,7 @@ check: $(VENV)/installed-test
 	$(BIN)/codespell lightllm tests benchmarks docs README.md
 	$(BIN)/pyright --pythonpath $(BIN)/python
 
-nightly: check
+nightly: check $(CLIENTS)/installed
 	$(BIN)/pytest -m "not gpu"
 
 fuzz: $(VENV)/installed-test
@@ -53,5 +54,13 @@ $(VENV)/installed-test: $(VENV)/installed
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[test]"
 	touch $@
 
+# Client libraries of other projects, which tests drive the server with. Without npm those of JavaScript are left out.
+$(CLIENTS)/installed: tests/end_to_end/clients/requirements.txt tests/end_to_end/clients/package.json
+	test -x $(CLIENTS)/bin/python || $(PYTHON) -m venv $(CLIENTS)
+	$(CLIENTS)/bin/python -m pip install --quiet --requirement tests/end_to_end/clients/requirements.txt
+	cp tests/end_to_end/clients/package.json $(CLIENTS)/
+	! command -v npm >/dev/null || npm install --silent --prefix $(CLIENTS)
+	touch $@
+
 clean:
-	rm -rf $(VENV)
+	rm -rf $(VENV) $(CLIENTS)

@@ -1,11 +1,12 @@
 """The official client against a real server on the bundled model, warnings being errors."""
 
+import asyncio
 import json
 
 import pytest
-from openai import BadRequestError, NotFoundError, OpenAI
+from openai import AsyncOpenAI, BadRequestError, NotFoundError, OpenAI
 
-from tests.end_to_end.serving import Server
+from tests.end_to_end.serving import Server, eventually
 from tests.end_to_end.workload import MODEL
 
 LONGEST = 600  # prompt plus output
@@ -122,3 +123,35 @@ def test_an_unknown_model_is_named(client):
 def test_the_model_is_listed_and_found(client):
     assert [model.id for model in client.models.list().data] == [MODEL]
     assert client.models.retrieve(MODEL).id == MODEL
+
+
+def test_the_streaming_helper_puts_calls_together(client):
+    with client.chat.completions.stream(
+        model=MODEL, messages=ask("What is the weather in Paris?"), tools=[WEATHER], temperature=0
+    ) as stream:
+        kinds = {event.type for event in stream}
+        [call] = stream.get_final_completion().choices[0].message.tool_calls
+    assert json.loads(call.function.arguments) == {"city": "Paris"}
+    assert {"tool_calls.function.arguments.delta", "tool_calls.function.arguments.done"} <= kinds
+
+
+async def test_the_asynchronous_client_gets_the_same_answers(server, client):
+    options = {"model": MODEL, "messages": ask("Count from 1 to 12."), "temperature": 0}
+    async with AsyncOpenAI(base_url=server.url + "/v1", api_key="none", max_retries=0) as asynchronous:
+        answers = await asyncio.gather(*[asynchronous.chat.completions.create(**options) for _ in range(4)])
+        stream = await asynchronous.chat.completions.create(**options, stream=True)
+        streamed = "".join([chunk.choices[0].delta.content or "" async for chunk in stream])
+    assert {answer.choices[0].message.content for answer in answers} == {streamed}
+
+
+def test_a_stream_may_be_left_and_the_server_goes_on(server, client):
+    options = {"model": MODEL, "prompt": "1 2 3", "extra_body": {"ignore_eos": True}}
+    with client.completions.create(**options, stream=True) as stream:
+        next(iter(stream))
+    assert eventually(lambda: server.metric("batch_current_size") == 0)
+
+
+def test_the_clients_own_request_id_comes_back(client):
+    raw = client.models.with_raw_response.list(extra_headers={"x-request-id": "mine-1"})
+    assert raw.headers["x-request-id"] == "mine-1"
+    assert client.models.list()._request_id
