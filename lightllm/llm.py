@@ -156,10 +156,10 @@ class LLM:
 
     def _params(self, given: SamplingParams | Sequence[SamplingParams] | None, count: int) -> Sequence[SamplingParams]:
         if given is None or isinstance(given, SamplingParams):
-            return [given or self._engine.service.params({})] * count
+            return [self._engine.service.with_bad_words(given or self._engine.service.params({}))] * count
         if len(given) != count:
             raise RequestError(f"{len(given)} sampling_params for {count} prompts; give one, or one for each")
-        return given
+        return [self._engine.service.with_bad_words(one) for one in given]
 
 
 @dataclass(frozen=True)
@@ -211,6 +211,8 @@ class _Run:
                 if error.status == 503:
                     raise EngineDeadError(str(error)) from None
                 raise
+            if requests[0].prompt_tokens < len(job.result.prompt_token_ids):  # it was truncated
+                job.result.prompt_token_ids = self._client.prompt_of(requests[0]).tolist()
             self._waiting.popleft()
             self._open.update(dict.fromkeys(requests, job))
 

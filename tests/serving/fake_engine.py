@@ -14,7 +14,7 @@ from tokenizers import Tokenizer
 from lightllm.base.errors import Closed
 from lightllm.base.messages import Profile, Requests, TextReady
 from lightllm.base.request import FinishReason, Refusal
-from lightllm.base.request_table import RequestTable, TableShape
+from lightllm.base.request_table import Options, RequestTable, TableShape
 from lightllm.base.status import State, Status
 from lightllm.base.step import StepResult
 from lightllm.processes.channels import Channel
@@ -54,6 +54,7 @@ class FakeEngine:
     open: set[tuple[int, int]] = field(default_factory=set)  # not released
     prompts: list[list[int]] = field(default_factory=list)  # of all requests so far
     records: list[np.void] = field(default_factory=list)  # copies, as they were when the requests came
+    options: list[Options] = field(default_factory=list)  # likewise
     paused: threading.Event = field(default_factory=threading.Event)
     profiles: list[Profile] = field(default_factory=list)  # orders, never answered
     refusal: Refusal = Refusal.NONE  # if any, everything that comes is refused for it
@@ -134,6 +135,7 @@ class FakeEngine:
             return None
         self.prompts.append(prompt)
         self.records.append(record)
+        self.options.append(options)
         tokens, stops = self.script(prompt, int(record["seed"])), frozenset(options.stop_token_ids)
         counts = int(record["num_logprobs"]), int(record["num_prompt_logprobs"])
         return Running(tokens, stops, int(record["max_tokens"]), *counts, prompt)

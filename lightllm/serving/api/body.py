@@ -4,7 +4,7 @@ A field that would be ignored is refused by name: what the server cannot do yet,
 """
 
 import re
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 import msgspec
 from fastapi import Request
@@ -42,9 +42,11 @@ class GenerationBody(msgspec.Struct, kw_only=True, forbid_unknown_fields=True, f
     frequency_penalty: float | None = None
     seed: Int | None = None
     stop: str | list[str] | None = None
+    logit_bias: dict[Int, float] | None = None
     # Extensions, named as in other servers
     top_k: Int | None = None
     min_p: float | None = None
+    typical_p: float | None = None
     repetition_penalty: float | None = None
     min_tokens: Int | None = None
     stop_token_ids: list[Int] | None = None
@@ -55,16 +57,25 @@ class GenerationBody(msgspec.Struct, kw_only=True, forbid_unknown_fields=True, f
     priority: Int | None = None
     timeout_s: float | None = None
     prompt_logprobs: Int | None = None
+    allowed_token_ids: list[Int] | None = None
+    bad_words: list[str] | None = None
+    exponential_decay_length_penalty: tuple[Int, float] | None = None
+    truncate_prompt_tokens: Int | None = None
+    truncation_side: Literal["left", "right"] | None = None
+    long_truncation_mode: Literal["none", "head", "center", "tail"] | None = None
+    return_token_ids: bool | None = None
+    cache_salt: Annotated[str, msgspec.Meta(min_length=1)] | None = None
     user: Any = None
-    # Accepted without effect: they concern the provider's accounts, caches and prices
-    store: Any = None
-    metadata: Any = None
-    service_tier: Any = None
-    safety_identifier: Any = None
-    prompt_cache_key: Any = None
-    prompt_cache_retention: Any = None
+    # There is one tier, and answers say so
+    service_tier: Literal["auto", "default", "flex", "scale", "priority"] | None = None
+    # Accepted without effect: they concern the provider's accounts and caches
+    store: bool | None = None
+    metadata: dict[str, str] | None = None
+    safety_identifier: str | None = None
+    prompt_cache_key: str | None = None
     # Refused unless they say nothing, see NEUTRAL
-    logit_bias: Any = None
+    prompt_cache_retention: Any = None
+    spaces_between_special_tokens: Any = None
     response_format: Any = None
     guided_json: Any = None
     guided_regex: Any = None
@@ -77,7 +88,8 @@ class GenerationBody(msgspec.Struct, kw_only=True, forbid_unknown_fields=True, f
 
 # Values, besides null, with which a field that is not supported says nothing.
 NEUTRAL: dict[str, tuple[object, ...]] = {
-    "logit_bias": ({},),
+    "prompt_cache_retention": ("in_memory", "in-memory"),
+    "spaces_between_special_tokens": (True, False),  # there are none between those of a tokenizer.json
     "response_format": ({"type": "text"},),
     "guided_json": (),
     "guided_regex": (),

@@ -8,6 +8,7 @@ from msgspec import UNSET, UnsetType
 
 from lightllm.base.request import FinishReason
 from lightllm.serving.api import errors, logprobs, openai
+from lightllm.serving.api.body import GenerationBody
 from lightllm.serving.api.chat_parsing import ChatParsing, ReasoningTokens
 from lightllm.serving.api.generation import Generation
 from lightllm.serving.api.openai import DONE, FINISH, Usage, UsageCount, UsageTail, json
@@ -50,6 +51,7 @@ class ChatChoice(msgspec.Struct, frozen=True):
     logprobs: logprobs.ChatLogprobs | None
     finish_reason: str
     stop_reason: str | int | None
+    token_ids: list[int] | UnsetType = UNSET
 
 
 class ChatCompletion(msgspec.Struct, kw_only=True, frozen=True):
@@ -59,7 +61,10 @@ class ChatCompletion(msgspec.Struct, kw_only=True, frozen=True):
     model: str
     choices: list[ChatChoice]
     usage: Usage
+    system_fingerprint: str
+    service_tier: Literal["default"] | UnsetType = UNSET
     prompt_logprobs: logprobs.PromptLogprobs | UnsetType = UNSET
+    prompt_token_ids: list[int] | UnsetType = UNSET
 
 
 class ChoiceReader:
@@ -144,12 +149,13 @@ class ChoiceReader:
 
 def completion(
     service: Service,
+    body: GenerationBody,
     generation: Generation,
     answers: list[Update],
     readers: list[ChoiceReader],
     *,
     has_logprobs: bool,
-    prompt_logprobs: int | None = None,
+    prompt_token_ids: list[int] | UnsetType,
 ) -> ChatCompletion:
     count = UsageCount(generation.requests)
     choices = []
@@ -164,17 +170,20 @@ def completion(
                 logprobs.for_chat(service, answer.tokens) if has_logprobs else None,
                 reader.finish(answer.finish_reason),
                 answer.stop_reason(request),
+                answer.tokens.ids.tolist() if body.return_token_ids else UNSET,
             )
         )
+    wanted = body.prompt_logprobs
     return ChatCompletion(
         id=openai.answer_id("chatcmpl"),
         created=int(time.time()),
         model=service.model_name,
         choices=choices,
         usage=count.usage(),
-        prompt_logprobs=(
-            UNSET if prompt_logprobs is None else logprobs.for_prompt(service, answers[0].prompt, prompt_logprobs)
-        ),
+        system_fingerprint=service.fingerprint,
+        service_tier=openai.service_tier(body),
+        prompt_logprobs=UNSET if wanted is None else logprobs.for_prompt(service, answers[0].prompt, wanted),
+        prompt_token_ids=prompt_token_ids,
     )
 
 
@@ -184,22 +193,21 @@ class ChatStream:
     def __init__(
         self,
         service: Service,
+        body: GenerationBody,
         generation: Generation,
         readers: list[ChoiceReader],
-        tail: UsageTail,
         *,
         has_logprobs: bool,
         needs_tokens: bool,
+        prompt_token_ids: list[int] | UnsetType,
     ):
         self.needs_tokens = needs_tokens
         self._service, self._generation, self._readers = service, generation, readers
-        self._has_logprobs, self._tail = has_logprobs, tail
-        head = (
-            f'data: {{"id":"{openai.answer_id("chatcmpl")}","object":"chat.completion.chunk",'
-            f'"created":{int(time.time())},"model":{json(service.model_name).decode()},"choices":['
-        ).encode()
-        self._head = head
+        self._has_logprobs, self._has_ids = has_logprobs, bool(body.return_token_ids)
+        self._tail = UsageTail(UsageCount(generation.requests), body)
+        self._head = head = openai.chunk_head(service, body, prefix="chatcmpl", kind="chat.completion.chunk")
         self._heads = [b'%s{"index":%d,"delta":' % (head, choice) for choice in range(len(generation.requests))]
+        self._prompt = b"" if prompt_token_ids is UNSET else b',"prompt_token_ids":' + json(prompt_token_ids)
         self._has_begun = [False] * len(generation.requests)
 
     def event(self, choice: int, update: Update) -> bytes:
@@ -207,15 +215,18 @@ class ChatStream:
         deltas = reader.deltas(update)
         self._tail.count.note(choice, update, reasoning_tokens=reader.reasoning_tokens)
         begin = b"" if self._has_begun[choice] else self._begin(choice)
-        if update.finish_reason is None and not self._has_logprobs:
+        if update.finish_reason is None and not self._has_logprobs and not self._has_ids:
             return begin + b"".join([self._chunk(choice, delta) for delta in deltas])
         return begin + self._with_more(choice, update, deltas)
 
     def _with_more(self, choice: int, update: Update, deltas: list[bytes]) -> bytes:
-        """The chunks of deltas with logprobs, which go with the first, or an end, which goes with the last."""
+        """The chunks of deltas with logprobs and token ids, which go with the first, or an end, which goes with the
+        last."""
         chosen = finish = b"null"
         if self._has_logprobs and len(update.tokens):
             chosen = json(logprobs.for_chat(self._service, update.tokens))
+        if self._has_ids and len(update.tokens):
+            chosen += b',"token_ids":' + json(update.tokens.ids.tolist())
         if update.finish_reason is not None:
             reason = json(update.stop_reason(self._generation.requests[choice]))
             finish = b'"%s","stop_reason":%s' % (self._readers[choice].finish(update.finish_reason).encode(), reason)
@@ -229,11 +240,13 @@ class ChatStream:
 
     def _begin(self, choice: int) -> bytes:
         self._has_begun[choice] = True
-        return self._chunk(choice, b'{"role":"assistant","content":""}')
+        return self._chunk(choice, b'{"role":"assistant","content":""}', more=self._prompt)
 
-    def _chunk(self, choice: int, delta: bytes, chosen: bytes = b"null", finish: bytes = b"null") -> bytes:
-        return b'%s%s,"logprobs":%s,"finish_reason":%s}]%s' % (
-            self._heads[choice], delta, chosen, finish, self._tail.tail(),
+    def _chunk(
+        self, choice: int, delta: bytes, chosen: bytes = b"null", finish: bytes = b"null", more: bytes = b""
+    ) -> bytes:
+        return b'%s%s,"logprobs":%s,"finish_reason":%s}]%s%s' % (
+            self._heads[choice], delta, chosen, finish, more, self._tail.tail(),
         )  # fmt: skip
 
     def end(self) -> bytes:

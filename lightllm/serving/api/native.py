@@ -5,7 +5,7 @@ without max_new_tokens an answer may be as long as model and pool allow; cumlogp
 Without do_sample an answer is greedy, unless generation_config.json or a sampling parameter of the request says other.
 """
 
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import msgspec
 from fastapi import APIRouter, Request, Response
@@ -26,18 +26,18 @@ from lightllm.serving.api.service import Service
 
 _SAME_NAME = (
     "temperature", "top_p", "top_k", "min_p", "repetition_penalty", "presence_penalty", "frequency_penalty", "seed",
-    "ignore_eos", "skip_special_tokens", "prompt_logprobs",
+    "ignore_eos", "skip_special_tokens", "prompt_logprobs", "typical_p", "logit_bias", "bad_words",
+    "exponential_decay_length_penalty", "truncate_prompt_tokens", "truncation_side", "long_truncation_mode",
+    "include_stop_str_in_output",
 )  # fmt: skip
-_MAKES_IT_SAMPLE = ("temperature", "top_p", "top_k", "min_p")
+_MAKES_IT_SAMPLE = ("temperature", "top_p", "top_k", "min_p", "typical_p")
 NEUTRAL: dict[str, tuple[object, ...]] = {
     "input_penalty": (False,),
     "image_max_patch_num": (-1,),
     "regular_constraint": ("",),
     "guided_grammar": ("",),
     "guided_json": ("",),
-    "allowed_token_ids": ([],),
-    "exponential_decay_length_penalty": ([1, 1.0], [1, 1]),
-    "add_spaces_between_special_tokens": (True,),
+    "add_spaces_between_special_tokens": (True, False),  # there are none between those of a tokenizer.json
     "print_eos_token": (False,),
     "group_request_id": (-1,),
     "suggested_dp_index": (-1,),
@@ -55,17 +55,28 @@ class Parameters(msgspec.Struct, kw_only=True, forbid_unknown_fields=True, froze
     top_p: float | None = None
     top_k: Int | None = None
     min_p: float | None = None
+    typical_p: float | None = None
     repetition_penalty: float | None = None
     presence_penalty: float | None = None
     frequency_penalty: float | None = None
     seed: Int | None = None
+    logit_bias: dict[Int, float] | None = None
+    allowed_token_ids: list[Int] | None = None
+    bad_words: list[str] | None = None
+    exponential_decay_length_penalty: tuple[Int, float] | None = None
     max_new_tokens: Int | None = None
     min_new_tokens: Int | None = None
     ignore_eos: bool | None = None
     stop_sequences: str | list[str | Int | list[Int]] | None = None
+    include_stop_str_in_output: bool | None = None
+    truncate_prompt_tokens: Int | None = None
+    truncation_side: Literal["left", "right"] | None = None
+    long_truncation_mode: Literal["none", "head", "center", "tail"] | None = None
     skip_special_tokens: bool | None = None
     add_special_tokens: bool | None = None
     return_details: bool | None = None
+    return_token_ids: bool | None = None
+    cache_salt: Annotated[str, msgspec.Meta(min_length=1)] | None = None
     prompt_logprobs: Int | None = None
     priority: Int | None = None
     timeout_s: float | None = None
@@ -76,8 +87,6 @@ class Parameters(msgspec.Struct, kw_only=True, forbid_unknown_fields=True, froze
     regular_constraint: Any = None
     guided_grammar: Any = None
     guided_json: Any = None
-    allowed_token_ids: Any = None
-    exponential_decay_length_penalty: Any = None
     add_spaces_between_special_tokens: Any = None
     print_eos_token: Any = None
     group_request_id: Any = None
@@ -162,10 +171,15 @@ async def _generate(service: Service, body: GenerateBody, request: Request) -> R
     wants_details = bool(body.parameters.return_details)
     params = _params(service, body.parameters, logprobs=0 if wants_details else None)
     generation = await _submit(service, body, request, params, until_end=True)
-    answers = await generation.whole(request.receive, with_tokens=params.num_logprobs >= 0)
+    returns_ids = bool(body.parameters.return_token_ids)
+    prompt_ids = service.client.prompt_of(generation.requests[0]).tolist() if returns_ids else None
+    answers = await generation.whole(request.receive, with_tokens=params.num_logprobs >= 0 or returns_ids)
     chosen = best_of.chosen(answers, params)
     pairs = [(generation.requests[sample], answers[sample]) for sample in chosen]
     answer = generated(service, pairs, wants_details=wants_details)
+    if prompt_ids is not None:
+        answer.prompt_token_ids = prompt_ids
+        answer.token_ids = [update.tokens.ids.tolist() for _, update in pairs]
     if params.prompt_logprobs is not None:
         answer.prompt_logprobs = for_prompt(service, answers[0].prompt, params.prompt_logprobs)
     return Response(json(answer), media_type="application/json")
@@ -175,6 +189,10 @@ async def _generate_stream(service: Service, body: GenerateBody, request: Reques
     params = _params(service, body.parameters, logprobs=0)
     if params.prompt_logprobs is not None:
         raise RequestError("prompt_logprobs do not come in a stream; use /generate", param="prompt_logprobs")
+    if body.parameters.return_token_ids:
+        raise RequestError(
+            "return_token_ids is for /generate: in a stream each token has its id", param="return_token_ids"
+        )
     if params.num_samples > 1:
         raise RequestError("best_of must be 1 where the answer is streamed", param="best_of")
     generation = await _submit(service, body, request, params, until_end=False)
@@ -185,7 +203,8 @@ async def _submit(
     service: Service, body: GenerateBody, request: Request, params: SamplingParams, *, until_end: bool
 ) -> Generation:
     refuse_media(body.multimodal_params)
-    granted, prompt = terms.of(service, request, body.parameters), body.inputs
+    salt, prompt = body.parameters.cache_salt, body.inputs
+    granted = terms.of(service, request, body.parameters, cache_salt=salt)
     if isinstance(prompt, str):
         prompt = await service.encode(prompt, add_special_tokens=body.parameters.add_special_tokens is not False)
     generation = Generation(service.client, granted, until_end=until_end)
@@ -212,6 +231,8 @@ def _params(service: Service, parameters: Parameters, *, logprobs: int | None) -
             "best_of": parameters.best_of,
             "max_tokens": parameters.max_new_tokens,
             "min_tokens": parameters.min_new_tokens,
+            # The seed system's way to say that all are.
+            "allowed_token_ids": parameters.allowed_token_ids or None,
             "stop": stop,
             "stop_token_ids": stop_token_ids,
             "logprobs": logprobs,

@@ -36,6 +36,8 @@ class Generated(msgspec.Struct, omit_defaults=True):
     prompt_tokens: int
     tokens: list[Any] | None = None
     prompt_logprobs: PromptLogprobs | None = None
+    prompt_token_ids: list[int] | None = None
+    token_ids: list[list[int]] | None = None  # of each answer
 
 
 def generated(service: Service, pairs: list[tuple[Request, Update]], *, wants_details: bool) -> Generated:

@@ -1,8 +1,9 @@
 """What the OpenAI routes have in common: usage, finish reasons, sampling parameters, ids of answers."""
 
 import secrets
+import time
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 from msgspec import UNSET, UnsetType
@@ -10,6 +11,7 @@ from msgspec import UNSET, UnsetType
 from lightllm.base.errors import RequestError
 from lightllm.base.request import FinishReason
 from lightllm.serving.api.body import GenerationBody
+from lightllm.serving.api.service import Service
 from lightllm.serving.records import Request, Update
 
 # A timeout cuts an answer off as a length does, and clients know no other word for it; `stop_reason` tells them apart.
@@ -18,7 +20,8 @@ DONE = b"data: [DONE]\n\n"
 _SAME_NAME = (
     "n", "temperature", "top_p", "presence_penalty", "frequency_penalty", "seed", "top_k", "min_p",
     "repetition_penalty", "min_tokens", "stop_token_ids", "ignore_eos", "skip_special_tokens",
-    "include_stop_str_in_output", "prompt_logprobs",
+    "include_stop_str_in_output", "prompt_logprobs", "typical_p", "logit_bias", "allowed_token_ids", "bad_words",
+    "exponential_decay_length_penalty", "truncate_prompt_tokens", "truncation_side", "long_truncation_mode",
 )  # fmt: skip
 json = msgspec.json.encode
 
@@ -62,6 +65,25 @@ def check_stream_options(body: GenerationBody) -> None:
 
 def answer_id(prefix: str) -> str:
     return f"{prefix}-{secrets.token_hex(12)}"
+
+
+def service_tier(body: GenerationBody) -> Literal["default"] | UnsetType:
+    """The tier that serves a request, for those who ask for one."""
+    return UNSET if body.service_tier is None else "default"
+
+
+def prompt_token_ids(service: Service, body: GenerationBody, request: Request) -> list[int] | UnsetType:
+    """The prompt as the engine was given it, for those who ask."""
+    return service.client.prompt_of(request).tolist() if body.return_token_ids else UNSET
+
+
+def chunk_head(service: Service, body: GenerationBody, *, prefix: str, kind: str) -> bytes:
+    """How every chunk of one stream begins, up to its choices."""
+    tier = "" if body.service_tier is None else ',"service_tier":"default"'
+    return (
+        f'data: {{"id":"{answer_id(prefix)}","object":"{kind}","created":{int(time.time())},'
+        f'"model":{json(service.model_name).decode()},"system_fingerprint":"{service.fingerprint}"{tier},"choices":['
+    ).encode()
 
 
 class UsageCount:

@@ -15,7 +15,7 @@ from lightllm.serving.api.chat_parsing import ChatParsing
 from lightllm.serving.api.documents import described
 from lightllm.serving.api.event_stream import EventStream
 from lightllm.serving.api.generation import Generation
-from lightllm.serving.api.openai import UsageCount, UsageTail, json
+from lightllm.serving.api.openai import json
 from lightllm.serving.api.service import Service
 from lightllm.serving.parsing.reasoning import Beginning
 
@@ -45,6 +45,7 @@ class ChatBody(GenerationBody, kw_only=True, forbid_unknown_fields=True, frozen=
     continue_final_message: bool | None = None
     chat_template_kwargs: dict[str, Any] | None = None
     reasoning_effort: str | None = None
+    documents: list[dict[str, Any]] | None = None
     # Extensions, named as in other servers
     separate_reasoning: bool | None = None
     include_reasoning: bool | None = None
@@ -71,13 +72,16 @@ def router(service: Service) -> APIRouter:
         body = bodies.decode(await bodies.read(request, service.config.max_request_bytes), _decoder)
         generation, readers, needs_tokens = await begun(service, request, body, until_end=not body.stream)
         has_logprobs = bool(body.logprobs)
+        ids = openai.prompt_token_ids(service, body, generation.requests[0])
         if body.stream:
-            tail = UsageTail(UsageCount(generation.requests), body)
-            form = ChatStream(service, generation, readers, tail, has_logprobs=has_logprobs, needs_tokens=needs_tokens)
+            form = ChatStream(
+                service, body, generation, readers,
+                has_logprobs=has_logprobs, needs_tokens=needs_tokens, prompt_token_ids=ids,
+            )  # fmt: skip
             return EventStream(generation, form)
         answers = await generation.whole(request.receive, with_tokens=needs_tokens)
         answer = chat_answers.completion(
-            service, generation, answers, readers, has_logprobs=has_logprobs, prompt_logprobs=body.prompt_logprobs
+            service, body, generation, answers, readers, has_logprobs=has_logprobs, prompt_token_ids=ids
         )
         return Response(json(answer), media_type="application/json")
 
@@ -102,9 +106,11 @@ async def begun(service: Service, request: Request, body: ChatBody, *, until_end
         ChoiceReader(service, parsing, prompt.beginning, skips_special_tokens=params.skip_special_tokens)
         for _ in range(params.n)
     ]
-    generation = Generation(service.client, terms.of(service, request, body), until_end=until_end)
+    granted = terms.of(service, request, body, cache_salt=body.cache_salt)
+    generation = Generation(service.client, granted, until_end=until_end)
     generation.submit(prompt.tokens, params)
-    return Chat(generation, readers, bool(body.logprobs) or parsing.reasoning_format is not None)
+    needs_tokens = bool(body.logprobs or body.return_token_ids) or parsing.reasoning_format is not None
+    return Chat(generation, readers, needs_tokens)
 
 
 def parsing_of(service: Service, body: ChatBody) -> ChatParsing:
@@ -170,7 +176,8 @@ async def prompt_of(service: Service, body: ChatBody, parsing: ChatParsing) -> C
     tools = messages.prepared_tools(body.tools) if body.tool_choice != "none" else None
     continues = bool(body.continue_final_message)
     begins_answer = not continues if body.add_generation_prompt is None else body.add_generation_prompt
-    effort = {} if body.reasoning_effort is None else {"reasoning_effort": body.reasoning_effort}
+    said = {"reasoning_effort": body.reasoning_effort, "documents": body.documents}
+    variables = {name: value for name, value in said.items() if value is not None}
 
     def render() -> ChatPrompt:
         text = template.render(
@@ -178,7 +185,7 @@ async def prompt_of(service: Service, body: ChatBody, parsing: ChatParsing) -> C
             tools=tools,
             add_generation_prompt=begins_answer,
             continue_final_message=continues,
-            variables=effort | (body.chat_template_kwargs or {}),
+            variables=variables | (body.chat_template_kwargs or {}),
         )
         # A template writes special tokens itself, unless the client knows that this one does not.
         tokens = tokenizer.encode(text, add_special_tokens=bool(body.add_special_tokens))

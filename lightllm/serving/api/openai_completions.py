@@ -44,6 +44,8 @@ class CompletionChoice(msgspec.Struct):
     logprobs: CompletionLogprobs | None
     finish_reason: str
     stop_reason: str | int | None
+    token_ids: list[int] | UnsetType = UNSET
+    prompt_token_ids: list[int] | UnsetType = UNSET
     prompt_logprobs: PromptLogprobs | UnsetType = UNSET
 
 
@@ -54,6 +56,8 @@ class Completion(msgspec.Struct, kw_only=True, frozen=True):
     model: str
     choices: list[CompletionChoice]
     usage: Usage
+    system_fingerprint: str
+    service_tier: Literal["default"] | UnsetType = UNSET
 
 
 _decoder = msgspec.json.Decoder(CompletionBody)
@@ -72,12 +76,16 @@ def router(service: Service) -> APIRouter:
         tokens = await _encoded(service, body, prompts)
         echoes = [_Echo.of(service, body, *each) for each in zip(prompts, tokens, strict=True)]
         writers = [ChoiceWriter(service, body, echo) for echo in echoes for _ in range(params.num_samples)]
-        generation = Generation(service.client, terms.of(service, request, body), until_end=not body.stream)
+        granted = terms.of(service, request, body, cache_salt=body.cache_salt)
+        generation = Generation(service.client, granted, until_end=not body.stream)
         for prompt in tokens:
             generation.submit(prompt, params)
+        for writer, one in zip(writers, generation.requests, strict=True):
+            writer.prompt_token_ids = openai.prompt_token_ids(service, body, one)
         if body.stream:
             return EventStream(generation, CompletionStream(service, body, generation, writers))
-        answers = await generation.whole(request.receive, with_tokens=params.num_logprobs >= 0)
+        needs_tokens = params.num_logprobs >= 0 or bool(body.return_token_ids)
+        answers = await generation.whole(request.receive, with_tokens=needs_tokens)
         answer = _completion(service, body, params, generation, answers, writers)
         return Response(json(answer), media_type="application/json")
 
@@ -95,6 +103,10 @@ def _params(service: Service, body: CompletionBody) -> SamplingParams:
     # A request has an output: where only the echo is wanted, of one token that is not shown.
     max_tokens = 1 if _shows_no_output(body) else body.max_tokens
     values = openai.sampling_values(body, max_tokens=max_tokens, logprobs=body.logprobs) | {"best_of": body.best_of}
+    if body.echo:
+        if body.truncate_prompt_tokens is not None:
+            raise RequestError("echo repeats whole prompts; leave truncate_prompt_tokens out", param="echo")
+        values["long_truncation_mode"] = "none"
     if body.echo and body.logprobs is not None:
         values["prompt_logprobs"] = max(body.logprobs, body.prompt_logprobs or 0)
     return service.params(values)
@@ -151,6 +163,7 @@ class ChoiceWriter:
         self._body, self._echo, self._is_echoed = body, echo, not body.echo
         skips = body.skip_special_tokens is not False
         self._form = CompletionForm(service, start=len(echo.text), skip_special_tokens=skips)
+        self.prompt_token_ids: list[int] | UnsetType = UNSET
 
     def shown(self, update: Update) -> Update:
         """What of an update the client sees."""
@@ -173,9 +186,16 @@ class ChoiceWriter:
             found.extend(self._form.of(update.tokens))
         return found
 
-    def note_echoed(self) -> None:
-        """The prompt was sent."""
-        self._is_echoed = True
+    def ids(self, update: Update) -> bytes:
+        """What a chunk says of token ids, if anything."""
+        new = b',"token_ids":' + json(update.tokens.ids.tolist()) if len(update.tokens) else b""
+        if self.prompt_token_ids is UNSET:
+            return new
+        return new + b',"prompt_token_ids":' + json(self.prompt_token_ids)
+
+    def note_begun(self) -> None:
+        """The prompt was sent, where it was to be."""
+        self._is_echoed, self.prompt_token_ids = True, UNSET
 
 
 def _completion(
@@ -201,6 +221,8 @@ def _completion(
             writer.logprobs(answer, prompt),
             FINISH[answer.finish_reason],
             answer.stop_reason(request),
+            answer.tokens.ids.tolist() if body.return_token_ids else UNSET,
+            writer.prompt_token_ids,
         )
         if body.prompt_logprobs is not None:
             chosen.prompt_logprobs = for_prompt(service, prompt, body.prompt_logprobs)
@@ -211,6 +233,8 @@ def _completion(
         model=service.model_name,
         choices=choices,
         usage=count.usage(),
+        system_fingerprint=service.fingerprint,
+        service_tier=openai.service_tier(body),
     )
 
 
@@ -228,16 +252,14 @@ class CompletionStream:
     """Chunks of one completion, put together from ready-made bytes around the text."""
 
     def __init__(self, service: Service, body: CompletionBody, generation: Generation, writers: list[ChoiceWriter]):
-        self.needs_tokens = body.logprobs is not None
+        self.needs_tokens = body.logprobs is not None or bool(body.return_token_ids)
+        self._has_ids = bool(body.return_token_ids)
         self._generation, self._writers = generation, writers
         self._tail = UsageTail(UsageCount(generation.requests), body)
         self._echoes_logprobs = bool(body.echo) and body.logprobs is not None
         self._prompts: dict[int, Tokens] = {}  # logprobs of the prompts, by their first sample
         self._held: list[tuple[int, Update]] = []  # until those of their prompts are known
-        self._head = (
-            f'data: {{"id":"{openai.answer_id("cmpl")}","object":"text_completion",'
-            f'"created":{int(time.time())},"model":{json(service.model_name).decode()},"choices":['
-        ).encode()
+        self._head = openai.chunk_head(service, body, prefix="cmpl", kind="text_completion")
         self._heads = [b'%s{"index":%d,"text":' % (self._head, choice) for choice in range(len(writers))]
 
     def event(self, choice: int, update: Update) -> bytes:
@@ -261,8 +283,10 @@ class CompletionStream:
         update = writer.shown(update)
         self._tail.count.note(choice, update)
         text, logprobs, finish = writer.text(update), writer.logprobs(update, prompt), b"null"
-        writer.note_echoed()
         chosen = json(logprobs) if logprobs and logprobs.tokens else b"null"
+        if self._has_ids:
+            chosen += writer.ids(update)
+        writer.note_begun()
         if update.finish_reason is not None:
             reason = json(update.stop_reason(request))
             finish = b'"%s","stop_reason":%s' % (FINISH[update.finish_reason].encode(), reason)

@@ -1,17 +1,20 @@
 """What all routes share: the engine's client, the tokenizer, the template and the model's own defaults."""
 
 import asyncio
+import hashlib
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
 
 import msgspec
 
+from lightllm import __version__
 from lightllm.base.checkpoint_files import eos_ids, read_json, vocab_size
-from lightllm.base.config import ServerConfig
+from lightllm.base.config import EngineConfig, ServerConfig
 from lightllm.base.errors import ConfigError, RequestError
 from lightllm.base.metrics import Metrics
 from lightllm.base.request import SamplingParams
@@ -82,6 +85,13 @@ class Service:
     def model_name(self) -> str:
         return self.config.model_name or Path(self.config.model_dir).name
 
+    @cached_property
+    def fingerprint(self) -> str:
+        """Changes with whatever may change answers: the version, and the engine's settings."""
+        settings = {name: getattr(self.config, name) for name in EngineConfig.__struct_fields__}
+        said = msgspec.json.encode([__version__, settings])
+        return "fp_" + hashlib.blake2b(said, digest_size=6).hexdigest()
+
     def check_model(self, name: str | None) -> None:
         """Raises RequestError 404 for a model that is not served; none at all means the one that is."""
         if name not in (None, "", self.model_name):
@@ -91,9 +101,15 @@ class Service:
 
     def params(self, given: Mapping[str, Any]) -> SamplingParams:
         """Sampling parameters of a request: the checkpoint's, with those that the request gives (not None) on top."""
-        return SamplingParams(
-            **{**self.defaults, **{name: value for name, value in given.items() if value is not None}}
-        )
+        known = {name: value for name, value in given.items() if value is not None}
+        return self.with_bad_words(SamplingParams(**{**self.defaults, **known}))
+
+    def with_bad_words(self, params: SamplingParams) -> SamplingParams:
+        """The same with the tokens of its bad words. Raises RequestError on a server without a tokenizer."""
+        if not params.bad_words:
+            return params
+        ways = [way for word in params.bad_words for way in self.need_tokenizer().ways_to_write(word)]
+        return msgspec.structs.replace(params, bad_words_token_ids=[*params.bad_words_token_ids, *ways])
 
     async def aside(self, work: Callable[[], Result], characters: int) -> Result:
         """Runs `work` on so many characters without holding up the streams of others."""

@@ -21,13 +21,15 @@ class _Fields(Protocol):
     def user(self) -> Any: ...
 
 
-def of(service: Service, request: Request, fields: _Fields) -> Terms:
-    """Raises RequestError for values that are not allowed."""
+def of(service: Service, request: Request, fields: _Fields, *, cache_salt: str | None = None) -> Terms:
+    """cache_salt: only requests with the same one find one another's prompts. Raises RequestError for values that are
+    not allowed."""
+    salt = request.state.caller.salt if request.state.caller else 0
     return Terms(
         priority=fields.priority or 0,
         timeout_s=fields.timeout_s,
         tenant=_tenant(service, request, fields.user),
-        salt=request.state.caller.salt if request.state.caller else 0,
+        salt=salt if cache_salt is None else _hash(f"{salt} {cache_salt}".encode(), size=4),
     )
 
 
@@ -40,4 +42,9 @@ def _tenant(service: Service, request: Request, user: Any) -> int:
     key = caller.name.encode() if caller else b"".join(given_keys(request.scope["headers"]))
     who = f"user {user}".encode() if user and service.config.fair_share_by == "user" else b""
     name = key + b" " + who if caller else who or key
-    return int.from_bytes(hashlib.blake2b(name, digest_size=8).digest()) if name else 0
+    return _hash(name, size=8) if name else 0
+
+
+def _hash(said: bytes, *, size: int) -> int:
+    """A number of `size` bytes."""
+    return int.from_bytes(hashlib.blake2b(said, digest_size=size).digest())

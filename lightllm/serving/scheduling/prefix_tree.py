@@ -3,7 +3,7 @@
 A node is an integer. It stands for the tokens on the way from the root to its end. Who uses a prefix holds the node
 where it ends; a hold counts on every node up to the root, so a node that nobody holds has no held node below it, and
 all its tokens may be evicted. Every walk begins at a node, and tenants that must not find one another's tokens begin at
-roots of their own: a root is its own parent, holds no tokens and stays.
+roots of their own: a root is its own parent, holds no tokens and stays until it is dropped.
 """
 
 import heapq
@@ -19,6 +19,7 @@ ROOT = 0
 # A node that only one request holds grows in place up to this many tokens, so that small chunks make no long chains.
 _LONGEST_GROWN = 4096
 _EMPTY = np.empty(0, dtype=np.int32)
+_FEW_ROOTS = 256
 
 
 class PrefixTree:
@@ -39,6 +40,7 @@ class PrefixTree:
         self._queue: list[tuple[int, int]] = []
         self._uses = 0
         self._roots = {0: ROOT}  # by salt
+        self._most_roots = _FEW_ROOTS
 
     def root(self, salt: int) -> int:
         """Where walks begin that find only tokens entered from here. 0 stands for all who share with one another."""
@@ -47,6 +49,21 @@ class PrefixTree:
             self._parent[root] = self._roots[salt] = root
             self._set(root, _EMPTY, _EMPTY)
         return self._roots[salt]
+
+    @property
+    def has_many_roots(self) -> bool:
+        """Whether it is time to drop some: clients may make up as many salts as they like."""
+        return len(self._roots) > self._most_roots
+
+    def drop_roots(self, *, but: NDArray[np.int32]) -> None:
+        """Drops the roots below which there is nothing, but for those among these nodes, where walks go on."""
+        kept = {ROOT, *but.tolist()}
+        for salt, root in list(self._roots.items()):
+            if root not in kept and not self._children[root]:
+                del self._roots[salt]
+                self._parent[root] = ROOT
+                self._unused_nodes.append(root)
+        self._most_roots = max(_FEW_ROOTS, 2 * len(self._roots))
 
     def find(self, node: int, tokens: Tokens) -> tuple[int, Slots]:
         """Follows `tokens` from `node` as far as the tree has them; the caller's hold moves along.

@@ -23,6 +23,8 @@ class Running:
     def seat(self, request: Request) -> None:
         """Gives a waiting request that knows its tokens a row, and what the tree has of them."""
         row = self.rows.seat(request)
+        if self.pool.tree.has_many_roots:
+            self.pool.tree.drop_roots(but=self.rows.node)
         self.rows.node[row] = self.pool.root(request.salt)
         self.find_more(row)
         if self.pool.sharing:

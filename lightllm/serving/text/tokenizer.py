@@ -70,6 +70,12 @@ class TextTokenizer:
             raise RequestError("the text holds half a surrogate pair, which is no character", param="prompt") from None
         return self._prefix + ids if add_special_tokens else ids
 
+    def ways_to_write(self, word: str) -> list[list[int]]:
+        """Token ids of a word at the beginning of a text, and after a space where they are others."""
+        word = word.lstrip(" ") or word
+        ways = [self.encode(space + word, add_special_tokens=False) for space in ("", " ")]
+        return ways[:1] if ways[0] == ways[1] else ways
+
     def decode(self, ids: list[int]) -> str:
         """The text of ids, special tokens included."""
         return self._tokenizer.decode(ids, skip_special_tokens=False)

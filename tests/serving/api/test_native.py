@@ -117,9 +117,9 @@ def test_sampling_is_greedy_unless_asked_for(http, live, parameters, temperature
 REFUSED = {
     "guided_json": "{}",
     "regular_constraint": "a+",
-    "allowed_token_ids": [1],
+    "allowed_token_ids": [10**6],
     "input_penalty": True,
-    "exponential_decay_length_penalty": [2, 1.5],
+    "exponential_decay_length_penalty": [2, 0.5],
     "unheard_of": 1,
     "best_of": 0,
     "max_new_tokens": 0,

@@ -189,7 +189,9 @@ def test_template_variables_are_passed_on(client, live):
 
 
 REFUSED = {
-    "logit_bias": {"5": 1},
+    "logit_bias": {"5": 101},
+    "prompt_cache_retention": "24h",
+    "typical_p": 0,
     "response_format": {"type": "json_object"},
     "tool_choice": "required",
     "functions": [{"name": "f"}],

@@ -221,7 +221,7 @@ def test_brackets_in_a_text_are_no_nesting(http):
 
 
 def test_a_name_that_is_there_twice_is_refused_at_any_depth(http):
-    for body in (b'{"prompt": "a", "prompt": "b"}', b'{"prompt": "a", "metadata": [{"x": 1, "y": 2, "\\u0078": 1}]}'):
+    for body in (b'{"prompt": "a", "prompt": "b"}', b'{"prompt": "a", "suffix": [{"x": 1, "y": 2, "\\u0078": 1}]}'):
         response = http.post("/v1/completions", content=body)
         assert response.status_code == 400
         assert "more than once" in response.json()["error"]["message"]

@@ -62,6 +62,20 @@ def test_roots_of_different_salts_share_nothing():
     check_tree(tree, [])
 
 
+def test_roots_with_nothing_below_them_are_dropped_unless_they_are_in_use():
+    tree = PrefixTree()
+    roots = {salt: tree.root(salt) for salt in range(300)}
+    assert tree.has_many_roots
+    node = tree.add(roots[7], array([1, 2]), array([10, 11]))
+    tree.drop_roots(but=array([roots[9]]))
+    assert not tree.has_many_roots
+    assert [tree.root(salt) for salt in (0, 7, 9)] == [ROOT, roots[7], roots[9]]
+    part, found = tree.find(tree.root(7), array([1]))
+    assert found.tolist() == [10]
+    tree.root(300)
+    check_tree(tree, [node, part])
+
+
 def test_only_as_many_tokens_as_needed_are_evicted_from_the_end():
     tree = PrefixTree()
     node, _ = enter(tree, list(range(100)), list(range(100)))

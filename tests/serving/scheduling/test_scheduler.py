@@ -150,6 +150,16 @@ def test_samples_of_one_prompt_compute_it_once_in_the_same_step():
     finish_and_check(engine, asked)
 
 
+def test_made_up_salts_are_forgotten():
+    engine = Engine(pool_tokens=200, max_length=100)
+    for salt in range(1, 700):
+        asked = engine.ask([salt % 60, 1, 2], 2, salt=salt)
+        engine.run()
+        engine.check_output(asked)
+        engine.release(asked)
+    assert len(engine.scheduler._pool.tree._roots) <= 257
+
+
 def test_keys_and_values_are_found_only_by_requests_of_the_same_salt():
     engine, prompt = Engine(), list(range(50))
     first = [engine.ask(prompt, 3, salt=salt) for salt in (0, 1, 2)]
