@@ -50,7 +50,8 @@ class Generation:
             self._news.set()
 
     def _is_due(self, request: Request) -> bool:
-        return request.has_news and (not self._until_end or self._client.has_ended(request))
+        # The end may be read before the news of it comes.
+        return request.has_news and not request.is_finished and (not self._until_end or self._client.has_ended(request))
 
     async def updates(self, *, with_tokens: bool) -> AsyncIterator[Updates]:
         """(choice, what is new of it), as they come, until all have ended. Raises ClientLeftError."""
