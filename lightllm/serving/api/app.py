@@ -15,18 +15,16 @@ from lightllm.serving.api import (
     state_routes,
     tokenization,
 )
-from lightllm.serving.api.errors import Dialect
+from lightllm.serving.api.anthropic import routes as anthropic
 from lightllm.serving.api.guard import Guard
 from lightllm.serving.api.keys import Keyring
 from lightllm.serving.api.service import Service
-
-_DIALECTS: dict[str, Dialect] = {}  # of routes that are not OpenAI's
 
 
 def create_app(service: Service) -> ASGIApp:
     """The routes behind what guards them. No middleware but pure ASGI may be added: other triples a token's cost."""
     config = service.config
-    guarded = Guard(_routes(service), Keyring(config.api_key), config.access_log, _DIALECTS)
+    guarded = Guard(_routes(service), Keyring(config.api_key), config.access_log, anthropic.DIALECTS)
     if not config.allowed_origins:
         return guarded
     # Outside of the guard: browsers send no key when they ask what they may, and must be able to read a refusal.
@@ -50,7 +48,7 @@ def _routes(service: Service) -> FastAPI:
         generate_unique_id_function=documents.operation_id,
     )
     errors.install(app, service.metrics)
-    for family in (openai_chat, openai_completions, native, tokenization, state_routes, profiling, pages):
+    for family in (openai_chat, openai_completions, anthropic, native, tokenization, state_routes, profiling, pages):
         app.include_router(family.router(service))
     documents.install(app, needs_key=bool(service.config.api_key))
     return app
