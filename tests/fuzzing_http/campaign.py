@@ -21,14 +21,14 @@ _PATH_PARTS = ["x", "\x00", "..", "../../etc", "%", "a" * 3000, "😀", "\x1b[2J
 class Campaign:
     """`counts` of answers by status. Each method sends requests; AssertionError names what was sent. Use in `with`."""
 
-    def __init__(self, url: str, seed: int):
+    def __init__(self, url: str, seed: int, *, model: str):
         parts = urlsplit(url)
         self._connection = http.client.HTTPConnection(parts.hostname or "", parts.port, timeout=LONGEST_S)
         self.draw = random.Random(seed)
         self.counts: dict[int, int] = {}
         status, _, data = self._exchange("GET", "/openapi.json", b"", {})
         assert status == 200
-        self.document = Document(json.loads(data))
+        self.document = Document(json.loads(data), model=model)
         self._errors = self.document.validator({"$ref": "#/components/schemas/ErrorEnvelope"})
         self.with_body = [route for route in self.document.routes if route.body is not None]
 

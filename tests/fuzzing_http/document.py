@@ -6,12 +6,9 @@ from typing import Any
 
 from jsonschema_rs import Draft202012Validator
 
-from tests.serving.live_api import MODEL
-
 Schema = dict[str, Any]
 # Fields whose schema says less than what they mean; all others are drawn from their schema.
 SENSIBLE: dict[str, list[Any]] = {
-    "model": [MODEL],
     "prompt": ["hello", [1, 2, 3], ["a", "b"]],
     "inputs": ["hello", [1, 2, 3]],
     "input": ["hello"],
@@ -43,7 +40,8 @@ class Route:
 class Document:
     """Routes and schemas of an OpenAPI document."""
 
-    def __init__(self, document: dict[str, Any]):
+    def __init__(self, document: dict[str, Any], *, model: str):
+        self._sensible = SENSIBLE | {"model": [model]}
         self._schemas: dict[str, Schema] = document["components"]["schemas"]
         self._components = {"components": {"schemas": self._schemas}}
         self.routes = [
@@ -84,8 +82,8 @@ class Document:
 
     def value(self, schema: Schema, draw: random.Random, *, name: str = "", deep: int = 0) -> Any:
         """One that the schema allows, and mostly one that makes sense."""
-        if name in SENSIBLE and draw.random() < 0.9:
-            return draw.choice(SENSIBLE[name])
+        if name in self._sensible and draw.random() < 0.9:
+            return draw.choice(self._sensible[name])
         schema = self.resolved(schema)
         for key in ("anyOf", "oneOf"):
             if key in schema:

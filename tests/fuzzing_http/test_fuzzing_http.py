@@ -14,7 +14,7 @@ import pytest
 from lightllm.serving.api import http_protocol
 from tests.fuzzing_http.campaign import LONGEST_S, Campaign
 from tests.serving import checkpoint_for_tests
-from tests.serving.live_api import LiveApi
+from tests.serving.live_api import MODEL, LiveApi
 from tests.serving.script_for_tests import answer
 
 LONGEST = 64  # tokens of prompt and output
@@ -66,7 +66,7 @@ def test_very_many_hostile_requests_are_refused_and_leave_nothing(server, seed):
 
 
 def _check(server: LiveApi, seed: int, *, values_each: int, at_random: int) -> None:
-    with nothing_left(server), Campaign(server.url, seed) as campaign:
+    with nothing_left(server), Campaign(server.url, seed, model=MODEL) as campaign:
         campaign.every_field(values_each)
         campaign.at_random(at_random // 2)
         before = _resident_bytes()

@@ -1,6 +1,6 @@
 """Chat messages as clients send them, made into what chat templates expect. Raises RequestError for all others."""
 
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 
@@ -9,6 +9,62 @@ from lightllm.base.errors import RequestError
 Message = dict[str, Any]
 
 _ROLES = ("system", "developer", "user", "assistant", "tool", "function")
+_PART = {
+    "type": "object",
+    "properties": {"type": {"const": "text"}, "text": {"type": "string"}},
+    "required": ["type", "text"],
+    "additionalProperties": False,
+}
+_CALL = {
+    "type": "object",
+    "properties": {
+        "id": {"description": "As the model's call had it"},
+        "function": {
+            "type": "object",
+            "properties": {"name": {"type": "string"}, "arguments": {"description": "JSON, or a text of it"}},
+            "required": ["name"],
+        },
+    },
+    "required": ["function"],
+}
+_OPTIONAL = {"type": "null"}
+# What is checked here, for the OpenAPI document. Other fields go to the template as they are.
+DescribedMessage = Annotated[
+    Message,
+    msgspec.Meta(
+        extra_json_schema={
+            "properties": {
+                "role": {"enum": list(_ROLES)},
+                "content": {"anyOf": [{"type": "string"}, {"type": "array", "items": _PART}, _OPTIONAL]},
+                "tool_calls": {"anyOf": [{"type": "array", "items": _CALL}, _OPTIONAL]},
+            },
+            "required": ["role"],
+        }
+    ),
+]
+DescribedTool = Annotated[
+    dict[str, Any],
+    msgspec.Meta(
+        extra_json_schema={
+            "properties": {
+                "type": {"const": "function"},
+                "function": {
+                    "type": "object",
+                    "properties": {
+                        "name": {"type": "string"},
+                        "description": {"description": "What it is for, in words"},
+                        "parameters": {
+                            "anyOf": [{"type": "object"}, _OPTIONAL],
+                            "description": "JSON schema of its arguments",
+                        },
+                    },
+                    "required": ["name"],
+                },
+            },
+            "required": ["type", "function"],
+        }
+    ),
+]
 
 
 def prepared(messages: list[Message]) -> list[Message]:
@@ -30,7 +86,7 @@ def prepared_tools(tools: list[dict[str, Any]] | None) -> list[dict[str, Any]] |
             raise RequestError(
                 f'tools[{i}] must be {{"type": "function", "function": {{"name": ...}}}}', param=f"tools[{i}]"
             )
-        if not isinstance(function.get("parameters") or {}, dict):
+        if not isinstance(function.get("parameters"), dict | None):
             raise RequestError(f"tools[{i}].function.parameters must be a JSON schema", param=f"tools[{i}]")
         if function.get("strict"):
             raise RequestError(
@@ -61,8 +117,9 @@ def _prepared(message: Message, place: str) -> Message:
     if "reasoning" in kept:  # the name that other servers give it; templates know only this one
         kept.setdefault("reasoning_content", kept["reasoning"])
     text = _text(message.get("content"), place)
-    if calls := message.get("tool_calls"):
-        return {**kept, "content": text, "tool_calls": _prepared_calls(calls, place)}
+    calls = message.get("tool_calls")
+    if calls is not None and (prepared_calls := _prepared_calls(calls, place)):
+        return {**kept, "content": text, "tool_calls": prepared_calls}
     return {**kept, "content": text or ""}
 
 

@@ -34,11 +34,11 @@ NEUTRAL: dict[str, tuple[object, ...]] = bodies.NEUTRAL | {
 class ChatBody(GenerationBody, kw_only=True, forbid_unknown_fields=True, frozen=True):
     """A conversation to continue. max_completion_tokens is max_tokens by its new name."""
 
-    messages: list[dict[str, Any]]
+    messages: list[messages.DescribedMessage]
     max_completion_tokens: Int | None = None
     logprobs: bool | None = None
     top_logprobs: Int | None = None
-    tools: list[dict[str, Any]] | None = None
+    tools: list[messages.DescribedTool] | None = None
     tool_choice: Any = None
     parallel_tool_calls: bool | None = None
     add_generation_prompt: bool | None = None
@@ -173,7 +173,7 @@ async def prompt_of(service: Service, body: ChatBody, parsing: ChatParsing) -> C
         )
     template, tokenizer = service.need_template(), service.need_tokenizer()
     conversation = messages.prepared(body.messages)
-    tools = messages.prepared_tools(body.tools) if body.tool_choice != "none" else None
+    tools = messages.prepared_tools(body.tools)
     continues = bool(body.continue_final_message)
     begins_answer = not continues if body.add_generation_prompt is None else body.add_generation_prompt
     said = {"reasoning_effort": body.reasoning_effort, "documents": body.documents}
@@ -182,7 +182,7 @@ async def prompt_of(service: Service, body: ChatBody, parsing: ChatParsing) -> C
     def render() -> ChatPrompt:
         text = template.render(
             conversation,
-            tools=tools,
+            tools=None if body.tool_choice == "none" else tools,
             add_generation_prompt=begins_answer,
             continue_final_message=continues,
             variables=variables | (body.chat_template_kwargs or {}),
