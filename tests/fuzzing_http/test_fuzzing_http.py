@@ -62,7 +62,7 @@ def test_hostile_requests_are_refused_and_leave_nothing(server, seed):
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", range(10, 14))
 def test_very_many_hostile_requests_are_refused_and_leave_nothing(server, seed):
-    _check(server, seed, values_each=12, at_random=20_000)
+    _check(server, seed, values_each=12, at_random=24_000)
 
 
 def _check(server: LiveApi, seed: int, *, values_each: int, at_random: int) -> None:

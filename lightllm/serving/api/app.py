@@ -4,6 +4,7 @@ from fastapi import FastAPI
 from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp
 
+from lightllm.base.version import package_version
 from lightllm.serving.api import (
     documents,
     errors,
@@ -42,7 +43,7 @@ def _routes(service: Service) -> FastAPI:
     app = FastAPI(
         title="LightLLM",
         description="Inference and serving of large language models",
-        version=state_routes.package_version(),
+        version=package_version(),
         docs_url=None,  # FastAPI's pages load from elsewhere; ours are in pages.py
         redoc_url=None,
         generate_unique_id_function=documents.operation_id,

@@ -15,6 +15,7 @@ from lightllm.serving.api.chat_parsing import ChatParsing
 from lightllm.serving.api.documents import described
 from lightllm.serving.api.event_stream import EventStream
 from lightllm.serving.api.generation import Generation
+from lightllm.serving.api.messages import DescribedMessage, DescribedTool
 from lightllm.serving.api.openai import json
 from lightllm.serving.api.service import Service
 from lightllm.serving.parsing.reasoning import Beginning
@@ -34,11 +35,11 @@ NEUTRAL: dict[str, tuple[object, ...]] = bodies.NEUTRAL | {
 class ChatBody(GenerationBody, kw_only=True, forbid_unknown_fields=True, frozen=True):
     """A conversation to continue. max_completion_tokens is max_tokens by its new name."""
 
-    messages: list[messages.DescribedMessage]
+    messages: list[DescribedMessage]
     max_completion_tokens: Int | None = None
     logprobs: bool | None = None
     top_logprobs: Int | None = None
-    tools: list[messages.DescribedTool] | None = None
+    tools: list[DescribedTool] | None = None
     tool_choice: Any = None
     parallel_tool_calls: bool | None = None
     add_generation_prompt: bool | None = None

@@ -12,7 +12,6 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from lightllm import __version__
 from lightllm.base.checkpoint_files import eos_ids, read_json, vocab_size
 from lightllm.base.config import EngineConfig, ServerConfig
 from lightllm.base.errors import ConfigError, RequestError
@@ -20,6 +19,7 @@ from lightllm.base.metrics import Metrics
 from lightllm.base.request import SamplingParams
 from lightllm.base.request_table import RequestTable
 from lightllm.base.status import Status
+from lightllm.base.version import package_version
 from lightllm.serving.client import Channel, EngineClient
 from lightllm.serving.parsing.choice import Formats, choose
 from lightllm.serving.text.chat_template import ChatTemplate
@@ -89,7 +89,7 @@ class Service:
     def fingerprint(self) -> str:
         """Changes with whatever may change answers: the version, and the engine's settings."""
         settings = {name: getattr(self.config, name) for name in EngineConfig.__struct_fields__}
-        said = msgspec.json.encode([__version__, settings])
+        said = msgspec.json.encode([package_version(), settings])
         return "fp_" + hashlib.blake2b(said, digest_size=6).hexdigest()
 
     def check_model(self, name: str | None) -> None:

@@ -1,11 +1,11 @@
 """Routes that tell about the server: models, health, load, version, metrics."""
 
-from importlib.metadata import PackageNotFoundError, version
 from typing import Any, Literal
 
 import msgspec
 from fastapi import APIRouter, Request, Response
 
+from lightllm.base.version import package_version
 from lightllm.serving import metrics
 from lightllm.serving.api import errors
 from lightllm.serving.api.documents import described
@@ -118,11 +118,3 @@ def _model(service: Service) -> Model:
 
 def _json(answer: msgspec.Struct) -> Response:
     return Response(json(answer), media_type="application/json")
-
-
-def package_version() -> str:
-    """The installed package's."""
-    try:
-        return version("lightllm")
-    except PackageNotFoundError:  # run from a directory, not installed
-        return "unknown"
