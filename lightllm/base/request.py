@@ -5,6 +5,7 @@ from typing import Literal
 
 import msgspec
 
+from lightllm.base.beams import BeamOptions, check_beams
 from lightllm.base.errors import RequestError
 
 
@@ -88,6 +89,12 @@ class SamplingParams(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     truncate_prompt_tokens: int | None = None  # that a prompt keeps at most; -1: as many as are allowed
     truncation_side: Literal["left", "right"] = "left"  # where truncate_prompt_tokens takes tokens away
     long_truncation_mode: LongTruncation | Literal["none"] | None = None  # None: the server's
+    # Beam search, whose n best hypotheses are the answer. Nothing is drawn, so what changes chances must be neutral
+    num_beams: int | None = None  # of all groups; None: no beam search
+    num_beam_groups: int = 1  # that search apart
+    diversity_penalty: float = 0.0  # for a token that an earlier group has chosen in the same place
+    length_penalty: float = 1.0  # a hypothesis' score is its logprob / length ** length_penalty
+    early_stopping: bool | Literal["never"] = False  # whether the first num_beams hypotheses are enough
 
     def __post_init__(self) -> None:
         if isinstance(self.stop, str):
@@ -95,6 +102,16 @@ class SamplingParams(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
         for name, allowed, holds in self._rules():
             if not holds:
                 raise RequestError(f"{name}={getattr(self, name)!r} is not allowed; use {allowed}", param=name)
+        check_beams(self, searches=self.num_beams is not None)
+
+    @property
+    def beams(self) -> BeamOptions | None:
+        """How beams are searched for, if they are."""
+        if self.num_beams is None:
+            return None
+        return BeamOptions(
+            self.num_beams, self.num_beam_groups, self.diversity_penalty, self.length_penalty, self.early_stopping
+        )
 
     @property
     def num_samples(self) -> int:
@@ -120,6 +137,18 @@ class SamplingParams(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
                 f"an integer from n={self.n} to 128",
                 self.best_of is None or self.n <= self.best_of <= 128,
             ),
+            (
+                "num_beams",
+                f"an integer from n={self.n} to 32 that num_beam_groups={self.num_beam_groups} divides",
+                self.num_beams is None
+                or (
+                    self.n <= self.num_beams <= 32
+                    and self.num_beam_groups > 0
+                    and self.num_beams % self.num_beam_groups == 0
+                ),
+            ),
+            ("diversity_penalty", "a number from 0 to 1000", 0 <= self.diversity_penalty <= 1000),
+            ("length_penalty", "a number from -10 to 10", -10 <= self.length_penalty <= 10),
             ("max_tokens", "an integer of at least 1", self.max_tokens is None or 1 <= self.max_tokens < 2**31),
             ("min_tokens", "an integer of at least 0", 0 <= self.min_tokens < 2**31),
             ("temperature", "a number from 0 to 100", 0 <= self.temperature <= 100),

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 import msgspec
 import numpy as np
 
+from lightllm.base.beams import BeamOptions
 from lightllm.base.pages import PAGE_WORDS, PageMemory, PageRegion
 from lightllm.base.shared_memory import SharedMemory
 
@@ -98,6 +99,7 @@ class Options(msgspec.Struct, frozen=True, array_like=True):
     include_stop: bool = False
     shown_special_tokens: list[int] = []
     token_words: TokenWords = NO_TOKEN_WORDS
+    beams: BeamOptions | None = None
 
 
 _OPTIONS = msgspec.msgpack.Decoder(Options)

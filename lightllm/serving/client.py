@@ -21,6 +21,7 @@ from lightllm.base.request_table import RequestTable
 from lightllm.base.status import State, Status
 from lightllm.serving.records import Records, Request, Update
 from lightllm.serving.scheduling.admission import longest_admissible, why_not_alone
+from lightllm.serving.scheduling.beam_search import why_not as why_no_beams
 from lightllm.serving.truncation import truncated
 from lightllm.serving.wanted_tokens import words_of
 
@@ -90,6 +91,7 @@ class EngineClient:
         self._check_room(params.num_samples, len(tokens))
         self._check_wait(params.num_samples, timeout_s)
         stop_ids = [*([] if params.ignore_eos else self._eos_ids), *params.stop_token_ids]
+        self._check_beams(params, stop_ids)
         requests = self._records.take(
             tokens,
             params,
@@ -262,12 +264,13 @@ class EngineClient:
 
     def _max_tokens(self, prompt_tokens: int, params: SamplingParams) -> int:
         pool_tokens, max_length = self._status.pool_tokens, self._status.max_request_tokens
+        beams = params.num_beams or 1
         if params.max_tokens is not None:
             asked, param = params.max_tokens, "max_tokens"
         else:
-            most = longest_admissible(prompt_tokens, pool_tokens=pool_tokens, max_length=max_length)
+            most = longest_admissible(prompt_tokens, pool_tokens=pool_tokens, max_length=max_length, beams=beams)
             asked, param = max(1, min(most, self._default_max_tokens or most)), "prompt"
-        reason = why_not_alone(prompt_tokens, asked, pool_tokens=pool_tokens, max_length=max_length)
+        reason = why_not_alone(prompt_tokens, asked, pool_tokens=pool_tokens, max_length=max_length, beams=beams)
         if reason is not None:
             raise RequestError(reason, param=param)
         if params.min_tokens > asked:
@@ -276,6 +279,21 @@ class EngineClient:
                 param="min_tokens",
             )
         return asked
+
+    def _check_beams(self, params: SamplingParams, stop_ids: list[int]) -> None:
+        """Raises RequestError for a beam search that this engine does not do."""
+        if (options := params.beams) is None:
+            return
+        reason = why_no_beams(options, num_stops=len(set(stop_ids)), min_tokens=params.min_tokens)
+        most = min(self._config.running_max_req_size, self._config.batch_max_tokens)
+        if options.width > most:
+            reason = f"num_beams={options.width} is more than may run at once; use at most {most}"
+        if self._config.disable_dynamic_prompt_cache:
+            reason = (
+                "beams share what they have in common by the prefix tree, which --disable_dynamic_prompt_cache forbids"
+            )
+        if reason:
+            raise RequestError(reason, param="num_beams")
 
     def _timeout_s(self, terms: Terms) -> float | None:
         """Seconds that the request has. Raises RequestError for terms that this server does not grant."""

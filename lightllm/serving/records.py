@@ -130,6 +130,7 @@ class Records:
                 include_stop=params.include_stop_str_in_output,
                 shown_special_tokens=params.shown_special_tokens,
                 token_words=token_words,
+                beams=params.beams,
             )
         )
         if (pages := self._store(tokens, options, users=params.num_samples)) is None:

@@ -53,6 +53,7 @@ class FakeEngine:
     waiting: dict[tuple[int, int], Running] = field(default_factory=dict)
     open: set[tuple[int, int]] = field(default_factory=set)  # not released
     prompts: list[list[int]] = field(default_factory=list)  # of all requests so far
+    options: list[Options] = field(default_factory=list)  # likewise
     records: list[np.void] = field(default_factory=list)  # copies, as they were when the requests came
     options: list[Options] = field(default_factory=list)  # likewise
     paused: threading.Event = field(default_factory=threading.Event)
@@ -134,6 +135,7 @@ class FakeEngine:
         if self.table.records[index]["generation"] != generation:
             return None
         self.prompts.append(prompt)
+        self.options.append(options)
         self.records.append(record)
         self.options.append(options)
         tokens, stops = self.script(prompt, int(record["seed"])), frozenset(options.stop_token_ids)

@@ -65,6 +65,12 @@ class GenerationBody(msgspec.Struct, kw_only=True, forbid_unknown_fields=True, f
     long_truncation_mode: Literal["none", "head", "center", "tail"] | None = None
     return_token_ids: bool | None = None
     cache_salt: Annotated[str, msgspec.Meta(min_length=1)] | None = None
+    use_beam_search: bool | None = None
+    num_beams: Int | None = None
+    num_beam_groups: Int | None = None
+    diversity_penalty: float | None = None
+    length_penalty: float | None = None
+    early_stopping: bool | Literal["never"] | None = None
     user: Any = None
     # There is one tier, and answers say so
     service_tier: Literal["auto", "default", "flex", "scale", "priority"] | None = None
@@ -82,8 +88,6 @@ class GenerationBody(msgspec.Struct, kw_only=True, forbid_unknown_fields=True, f
     guided_choice: Any = None
     guided_grammar: Any = None
     structured_outputs: Any = None
-    use_beam_search: Any = None
-    length_penalty: Any = None
 
 
 # Values, besides null, with which a field that is not supported says nothing.
@@ -96,8 +100,6 @@ NEUTRAL: dict[str, tuple[object, ...]] = {
     "guided_choice": (),
     "guided_grammar": (),
     "structured_outputs": (),
-    "use_beam_search": (False,),
-    "length_penalty": (1, 1.0),
 }
 
 

@@ -13,8 +13,8 @@ from fastapi import APIRouter, Request, Response
 from lightllm.base.errors import RequestError
 from lightllm.base.request import SamplingParams
 from lightllm.serving import best_of
+from lightllm.serving.api import beams, terms
 from lightllm.serving.api import body as bodies
-from lightllm.serving.api import terms
 from lightllm.serving.api.body import Int
 from lightllm.serving.api.documents import described
 from lightllm.serving.api.event_stream import EventStream
@@ -78,6 +78,12 @@ class Parameters(msgspec.Struct, kw_only=True, forbid_unknown_fields=True, froze
     return_token_ids: bool | None = None
     cache_salt: Annotated[str, msgspec.Meta(min_length=1)] | None = None
     prompt_logprobs: Int | None = None
+    use_beam_search: bool | None = None
+    num_beams: Int | None = None
+    num_beam_groups: Int | None = None
+    diversity_penalty: float | None = None
+    length_penalty: float | None = None
+    early_stopping: bool | Literal["never"] | None = None
     priority: Int | None = None
     timeout_s: float | None = None
     user: str | None = None
@@ -195,6 +201,8 @@ async def _generate_stream(service: Service, body: GenerateBody, request: Reques
         )
     if params.num_samples > 1:
         raise RequestError("best_of must be 1 where the answer is streamed", param="best_of")
+    if params.num_beams is not None:
+        raise RequestError("what beams find is known only at the end; use /generate", param="num_beams")
     generation = await _submit(service, body, request, params, until_end=False)
     return EventStream(generation, TokenStream(service, generation.requests[0]))
 
@@ -228,7 +236,7 @@ def _params(service: Service, parameters: Parameters, *, logprobs: int | None) -
         | {
             # By itself best_of is how many answers there are.
             "n": parameters.best_of if parameters.n is None else parameters.n,
-            "best_of": parameters.best_of,
+            **beams.values(parameters, best_of=parameters.best_of, stream=False),
             "max_tokens": parameters.max_new_tokens,
             "min_tokens": parameters.min_new_tokens,
             # The seed system's way to say that all are.

@@ -7,8 +7,8 @@ from fastapi import APIRouter, Request, Response
 
 from lightllm.base.errors import RequestError
 from lightllm.base.request import SamplingParams
+from lightllm.serving.api import beams, chat_answers, messages, openai, terms
 from lightllm.serving.api import body as bodies
-from lightllm.serving.api import chat_answers, messages, openai, terms
 from lightllm.serving.api.body import GenerationBody, Int
 from lightllm.serving.api.chat_answers import ChatCompletion, ChatStream, ChoiceReader
 from lightllm.serving.api.chat_parsing import ChatParsing
@@ -158,6 +158,7 @@ def _params(service: Service, body: ChatBody, parsing: ChatParsing) -> SamplingP
         raise RequestError(f"top_logprobs={body.top_logprobs} is not allowed; use 0 to 20", param="top_logprobs")
     most = (body.top_logprobs or 0) if body.logprobs else None
     values = openai.sampling_values(body, max_tokens=next(iter(given), None), logprobs=most)
+    values |= beams.values(body, best_of=None, stream=bool(body.stream))
     return service.params(values | {"shown_special_tokens": sorted(parsing.shown_tokens)})
 
 

@@ -11,8 +11,8 @@ from msgspec import UNSET, UnsetType
 from lightllm.base.errors import RequestError
 from lightllm.base.request import FinishReason, SamplingParams
 from lightllm.serving import best_of
+from lightllm.serving.api import beams, errors, openai, terms
 from lightllm.serving.api import body as bodies
-from lightllm.serving.api import errors, openai, terms
 from lightllm.serving.api.body import GenerationBody, Int
 from lightllm.serving.api.documents import described
 from lightllm.serving.api.event_stream import EventStream
@@ -102,7 +102,8 @@ def _params(service: Service, body: CompletionBody) -> SamplingParams:
         )
     # A request has an output: where only the echo is wanted, of one token that is not shown.
     max_tokens = 1 if _shows_no_output(body) else body.max_tokens
-    values = openai.sampling_values(body, max_tokens=max_tokens, logprobs=body.logprobs) | {"best_of": body.best_of}
+    values = openai.sampling_values(body, max_tokens=max_tokens, logprobs=body.logprobs)
+    values |= beams.values(body, best_of=body.best_of, stream=bool(body.stream))
     if body.echo:
         if body.truncate_prompt_tokens is not None:
             raise RequestError("echo repeats whole prompts; leave truncate_prompt_tokens out", param="echo")

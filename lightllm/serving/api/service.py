@@ -100,9 +100,13 @@ class Service:
             )
 
     def params(self, given: Mapping[str, Any]) -> SamplingParams:
-        """Sampling parameters of a request: the checkpoint's, with those that the request gives (not None) on top."""
+        """Sampling parameters of a request: the checkpoint's, with those that the request gives (not None) on top.
+
+        What the checkpoint recommends is about drawing tokens, which beam search does not do.
+        """
         known = {name: value for name, value in given.items() if value is not None}
-        return self.with_bad_words(SamplingParams(**{**self.defaults, **known}))
+        defaults = {} if "num_beams" in known else self.defaults
+        return self.with_bad_words(SamplingParams(**{**defaults, **known}))
 
     def with_bad_words(self, params: SamplingParams) -> SamplingParams:
         """The same with the tokens of its bad words. Raises RequestError on a server without a tokenizer."""

@@ -25,14 +25,21 @@ def policy(config: EngineConfig, *, pool_tokens: int, limits: StepLimits, foreca
     return PastFuture(config, pool_tokens=pool_tokens, limits=limits, forecast=forecast)
 
 
-def why_not_alone(prompt_tokens: int, max_tokens: int, *, pool_tokens: int, max_length: int) -> str | None:
-    """Why a request can never run, not even alone on the server; None if it can. The last token needs no slot."""
+def why_not_alone(
+    prompt_tokens: int, max_tokens: int, *, pool_tokens: int, max_length: int, beams: int = 1
+) -> str | None:
+    """Why a request can never run, not even alone on the server; None if it can. The last token needs no slot.
+
+    Beams share the prompt's slots, but each may have to compute its last token again.
+    """
     if prompt_tokens < 1:
         return "the prompt is empty; give at least one token"
-    if (needed := prompt_tokens + max_tokens - 1) > pool_tokens:
+    needed = prompt_tokens + (max_tokens - 1 if beams == 1 else beams * max_tokens)
+    if needed > pool_tokens:
+        each = "" if beams == 1 else f" for each of {beams} beams"
         return (
-            f"{prompt_tokens} prompt tokens and max_tokens={max_tokens} need {needed} slots of the KV pool, which has "
-            f"{pool_tokens}; shorten the prompt, lower max_tokens, or start the server with a larger "
+            f"{prompt_tokens} prompt tokens and max_tokens={max_tokens}{each} need {needed} slots of the KV pool, "
+            f"which has {pool_tokens}; shorten the prompt, lower max_tokens, or start the server with a larger "
             "--max_total_token_num or --mem_fraction"
         )
     if prompt_tokens + max_tokens > max_length:
@@ -44,6 +51,7 @@ def why_not_alone(prompt_tokens: int, max_tokens: int, *, pool_tokens: int, max_
     return None
 
 
-def longest_admissible(prompt_tokens: int, *, pool_tokens: int, max_length: int) -> int:
+def longest_admissible(prompt_tokens: int, *, pool_tokens: int, max_length: int, beams: int = 1) -> int:
     """The largest max_tokens that `why_not_alone` accepts; less than 1 if it accepts none."""
-    return min(max_length, pool_tokens + 1) - prompt_tokens
+    by_pool = pool_tokens + 1 - prompt_tokens if beams == 1 else (pool_tokens - prompt_tokens) // beams
+    return min(max_length - prompt_tokens, by_pool)

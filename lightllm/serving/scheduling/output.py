@@ -72,6 +72,11 @@ class OutputWriter:
         self._num_output[indexes] += 1
         return has_room
 
+    def append_all(self, index: int, result: StepResult) -> bool:
+        """Appends all tokens of `result` to one record's output. False: the pages ran out."""
+        one = np.array([index])
+        return all(self.append(one, np.array([position]), result)[0] for position in range(len(result.tokens)))
+
     def _write_logprobs(self, words: Indexes, positions: Indexes, result: StepResult, count: int) -> None:
         flat = self._memory.flat
         flat[words + 1] = result.logprobs[positions].view(np.int32)

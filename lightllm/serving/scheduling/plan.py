@@ -7,6 +7,7 @@ import numpy as np
 from lightllm.base.config import EngineConfig
 from lightllm.base.step import LAST_SAMPLED, ROW, StepPlan, StepResult
 from lightllm.base.token_words import MOST_WORDS
+from lightllm.serving.scheduling.beam_search import MOST_CANDIDATES
 from lightllm.serving.scheduling.request import Request
 from lightllm.serving.scheduling.rows import Rows
 
@@ -63,7 +64,8 @@ def plan_bytes(config: EngineConfig, max_length: int) -> int:
 def result_bytes(config: EngineConfig, max_length: int) -> int:
     """Bytes that any packed StepResult fits in."""
     limits = StepLimits.of(config, max_length)
-    return (limits.rows + limits.tokens) * 8 * (1 + _MOST_LOGPROBS) + _BYTES_OF_FIELD * len(fields(StepResult))
+    logprobs = limits.rows * (1 + MOST_CANDIDATES) + limits.tokens * (1 + _MOST_LOGPROBS)
+    return 8 * logprobs + _BYTES_OF_FIELD * len(fields(StepResult))
 
 
 @dataclass(slots=True)

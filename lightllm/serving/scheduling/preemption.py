@@ -8,6 +8,7 @@ was.
 
 import numpy as np
 
+from lightllm.serving.scheduling.beam_group import members
 from lightllm.serving.scheduling.flights import Flights
 from lightllm.serving.scheduling.holdings import most_taken
 from lightllm.serving.scheduling.plan import StepLimits
@@ -31,11 +32,14 @@ class Preemption:
     def make_room(self, tokens: int) -> list[Request]:
         """Preempts until all that still runs has slots for the next step of `tokens`. Returns who had to give way."""
         preempted = []
-        while (lacking := self._slots_needed(tokens) - self._running.pool.num_available) > 0 and len(self._running) > 1:
+        while (lacking := self._slots_needed(tokens) - self._running.pool.num_available) > 0:
             request = self._victim(lacking)
-            request.num_preemptions += 1
-            self._running.give_back_slots(request)
-            self._running.rows.takes_part[request.row] = False
+            if request is None:
+                break
+            for member in members(request):
+                member.num_preemptions += 1
+                self._running.give_back_slots(member)
+                self._running.rows.takes_part[member.row] = False
             preempted.append(request)
         if preempted:
             self._leaving += preempted
@@ -45,26 +49,35 @@ class Preemption:
     def queue_again(self) -> None:
         """Queues those for whom nothing is outstanding any more, unless it ended them."""
         self._leaving = [request for request in self._leaving if not request.has_ended]
-        for request in [request for request in self._leaving if not self._flights.await_anything(request.row)]:
+        for request in [request for request in self._leaving if not self._is_awaited(request)]:
             self._leaving.remove(request)
-            request.tokens = self._running.known_tokens(request)
-            self._running.rows.leave(request)
+            if request.group is not None:
+                request.group.forget_round()
+            for member in members(request):
+                member.tokens = self._running.known_tokens(member)
+                self._running.rows.leave(member)
             self._waiting.add(request)
 
-    def _victim(self, lacking: int) -> Request:
-        """Who gives way where the next step lacks so many slots."""
-        request = self._running.rows.requests[self._victims.choose(self._candidates(), lacking)]
+    def _is_awaited(self, request: Request) -> bool:
+        return any(self._flights.await_anything(member.row) for member in members(request))
+
+    def _victim(self, lacking: int) -> Request | None:
+        """Who gives way where the next step lacks so many slots. None: nobody is left beside the oldest."""
+        candidates = self._candidates()
+        if not len(candidates):
+            return None
+        request = self._running.rows.requests[self._victims.choose(candidates, lacking)]
         assert request is not None, "a row that takes part has a request"
-        return request
+        return request if request.group is None else request.group.leader
 
     def _candidates(self) -> np.ndarray:
         """Rows that may have to give way: of all but the oldest, the least urgent."""
         rows = self._running.rows
         taking_part = rows.taking_part()
-        if not self._by_priority:
-            return taking_part[1:]
-        others = taking_part[np.argsort(rows.priority[taking_part], kind="stable")][1:]
-        return others[rows.priority[others] == rows.priority[others[-1]]]
+        if self._by_priority:
+            taking_part = taking_part[np.argsort(rows.priority[taking_part], kind="stable")]
+        others = taking_part[rows.order[taking_part] != rows.order[taking_part[:1]]]
+        return others[rows.priority[others] == rows.priority[others[-1:]]] if self._by_priority else others
 
     def _slots_needed(self, tokens: int) -> int:
         """Slots that the next step, of at most `tokens`, takes if it runs all requests that run now."""

@@ -2,13 +2,18 @@
 
 import math
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from lightllm.base.beams import BeamOptions
 from lightllm.base.request_table import Options, RequestTable
 from lightllm.base.step import ROW
+
+if TYPE_CHECKING:
+    from lightllm.serving.scheduling.beam_group import BeamGroup
 
 _decode_options = msgspec.msgpack.Decoder(Options).decode
 _OF_WORDS = ("num_bias_words", "num_ends", "num_mask_words", "num_first_mask_words", "num_biases")
@@ -41,6 +46,8 @@ class Request:
     words: NDArray[np.int32] = field(default_factory=lambda: _NO_WORDS)  # what it wants of single tokens
     expected_tokens: int = 0  # of output, as was thought when it came
     predicted_wait: float = math.nan  # s, from its coming to its first token; NaN: nothing was known
+    beams: BeamOptions | None = None
+    group: "BeamGroup | None" = None  # to which its beams belong, or it as one of them
     tokens: NDArray[np.int32] | None = None  # prompt, and what was generated before it last began; None: not read yet
     row: int = -1  # -1: waits, or has ended
     num_scored: int = 0  # prompt tokens after which the model has been asked how likely the next one was
@@ -107,6 +114,7 @@ def read_request(table: RequestTable, index: int, generation: int, *, order: int
         can_stop=bool(options.stop_token_ids or options.stop),
         sampling=sampling,
         words=np.frombuffer(options.token_words.words, dtype=np.int32),
+        beams=options.beams,
     )
 
 

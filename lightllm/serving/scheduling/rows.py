@@ -47,6 +47,7 @@ class Rows:
         self.in_tree, self.told, self.node = column(np.int64), column(np.int64), column(np.int32)
         self.family, self.common = column(np.int64), column(np.int64)  # family -1: none
         self.can_stop = column(np.bool_)  # False: generates max_tokens
+        self.is_beam = column(np.bool_)  # its next token is not what it samples, so it runs no further than `goal`
         self.scores = column(np.bool_)  # computes tokens whatever the tree has, to have them scored
         self.num_preemptions, self.priority = column(np.int64), column(np.int64)
         self.num_stops, self.stop_tokens = column(np.int64), np.full((num_rows, 8), _NO_TOKEN, dtype=np.int32)
@@ -67,6 +68,9 @@ class Rows:
         for name in _SAME_NAME:
             getattr(self, name)[row] = getattr(request, name)
         self.goal[row], self.limit[row] = len(request.tokens), request.prompt_length + request.max_tokens - 1
+        self.is_beam[row] = request.group is not None
+        if self.is_beam[row]:
+            self.limit[row] = self.goal[row]
         self.family[row], self.common[row] = _NO_FAMILY, 0
         self.scores[row] = request.num_findable < len(request.tokens) - 1
         self._set_stop_tokens(row, request.stop_tokens)

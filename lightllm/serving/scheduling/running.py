@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from lightllm.serving.scheduling.beam_search import Step
 from lightllm.serving.scheduling.output import OutputWriter
 from lightllm.serving.scheduling.plan import Chunk, PlanDraft, StepLimits
 from lightllm.serving.scheduling.pool import Pool
@@ -32,12 +33,46 @@ class Running:
 
     def num_output(self, rows: np.ndarray) -> np.ndarray:
         """Tokens that have been generated for each of these rows, before and after preemptions."""
-        return self._output.num_tokens(self.rows.index[rows])
+        known, index = self.rows.goal[rows] - self.rows.prompt_length[rows], self.rows.index[rows]
+        return np.where(self.rows.is_beam[rows], known, self._output.num_tokens(index))
 
     def leave(self, request: Request) -> None:
         """The request ends: its slots and its row are free, what it computed stays in the tree."""
         self.give_back_slots(request)
         self.rows.leave(request)
+
+    def fork(self, beams: list[Request], steps: list[Step]) -> list[Request]:
+        """Has beams go on as `steps` say, and returns them in this order. Those that are too many leave.
+
+        The first that continues a beam has its row, and others the rows of beams that nobody continues: they find what
+        they continue in the tree.
+        """
+        known = [np.append(_tokens(beams[parent]), np.int32(token)) for parent, token in steps]
+        first = {parent: at for at, (parent, _) in reversed(list(enumerate(steps)))}
+        stays = {at: beams[parent] for parent, at in first.items()}
+        spare = [beam for at, beam in enumerate(beams) if at not in first]
+        told = {beam: self.rows.slots[beam.row, : self.rows.told[beam.row]].copy() for beam in spare}
+        for beam in spare:
+            self.give_back_slots(beam)
+        following = [stays[at] if at in stays else spare.pop() for at in range(len(steps))]
+        for beam, tokens in zip(following, known, strict=True):
+            beam.tokens = tokens
+            self.rows.goal[beam.row] = self.rows.limit[beam.row] = len(tokens)
+        for at, beam in enumerate(following):
+            if at not in stays and self.rows.takes_part[beam.row]:
+                self._go_on_from_tree(beam, told[beam])
+        for beam in spare:
+            self.rows.leave(beam)
+        return following
+
+    def _go_on_from_tree(self, beam: Request, told: np.ndarray) -> None:
+        """Gives a beam what the tree has of its tokens. `told`: its line of the slot table as workers know it."""
+        rows, row = self.rows, beam.row
+        rows.node[row] = self.pool.root(beam.salt)
+        self.find_more(row)
+        line = rows.slots[row, : rows.length[row]]
+        if len(told) and len(line):
+            rows.told[row] = num_equal(told, line)
 
     def give_back_slots(self, request: Request) -> None:
         """What the request computed stays in the tree, unheld; its other slots are free.

@@ -5,6 +5,7 @@ known then, so a request that step n ends may run one wasted token in step n + 1
 can be used again at once, since the workers touch the pool in the order of the plans.
 """
 
+import itertools
 import math
 import time
 from collections.abc import Callable
@@ -19,6 +20,8 @@ from lightllm.base.request import FinishReason
 from lightllm.base.request_table import RequestTable
 from lightllm.base.step import StepPlan, StepResult
 from lightllm.serving.scheduling import admission, orders
+from lightllm.serving.scheduling.beam_group import BeamGroup, members, written
+from lightllm.serving.scheduling.beam_search import Candidates
 from lightllm.serving.scheduling.flights import Flights, Landed
 from lightllm.serving.scheduling.forecast import Forecast
 from lightllm.serving.scheduling.intake import Intake
@@ -109,8 +112,12 @@ class Scheduler:
         samples = [request for reference in references if (request := self._open(*reference)) is not None]
         if not samples:
             return
+        if (options := samples[0].beams) is not None:
+            group = BeamGroup(samples, options)
+            for request in samples:
+                request.group = group
         refusal = self._intake.why_not(samples, self._clock())
-        for request in samples:
+        for request in [request for request in samples if not request.has_ended]:
             record = self._records[request.index]
             record["refusal"], record["predicted_wait"] = refusal, request.predicted_wait
             if reason := self._why_never(request):
@@ -119,7 +126,7 @@ class Scheduler:
             elif refusal:
                 self._metrics.add(f"refused_{refusal.name.lower()}")
                 self._end(request, FinishReason.REFUSED)
-            else:
+            elif request.group is None or request is samples[0]:
                 self._waiting.add(request)
                 if request.deadline < math.inf:
                     self._deadlines.add(request, request.deadline)
@@ -194,6 +201,9 @@ class Scheduler:
             self._keep_scores(landed, result)
             goes_on = [rows.requests[row] is not None for row in seated.tolist()]
             positions, seated = positions[goes_on], seated[goes_on]
+        if (is_beam := rows.is_beam[seated]).any():
+            self._hear_of_beams(positions[is_beam], seated[is_beam], result)
+            positions, seated = positions[~is_beam], seated[~is_beam]
         indexes = rows.index[seated]
         # Before min_tokens no token stops a request.
         may_stop = self._output.num_tokens(indexes) >= rows.min_tokens[seated]
@@ -201,21 +211,45 @@ class Scheduler:
         is_written = self._output.append(indexes, positions, result)
         num_tokens = self._output.num_tokens(indexes)
         for row in seated[num_tokens == 1]:
-            self._note_first_token(int(row))
+            self._note_first_token(self._request_of(int(row)))
         is_longest = num_tokens >= rows.max_tokens[seated]
         if len(seated):
             self._progressed.append(references(indexes, rows.generation[seated]))
         self._metrics.add("generated_tokens", int(np.count_nonzero(is_written)))
         for at in np.flatnonzero(is_stopped | is_longest | ~is_written):
             reason = FinishReason.STOP if is_stopped[at] else FinishReason.LENGTH
-            self._end_row(int(seated[at]), reason if is_written[at] else FinishReason.ERROR)
+            self._end(self._request_of(int(seated[at])), reason if is_written[at] else FinishReason.ERROR)
         self._preemption.queue_again()
+
+    def _hear_of_beams(self, positions: np.ndarray, seated: np.ndarray, result: StepResult) -> None:
+        """Takes in what may follow beams; those of whose group all is known go on."""
+        for position, row in zip(positions.tolist(), seated.tolist(), strict=True):
+            beam = self._request_of(row)
+            assert beam.group is not None, "a beam has a group"
+            count, group = beam.group.search.num_candidates, beam.group
+            likeliest = Candidates(result.top_tokens[position, :count], result.top_logprobs[position, :count])
+            if group.hear(beam, likeliest):
+                self._advance_beams(group)
+
+    def _advance_beams(self, group: BeamGroup) -> None:
+        self._metrics.add("generated_tokens", len(group.beams))
+        if group.search.num_tokens == 0:
+            self._note_first_token(group.leader)
+        if steps := group.next_round():
+            group.beams = self._running.fork(group.beams, steps)
+            return
+        self._dismiss(group)
+        answers = group.search.best(len(group.samples))
+        for sample, answer in itertools.zip_longest(group.samples, answers):
+            reason = FinishReason.ERROR
+            if answer is not None and self._output.append_all(sample.index, written(answer, sample.num_logprobs)):
+                reason = FinishReason.STOP if group.search.ends(answer) else FinishReason.LENGTH
+            self._end_one(sample, reason)
 
     def _keep_scores(self, landed: Landed, result: StepResult) -> None:
         """Writes down how likely tokens of prompts were. Ends requests for which there is no page to write on."""
         for row, which in landed.scores:
-            request = self._running.rows.requests[row]
-            assert request is not None, "results of a row without a request are ignored"
+            request = self._request_of(row)
             assert request.tokens is not None, "what runs knows its tokens"
             first = int(self._records["num_scores"][request.index]) + 1
             tokens = request.tokens[first : first + which.stop - which.start]
@@ -248,18 +282,26 @@ class Scheduler:
 
     def _admit(self, draft: PlanDraft) -> None:
         """Lets waiting requests in, in the queue's order, while the policy allows and the step has room."""
-        while draft.tokens_left > 0 and self._running.rows.num_free and (request := self._next()) is not None:
-            self._running.seat(request)
-            next_tokens = self._running.room_for(request.row, draft)
-            needed = self._policy.needed(self._running, request.row, next_tokens)
+        rows = self._running.rows
+        while draft.tokens_left > 0 and rows.num_free and (request := self._next()) is not None:
+            together = members(request)
+            if len(together) > rows.num_free:
+                return
+            for member in together:
+                self._running.seat(member)
+            first = together[0].row
+            next_tokens = self._running.room_for(first, draft)
+            needed = self._policy.needed(self._running, first, next_tokens)
             # Alone it fits: `why_not_alone` was asked when it was submitted.
-            if not next_tokens or (needed > self._policy.allowed and len(self._running) > 1):
-                self._running.leave(request)
+            if not next_tokens or (needed > self._policy.allowed and len(self._running) > len(together)):
+                for member in together:
+                    self._running.leave(member)
                 return
             self._waiting.admit(request, self._clock())
-            self._note_start(request)
+            self._note_start(request, cached=int(rows.length[first]))
             self._metrics.set("kv_slots_predicted_peak", needed)
-            self._running.run_chunk(request.row, draft)
+            for member in together:
+                self._running.run_chunk(member.row, draft)
 
     def _next(self) -> Request | None:
         """Who of the waiting requests goes next, its tokens read."""
@@ -293,11 +335,11 @@ class Scheduler:
         tokens = request.tokens if request.tokens is not None else read_prompt(self._table, request)
         return 0 if tokens is None else self._pool.tree.count(self._pool.root(request.salt), tokens)
 
-    def _note_start(self, request: Request) -> None:
+    def _note_start(self, request: Request, *, cached: int) -> None:
         if request.has_started:
             return
         request.has_started = True
-        record, cached = self._records[request.index], int(self._running.rows.length[request.row])
+        record = self._records[request.index]
         record["cached_tokens"], record["started"] = cached, self._clock()
         self._wait.note_admission(request.work)
         self._metrics.observe("request_queue_duration", self._clock() - request.came)
@@ -310,17 +352,32 @@ class Scheduler:
         self._metrics.add("output_tokens_expected", request.expected_tokens)
         self._metrics.add("output_tokens_ended", num_output)
 
-    def _note_first_token(self, row: int) -> None:
-        request = self._running.rows.requests[row]
-        assert request is not None, "results of a row without a request are ignored"
+    def _note_first_token(self, request: Request) -> None:
         self._wait.note_first_token(predicted=request.predicted_wait, actual=self._clock() - request.came)
 
-    def _end_row(self, row: int, reason: FinishReason) -> None:
+    def _request_of(self, row: int) -> Request:
         request = self._running.rows.requests[row]
         assert request is not None, "results of a row without a request are ignored"
-        self._end(request, reason)
+        return request
 
     def _end(self, request: Request, reason: FinishReason) -> None:
+        """With one sample of a beam search all of them end that have not, and the beams leave."""
+        if request.group is None:
+            self._end_one(request, reason)
+            return
+        self._dismiss(request.group)
+        for sample in request.group.samples:
+            if not sample.has_ended:
+                self._end_one(sample, reason)
+
+    def _dismiss(self, group: BeamGroup) -> None:
+        """The beams leave."""
+        for beam in group.beams:
+            beam.has_ended = True
+            if beam.row >= 0:
+                self._running.leave(beam)
+
+    def _end_one(self, request: Request, reason: FinishReason) -> None:
         if request.row >= 0:
             self._running.leave(request)
         else:
@@ -344,8 +401,11 @@ class Scheduler:
             return f"{len(request.stop_tokens)} stop tokens, at most {self._limits.stop_tokens} are allowed"
         if len(request.words) > self._limits.words:
             return f"{len(request.words)} words about tokens, at most {self._limits.words} are allowed"
+        beams, pool_tokens = request.beams.width if request.beams else 1, self._pool_tokens
+        if beams > self._limits.rows:
+            return f"{beams} beams, at most {self._limits.rows} requests can run"
         return admission.why_not_alone(
-            request.prompt_length, request.max_tokens, pool_tokens=self._pool_tokens, max_length=self._max_length
+            request.prompt_length, request.max_tokens, pool_tokens=pool_tokens, max_length=self._max_length, beams=beams
         )
 
     def _show_state(self) -> None:

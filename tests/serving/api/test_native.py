@@ -46,6 +46,14 @@ def test_prompt_logprobs_come_with_the_answer(http):
     assert refused.status_code == 400
 
 
+def test_beams_are_searched_for_as_asked(http, live):
+    answer = generate(http, use_beam_search=True, best_of=3, n=1, max_new_tokens=3)
+    assert len(answer["generated_text"]) == 1
+    assert live.engine.options[-1].beams.width == 3
+    refused = http.post("/generate_stream", json={"inputs": "a", "parameters": {"use_beam_search": True}})
+    assert refused.status_code == 400
+
+
 def test_best_of_makes_every_field_a_list(http):
     answer = generate(http, best_of=2, max_new_tokens=4, return_details=True)
     assert len(answer["generated_text"]) == 2

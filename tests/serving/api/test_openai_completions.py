@@ -1,6 +1,7 @@
 import pytest
 from openai import BadRequestError, OpenAI
 
+from lightllm.base.beams import BeamOptions
 from tests.serving.live_api import MODEL, client_of
 from tests.serving.script_for_tests import count, text_for
 from tests.serving.text.tokenizers_for_tests import byte_level
@@ -103,6 +104,47 @@ def test_best_of_answers_with_n_choices_of_each_prompt_and_counts_all_tokens(cli
 def test_a_best_of_that_makes_no_sense_is_refused(client, options):
     with pytest.raises(BadRequestError, match=f"best_of={options['best_of']}"):
         complete(client, **options)
+
+
+@pytest.mark.parametrize(
+    ("asked", "searched"),
+    [
+        ({"use_beam_search": True, "best_of": 4}, BeamOptions(4)),
+        (
+            {"use_beam_search": True, "length_penalty": 0.5, "early_stopping": "never"},
+            BeamOptions(2, 1, 0, 0.5, "never"),
+        ),
+        ({"num_beams": 6, "num_beam_groups": 3, "diversity_penalty": 0.7}, BeamOptions(6, 3, 0.7)),
+    ],
+)
+def test_beams_are_searched_for_as_asked(client, live, asked, searched):
+    answer = complete(client, n=2, temperature=0, extra_body=asked)
+    assert len(answer.choices) == 2
+    assert [options.beams for options in live.engine.options[-2:]] == [searched] * 2
+    complete(client)
+    assert live.engine.options[-1].beams is None
+
+
+@pytest.mark.parametrize(
+    ("asked", "named"),
+    [
+        ({"use_beam_search": True, "stream": True}, "stream"),
+        ({"use_beam_search": True, "top_p": 0.5}, "top_p"),
+        ({"use_beam_search": True, "temperature": 0.5}, "temperature"),
+        ({"use_beam_search": True, "stop": "a"}, "stop"),
+        ({"use_beam_search": True, "prompt_logprobs": 1}, "prompt_logprobs"),
+        ({"use_beam_search": False, "num_beams": 2}, "use_beam_search=false"),
+        ({"num_beams": 2, "best_of": 3}, "best_of=3"),
+        ({"num_beams": 2, "n": 3}, "num_beams=2"),
+        ({"num_beams": 4, "num_beam_groups": 3}, "num_beams=4"),
+        ({"length_penalty": 2}, "length_penalty=2.0 has no effect without"),
+        ({"early_stopping": "soon"}, "early_stopping"),
+    ],
+)
+def test_what_beams_cannot_do_is_refused(http, asked, named):
+    response = http.post("/v1/completions", json={"prompt": "a", "max_tokens": 2, **asked})
+    assert response.status_code == 400
+    assert named in response.json()["error"]["message"]
 
 
 @pytest.mark.parametrize("stream", [False, True])

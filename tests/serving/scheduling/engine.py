@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 import msgspec
 import numpy as np
 
+from lightllm.base.beams import BeamOptions
 from lightllm.base.config import EngineConfig
 from lightllm.base.messages import parse_references
 from lightllm.base.metrics import Metrics
@@ -76,13 +77,13 @@ class Engine:
     def ask(
         self, prompt: list[int], max_tokens: int, *, client: int = 0, stops: tuple[int, ...] = (), min_tokens: int = 0,
         given: bool = True, num_logprobs: int = -1, num_prompt_logprobs: int = -1, priority: int = 0, tenant: int = 0,
-        salt: int = 0, timeout_s: float | None = None,
+        salt: int = 0, timeout_s: float | None = None, beams: BeamOptions | None = None,
     ) -> Asked:  # fmt: skip
         """Fills a record and submits it."""
         asked = self.fill(
             prompt, max_tokens, client=client, stops=stops, min_tokens=min_tokens, given=given,
             num_logprobs=num_logprobs, num_prompt_logprobs=num_prompt_logprobs, priority=priority, tenant=tenant,
-            salt=salt, timeout_s=timeout_s,
+            salt=salt, timeout_s=timeout_s, beams=beams,
         )  # fmt: skip
         self.scheduler.submit(asked.index, asked.generation)
         return asked
@@ -96,13 +97,13 @@ class Engine:
     def fill(
         self, prompt: list[int], max_tokens: int, *, client: int = 0, stops: tuple[int, ...] = (), min_tokens: int = 0,
         given: bool = True, num_logprobs: int = -1, num_prompt_logprobs: int = -1, priority: int = 0, tenant: int = 0,
-        salt: int = 0, timeout_s: float | None = None,
+        salt: int = 0, timeout_s: float | None = None, beams: BeamOptions | None = None,
     ) -> Asked:  # fmt: skip
         index = self._unused[client].pop()
         record, pages = self.table.records[index], self._pages[client]
         record["prompt_page"] = pages.store(np.array(prompt, dtype=np.int32))
         record["prompt_length"] = len(prompt)
-        options = msgspec.msgpack.encode(Options(stop_token_ids=list(stops)))
+        options = msgspec.msgpack.encode(Options(stop_token_ids=list(stops), beams=beams))
         record["options_page"], record["options_bytes"] = pages.store_bytes(options), len(options)
         record["max_tokens"], record["max_tokens_given"], record["min_tokens"] = max_tokens, given, min_tokens
         record["num_logprobs"], record["priority"], record["tenant"] = num_logprobs, priority, tenant
