@@ -1,5 +1,6 @@
 """The offline API on a real engine with random weights: what goes in comes out, whatever happens."""
 
+import itertools
 import math
 import os
 import re
@@ -85,6 +86,46 @@ def test_logprobs_are_of_the_chosen_token_and_the_likeliest(llm):
     chosen = [place[token].logprob for token, place in zip(output.token_ids, output.logprobs, strict=True)]
     assert math.isclose(output.cumulative_logprob, sum(chosen), rel_tol=1e-5)
     assert llm.generate("a", GREEDY)[0].outputs[0].logprobs is None
+
+
+def test_wishes_for_tokens_hold_beside_one_another(llm):
+    common = {"max_tokens": 12, "ignore_eos": True, "seed": 1}
+    plain = llm.generate("wishes", SamplingParams(**common))[0].outputs[0].token_ids
+    allowed = sorted(set(plain))[:4]
+    pairs = [list(pair) for pair in itertools.pairwise(plain)]
+    asked = [
+        {},
+        {"allowed_token_ids": allowed, "n": 3, "logprobs": 1},
+        {"first_token_ids": [allowed[0]], "seed": 2},
+        {"logit_bias": {plain[0]: 100}, "temperature": 0.5},
+        {"bad_words_token_ids": pairs[:1]},
+        {"bad_words": ["wish"], "logit_bias": dict.fromkeys(plain, -100)},
+        {"typical_p": 0.01},
+    ]
+    results = llm.generate(["wishes"] * len(asked), [SamplingParams(**(common | one)) for one in asked])
+    same, few, first, biased, parted, others, typical = ([out.token_ids for out in one.outputs] for one in results)
+    assert same == [plain]
+    assert all(set(ids) <= set(allowed) for ids in few)
+    assert len({tuple(ids) for ids in few}) == 3
+    of_chosen = [
+        place[token].logprob
+        for out in results[1].outputs
+        for token, place in zip(out.token_ids, out.logprobs, strict=True)
+    ]
+    assert max(of_chosen) < -3, "logprobs are of the raw logits"
+    assert first[0][0] == allowed[0]
+    assert set(biased[0]) == {plain[0]}
+    assert parted[0][0] == plain[0]
+    assert parted[0][1] != plain[1]
+    assert not set(others[0]) & set(plain)
+    assert typical != [plain]
+
+
+def test_a_prompt_is_cut_as_its_request_says(llm):
+    result = llm.generate([[5, 6, 7, 8]], SamplingParams(truncate_prompt_tokens=2, max_tokens=1))[0]
+    assert result.prompt_token_ids == [7, 8]
+    with pytest.raises(RequestError, match="not in the vocabulary"):
+        llm.generate("a", SamplingParams(logit_bias={10**6: 1.0}))
 
 
 def test_prompt_logprobs_are_those_of_the_same_tokens_when_they_are_sampled(llm):

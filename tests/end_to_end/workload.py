@@ -43,7 +43,9 @@ def _request(i: int) -> Request:
     ][i % 4]
     options: dict[str, Any] = {"max_tokens": 8 + (i * 7) % 90, "temperature": 0}
     feature = i // 4 % 8
-    if feature == 1:
+    if feature == 0:
+        options |= _about_tokens(i)
+    elif feature == 1:
         options |= {"n": 2, "seed": 100 + i, "temperature": 0.8}
     elif feature == 2:
         options |= {"stop": [str(5 + i % 5), ","]}
@@ -56,6 +58,17 @@ def _request(i: int) -> Request:
     elif feature == 7:
         options |= {"max_tokens": 120 + i, "extra_body": {"ignore_eos": True}}
     return Request([{"role": "user", "content": question}], options, abort_after=2 + i % 5 if feature == 6 else None)
+
+
+def _about_tokens(i: int) -> dict[str, Any]:
+    """Wishes for single tokens. Whatever is computed in which steps, the context decides which of them hold."""
+    digits_and_end = [*range(18, 28), 2]  # of the bundled model
+    return [
+        {"logit_bias": {str(token): 4 * (token % 2) - 2 for token in range(300)}},
+        {"seed": i, "temperature": 1.2, "extra_body": {"bad_words": ["1", "2, 3", "answer is"], "min_tokens": 9}},
+        {"seed": i, "temperature": 1.0, "extra_body": {"typical_p": 0.6, "allowed_token_ids": digits_and_end}},
+        {"temperature": 0, "extra_body": {"exponential_decay_length_penalty": [3, 1.3], "truncate_prompt_tokens": 12}},
+    ][i % 4]
 
 
 def _lookup(i: int) -> str:

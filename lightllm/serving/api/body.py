@@ -73,7 +73,7 @@ class GenerationBody(msgspec.Struct, kw_only=True, forbid_unknown_fields=True, f
     early_stopping: bool | Literal["never"] | None = None
     user: Any = None
     # There is one tier, and answers say so
-    service_tier: Literal["auto", "default", "flex", "scale", "priority"] | None = None
+    service_tier: Literal["auto", "default", "flex", "scale", "priority", "fast"] | None = None
     # Accepted without effect: they concern the provider's accounts and caches
     store: bool | None = None
     metadata: dict[str, str] | None = None
@@ -81,6 +81,7 @@ class GenerationBody(msgspec.Struct, kw_only=True, forbid_unknown_fields=True, f
     prompt_cache_key: str | None = None
     # Refused unless they say nothing, see NEUTRAL
     prompt_cache_retention: Any = None
+    prompt_cache_options: Any = None
     spaces_between_special_tokens: Any = None
     response_format: Any = None
     guided_json: Any = None
@@ -93,6 +94,7 @@ class GenerationBody(msgspec.Struct, kw_only=True, forbid_unknown_fields=True, f
 # Values, besides null, with which a field that is not supported says nothing.
 NEUTRAL: dict[str, tuple[object, ...]] = {
     "prompt_cache_retention": ("in_memory", "in-memory"),
+    "prompt_cache_options": ({}, {"mode": "implicit"}),
     "spaces_between_special_tokens": (True, False),  # there are none between those of a tokenizer.json
     "response_format": ({"type": "text"},),
     "guided_json": (),

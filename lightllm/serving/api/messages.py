@@ -8,6 +8,8 @@ from lightllm.base.errors import RequestError
 
 Message = dict[str, Any]
 
+# Where a prefix ends that is to be found again: all of them are, as long as there is room.
+_CACHE_MARKS = ("prompt_cache_breakpoint", "cache_control")
 _ROLES = ("system", "developer", "user", "assistant", "tool", "function")
 _PART = {
     "type": "object",
@@ -137,8 +139,11 @@ def _part_text(part: object, place: str) -> str:
     if part.get("type") != "text":
         kind = str(part.get("type"))[:100]
         raise RequestError(f"{place} has type {kind!r}; this model takes text only", param=place)
-    if not isinstance(part.get("text"), str) or len(part) > 2:
+    if not isinstance(part.get("text"), str) or not part.keys() <= {"type", "text", *_CACHE_MARKS}:
         raise RequestError(f"{place} must have type and text, and nothing else", param=place)
+    for mark in _CACHE_MARKS:
+        if isinstance(part.get(mark), dict) and "ttl" in part[mark]:
+            raise RequestError(f"{place}.{mark}.ttl is not supported; leave it out", param=place)
     return part["text"]
 
 

@@ -19,6 +19,7 @@ from lightllm.serving.api.messages import DescribedMessage, DescribedTool
 from lightllm.serving.api.openai import json
 from lightllm.serving.api.service import Service
 from lightllm.serving.parsing.reasoning import Beginning
+from lightllm.serving.text.chat_template import ChatTemplate
 
 NEUTRAL: dict[str, tuple[object, ...]] = bodies.NEUTRAL | {
     "functions": ([],),
@@ -26,6 +27,7 @@ NEUTRAL: dict[str, tuple[object, ...]] = bodies.NEUTRAL | {
     "modalities": (["text"],),
     "audio": (),
     "prediction": (),
+    "moderation": (),
     "web_search_options": (),
     "verbosity": ("medium",),
     "echo": (False,),
@@ -56,12 +58,14 @@ class ChatBody(GenerationBody, kw_only=True, forbid_unknown_fields=True, frozen=
     modalities: Any = None
     audio: Any = None
     prediction: Any = None
+    moderation: Any = None
     web_search_options: Any = None
     verbosity: Any = None
     echo: Any = None
 
 
 _decoder = msgspec.json.Decoder(ChatBody)
+_SWITCHES = ("enable_thinking", "thinking")  # by which templates let models reason or not
 
 
 def router(service: Service) -> APIRouter:
@@ -178,8 +182,9 @@ async def prompt_of(service: Service, body: ChatBody, parsing: ChatParsing) -> C
     tools = messages.prepared_tools(body.tools)
     continues = bool(body.continue_final_message)
     begins_answer = not continues if body.add_generation_prompt is None else body.add_generation_prompt
-    said = {"reasoning_effort": body.reasoning_effort, "documents": body.documents}
-    variables = {name: value for name, value in said.items() if value is not None}
+    variables = _effort(body.reasoning_effort, template, has_tools=bool(tools))
+    if body.documents is not None:
+        variables["documents"] = body.documents
 
     def render() -> ChatPrompt:
         text = template.render(
@@ -194,3 +199,14 @@ async def prompt_of(service: Service, body: ChatBody, parsing: ChatParsing) -> C
         return ChatPrompt(tokens, parsing.beginning(text, conversation[-1]["content"] if continues else None))
 
     return await service.aside(render, messages.num_characters(conversation))
+
+
+def _effort(effort: str | None, template: ChatTemplate, *, has_tools: bool) -> dict[str, Any]:
+    """What tells a template how much the model is to reason."""
+    if effort is None:
+        return {}
+    if effort == "none" and not template.knows("reasoning_effort", has_tools=has_tools):
+        for switch in _SWITCHES:
+            if template.knows(switch, has_tools=has_tools):
+                return {switch: False}
+    return {"reasoning_effort": effort}

@@ -140,6 +140,10 @@ class ChatTemplate:
             "start the server with --chat_template"
         )
 
+    def knows(self, variable: str, *, has_tools: bool) -> bool:
+        """Whether a value for this variable makes a difference."""
+        return variable in self._variables[self._choose(has_tools=has_tools)]
+
     def _check_known(self, name: str, tools: object, variables: Mapping[str, Any]) -> None:
         """What a template does not mention it would ignore without a word."""
         known = self._variables[name]

@@ -4,8 +4,13 @@ import json
 
 import numpy as np
 import pytest
+from openai.types import completion_create_params
+from openai.types.chat import completion_create_params as chat_create_params
 
 from lightllm.base.token_words import mask_of, pack
+from lightllm.serving.api.openai_chat import ChatBody
+from lightllm.serving.api.openai_completions import CompletionBody
+from tests.serving import checkpoint_for_tests
 from tests.serving.script_for_tests import answer
 from tests.serving.text.tokenizers_for_tests import byte_level
 
@@ -156,6 +161,10 @@ REFUSED = {
     "service_tier": {"service_tier": "gold"},
     "metadata": {"metadata": {"a": 1}},
     "documents": {"documents": [{"text": "x"}]},
+    "moderation": {"moderation": {"model": "any"}},
+    "prompt_cache_options": {"prompt_cache_options": {"ttl": "12h"}},
+    "reasoning_effort": {"reasoning_effort": "none"},
+    "messages": {"messages": [{"role": "user", "content": [{"type": "text", "text": "x", "voice": 1}]}]},
 }
 
 
@@ -164,3 +173,23 @@ def test_what_is_not_allowed_is_refused_by_name(http, name):
     answer = http.post("/v1/chat/completions", json=CHAT | REFUSED[name])
     assert answer.status_code == 400
     assert answer.json()["error"]["param"].startswith(name)
+
+
+def test_every_field_of_the_official_client_is_known():
+    for body, module in ((ChatBody, chat_create_params), (CompletionBody, completion_create_params)):
+        assert set(body.__struct_fields__) >= module.CompletionCreateParamsBase.__annotations__.keys()
+
+
+def test_no_effort_switches_reasoning_off_where_the_template_has_a_switch(start, http, tmp_path):
+    template = "{{ messages[0].content }}{% if not enable_thinking %} at once{% endif %}"
+    live = start(answer, model_dir=checkpoint_for_tests.write(tmp_path, template=template))
+    for effort, status in (("none", 200), ("low", 400)):
+        asked = http.post(live.url + "/v1/chat/completions", json=CHAT | {"reasoning_effort": effort})
+        assert asked.status_code == status
+    assert live.engine.tokenizer.decode(live.engine.prompts[-1]) == PROMPT + " at once"
+
+
+def test_marks_of_the_cache_are_taken_as_they_are_meant(ask):
+    marks = {"prompt_cache_breakpoint": {"mode": "explicit"}, "cache_control": {"type": "ephemeral"}}
+    content = [{"type": "text", "text": PROMPT} | marks]
+    ask("/v1/chat/completions", messages=[{"role": "user", "content": content}])
