@@ -6,16 +6,9 @@ import json
 import pytest
 from openai import AsyncOpenAI, BadRequestError, NotFoundError, OpenAI
 
-from tests.end_to_end.serving import Server, eventually
+from tests.end_to_end.conftest import LONGEST
+from tests.end_to_end.serving import eventually
 from tests.end_to_end.workload import MODEL
-
-LONGEST = 600  # prompt plus output
-
-
-@pytest.fixture(scope="module")
-def server():
-    with Server("--max_total_token_num", "5000", "--max_req_total_len", str(LONGEST)) as running:
-        yield running
 
 
 @pytest.fixture
