@@ -204,7 +204,8 @@ class _Run:
                 ids = tokenizer.encode(job.result.prompt, add_special_tokens=job.add_special_tokens)
                 job.result.prompt_token_ids = ids
             try:
-                requests = self._client.submit(job.result.prompt_token_ids, job.params)
+                asked = self._engine.service.healed_now(job.result.prompt_token_ids, job.params)
+                requests = self._client.submit(*asked)
             except RequestError as error:
                 if error.status == 429 and self._open:
                     return  # there is room when some of the open ones have ended

@@ -147,6 +147,26 @@ def test_prompt_logprobs_are_those_of_the_same_tokens_when_they_are_sampled(llm)
     assert llm.generate(prompt, GREEDY)[0].prompt_logprobs is None
 
 
+def test_a_healed_prompt_goes_on_with_its_last_tokens_text(llm):
+    prompt = "The quick brown fo"
+    params = {"max_tokens": 8, "temperature": 0, "ignore_eos": True}
+    plain = llm.generate(prompt, SamplingParams(**params))[0]
+    last = llm._engine.service.tokenizer.token_text(plain.prompt_token_ids[-1])
+    healed = llm.generate(prompt, SamplingParams(token_healing=True, **params))[0]
+    assert healed.prompt_token_ids == plain.prompt_token_ids[:-1]
+    first = llm._engine.service.tokenizer.token_text(healed.outputs[0].token_ids[0])
+    assert first.startswith(last)
+    assert healed.outputs[0].text.startswith(first[len(last) :])
+
+
+def test_the_first_token_is_one_of_those_allowed(llm):
+    for n in (1, 3):
+        params = SamplingParams(n=n, max_tokens=3, first_token_ids=[77, 80], ignore_eos=True, seed=3)
+        outputs = llm.generate("a", params)[0].outputs
+        assert {output.token_ids[0] for output in outputs} <= {77, 80}
+        assert not {token for output in outputs for token in output.token_ids[1:]} <= {77, 80}
+
+
 def test_a_stop_string_ends_the_text_before_itself(llm):
     whole = llm.generate("stop", SamplingParams(max_tokens=30, temperature=0, ignore_eos=True))[0].outputs[0].text
     stop = next(part for part in (whole[i : i + 2] for i in range(4, len(whole))) if "\ufffd" not in part)

@@ -72,6 +72,8 @@ class SamplingParams(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     logit_bias: dict[int, float] | None = None  # added to the logits of these tokens
     allowed_token_ids: list[int] | None = None  # no others are sampled
     first_token_ids: list[int] | None = None  # the first token is one of these
+    token_healing: bool = False  # the prompt's last token is generated again, perhaps as part of a longer one
+    hidden_beginning: str = ""  # text at the beginning of the output that is not shown: that of a healed token
     bad_words: list[str] = []  # none of them is completed, with or without a space before it
     bad_words_token_ids: list[list[int]] = []  # the same as tokens; what offers a tokenizer fills it in from bad_words
     # (start, factor): once there are more than `start` tokens, the logit x of an eos token becomes

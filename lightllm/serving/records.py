@@ -1,6 +1,7 @@
 """The client's side of the request table: records are taken, filled, read and given back here."""
 
 import codecs
+import os
 import secrets
 import time
 from collections.abc import Callable, Iterable
@@ -46,6 +47,7 @@ class Request:
     last_news: float = 0.0
     text_bytes: int = 0  # read so far
     num_tokens: int = 0  # read so far
+    hidden: str = ""  # what is still to come of text that is not shown
     wants_prompt: bool = False  # its prompt's logprobs are still to be read
     error: str | None = None  # why the engine that ran it is gone, and with it the pages of its output
     is_finished: bool = False  # its end was read
@@ -161,6 +163,7 @@ class Records:
                 stops,
                 pages,
                 now,
+                hidden=params.hidden_beginning,
                 wants_prompt=i == 0 and params.prompt_logprobs is not None,
             )
             for i, index in enumerate(indexes)
@@ -195,6 +198,7 @@ class Records:
         if end > start:
             text, size = codecs.utf_8_decode(self._table.text(index, start, end), "replace", bool(finish))
             request.text_bytes += size
+            text = _shown(request, text)
         if with_tokens and visible > request.num_tokens:
             tokens = _tokens(self._table.output(index, request.num_tokens, visible))
         request.num_tokens = visible
@@ -249,6 +253,15 @@ def _sampling_fields(params: SamplingParams, max_tokens: int) -> dict[str, objec
         "num_prompt_logprobs": [_or_none(params.prompt_logprobs), *[-1] * (params.num_samples - 1)],
         "seed": np.array([(first + i) % 2**64 for i in range(params.num_samples)], dtype=np.uint64),
     }
+
+
+def _shown(request: Request, text: str) -> str:
+    """The next text of a request without what is hidden of its beginning."""
+    if not request.hidden:
+        return text
+    common = os.path.commonprefix([request.hidden, text])
+    request.hidden = request.hidden[len(common) :] if len(common) == len(text) else ""
+    return text[len(common) :]
 
 
 def _or_none(count: int | None) -> int:

@@ -58,6 +58,7 @@ class GenerationBody(msgspec.Struct, kw_only=True, forbid_unknown_fields=True, f
     timeout_s: float | None = None
     prompt_logprobs: Int | None = None
     allowed_token_ids: list[Int] | None = None
+    first_token_ids: list[Int] | None = None
     bad_words: list[str] | None = None
     exponential_decay_length_penalty: tuple[Int, float] | None = None
     truncate_prompt_tokens: Int | None = None

@@ -28,7 +28,7 @@ _SAME_NAME = (
     "temperature", "top_p", "top_k", "min_p", "repetition_penalty", "presence_penalty", "frequency_penalty", "seed",
     "ignore_eos", "skip_special_tokens", "prompt_logprobs", "typical_p", "logit_bias", "bad_words",
     "exponential_decay_length_penalty", "truncate_prompt_tokens", "truncation_side", "long_truncation_mode",
-    "include_stop_str_in_output",
+    "include_stop_str_in_output", "first_token_ids", "token_healing",
 )  # fmt: skip
 _MAKES_IT_SAMPLE = ("temperature", "top_p", "top_k", "min_p", "typical_p")
 NEUTRAL: dict[str, tuple[object, ...]] = {
@@ -78,6 +78,8 @@ class Parameters(msgspec.Struct, kw_only=True, forbid_unknown_fields=True, froze
     return_token_ids: bool | None = None
     cache_salt: Annotated[str, msgspec.Meta(min_length=1)] | None = None
     prompt_logprobs: Int | None = None
+    first_token_ids: list[Int] | None = None
+    token_healing: bool | None = None
     use_beam_search: bool | None = None
     num_beams: Int | None = None
     num_beam_groups: Int | None = None
@@ -216,7 +218,7 @@ async def _submit(
     if isinstance(prompt, str):
         prompt = await service.encode(prompt, add_special_tokens=body.parameters.add_special_tokens is not False)
     generation = Generation(service.client, granted, until_end=until_end)
-    generation.submit(prompt, params)
+    generation.submit(*await service.healed(prompt, params))
     return generation
 
 

@@ -21,6 +21,7 @@ _SAME_NAME = (
     "n", "temperature", "top_p", "presence_penalty", "frequency_penalty", "seed", "top_k", "min_p",
     "repetition_penalty", "min_tokens", "stop_token_ids", "ignore_eos", "skip_special_tokens",
     "include_stop_str_in_output", "prompt_logprobs", "typical_p", "logit_bias", "allowed_token_ids", "bad_words",
+    "first_token_ids",
     "exponential_decay_length_penalty", "truncate_prompt_tokens", "truncation_side", "long_truncation_mode",
 )  # fmt: skip
 json = msgspec.json.encode

@@ -32,6 +32,7 @@ class CompletionBody(GenerationBody, kw_only=True, forbid_unknown_fields=True, f
     logprobs: Int | None = None
     echo: bool | None = None
     best_of: Int | None = None
+    token_healing: bool | None = None
     # Refused unless it says nothing, see NEUTRAL
     suffix: Any = None
 
@@ -78,8 +79,8 @@ def router(service: Service) -> APIRouter:
         writers = [ChoiceWriter(service, body, echo) for echo in echoes for _ in range(params.num_samples)]
         granted = terms.of(service, request, body, cache_salt=body.cache_salt)
         generation = Generation(service.client, granted, until_end=not body.stream)
-        for prompt in tokens:
-            generation.submit(prompt, params)
+        for prompt, healed in [await service.healed(prompt, params) for prompt in tokens]:
+            generation.submit(prompt, healed)
         for writer, one in zip(writers, generation.requests, strict=True):
             writer.prompt_token_ids = openai.prompt_token_ids(service, body, one)
         if body.stream:
@@ -103,6 +104,7 @@ def _params(service: Service, body: CompletionBody) -> SamplingParams:
     # A request has an output: where only the echo is wanted, of one token that is not shown.
     max_tokens = 1 if _shows_no_output(body) else body.max_tokens
     values = openai.sampling_values(body, max_tokens=max_tokens, logprobs=body.logprobs)
+    values["token_healing"] = body.token_healing
     values |= beams.values(body, best_of=body.best_of, stream=bool(body.stream))
     if body.echo:
         if body.truncate_prompt_tokens is not None:

@@ -3,7 +3,7 @@
 import asyncio
 import hashlib
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -22,6 +22,7 @@ from lightllm.base.status import Status
 from lightllm.base.version import package_version
 from lightllm.serving.client import Channel, EngineClient
 from lightllm.serving.parsing.choice import Formats, choose
+from lightllm.serving.text import healing
 from lightllm.serving.text.chat_template import ChatTemplate
 from lightllm.serving.text.tokenizer import TextTokenizer
 
@@ -125,6 +126,18 @@ class Service:
         """Token ids of a prompt. Raises RequestError on a server without a tokenizer."""
         tokenizer = self.need_tokenizer()
         return await self.aside(lambda: tokenizer.encode(text, add_special_tokens=add_special_tokens), len(text))
+
+    async def healed(self, prompt: Sequence[int], params: SamplingParams) -> tuple[Sequence[int], SamplingParams]:
+        """As `healed_now`, which may take long the first time."""
+        return (
+            await self.aside(lambda: self.healed_now(prompt, params), _LONG)
+            if params.token_healing
+            else (prompt, params)
+        )
+
+    def healed_now(self, prompt: Sequence[int], params: SamplingParams) -> tuple[Sequence[int], SamplingParams]:
+        """A prompt and its parameters, changed where token_healing is asked for."""
+        return healing.healed(self.need_tokenizer(), prompt, params) if params.token_healing else (prompt, params)
 
     def need_tokenizer(self) -> TextTokenizer:
         if self.tokenizer is None:

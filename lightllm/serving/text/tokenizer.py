@@ -1,5 +1,7 @@
 """Text to token ids, with the tokenizer of a checkpoint."""
 
+import bisect
+import itertools
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -50,6 +52,7 @@ class TextTokenizer:
         added = tokenizer.get_added_tokens_decoder()
         self._special = {token: about.content for token, about in added.items() if about.special}
         self.special_tokens = {name: _content(tokenizer_config[name]) for name in _NAMED if tokenizer_config.get(name)}
+        self._by_bytes: list[tuple[bytes, int]] | None = None  # sorted, once it is needed
         self._prefix = self._missing_bos(tokenizer_config)
 
     @classmethod
@@ -90,6 +93,15 @@ class TextTokenizer:
             return self._token_bytes[token].decode()
         except UnicodeDecodeError:
             return "bytes:" + "".join(f"\\x{byte:02x}" for byte in self._token_bytes[token])
+
+    def beginning_with(self, text: bytes) -> list[int]:
+        """Tokens, no special ones, that stand for something that begins with `text`. Takes long the first time."""
+        if self._by_bytes is None:
+            ids = (token for token in self._tokenizer.get_vocab().values() if token not in self._special)
+            self._by_bytes = sorted((self._token_bytes[token], token) for token in ids)
+        first = bisect.bisect_left(self._by_bytes, (text, -1))
+        following = itertools.islice(self._by_bytes, first, None)
+        return [token for _, token in itertools.takewhile(lambda pair: pair[0].startswith(text), following)]
 
     def is_special(self, token: int) -> bool:
         return token in self._special

@@ -187,6 +187,24 @@ def test_a_prompt_is_scored_without_an_answer(client, stream):
         complete(client, max_tokens=0)
 
 
+@pytest.mark.parametrize("stream", [False, True])
+def test_the_text_of_a_healed_token_is_not_shown_again(start, stream):
+    ids = byte_level().encode(PROMPT).ids
+    end = byte_level().token_to_id("<|end|>")
+
+    def script(prompt: list[int], seed: int) -> list[int]:
+        return [ids[-1], *byte_level().encode(" jumps").ids, end]
+
+    live = start(script)
+    with client_of(live) as client:
+        options = {"extra_body": {"token_healing": True}}
+        if stream:
+            assert "".join(chunk.choices[0].text for chunk in chunks(client, **options)) == " jumps"
+        else:
+            assert complete(client, **options).choices[0].text == " jumps"
+    assert live.engine.prompts == [ids[:-1]]
+
+
 def test_prompt_logprobs_name_each_token_and_the_likeliest(client):
     ids = byte_level().encode(PROMPT).ids
     answer = complete(client, n=2, extra_body={"prompt_logprobs": 2})
