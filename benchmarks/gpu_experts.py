@@ -23,8 +23,9 @@ from lightllm.bench.kernels.timing import seconds_of
 from lightllm.compute import ops
 from lightllm.compute.kernels.triton import experts, routing
 from lightllm.compute.kernels.triton.compiling import compiled_beside
+from lightllm.compute.kernels.triton.expert_products import Matrices, multiply, multiply_gated
 from lightllm.compute.kernels.triton.expert_rows import combine, sort
-from lightllm.compute.kernels.triton.experts import Matrices, Shape
+from lightllm.compute.kernels.triton.experts import Shape
 from lightllm.compute.kernels.triton.quantize import quantize_groups
 from lightllm.compute.ops.fp8_block import TILE
 
@@ -50,6 +51,7 @@ class Model:
 
 MODELS = {
     "qwen3-30b-a3b": Model(128, 2048, 768, 8, "plain", (1, 8, 32, 64, 256, 1024, 8192)),
+    "deepseek-v2-lite": Model(64, 2048, 1408, 6, "plain", (1, 8, 64)),
     "deepseek-v3 tp8": Model(256, 7168, 256, 8, "fp8", (1, 8, 16, 32, 64, 256, 1024, 4096)),
 }
 
@@ -67,6 +69,7 @@ class Layer:
             matrices(model, model.hidden, model.width, device),
         )
         self.x = torch.randn(tokens, model.hidden, dtype=torch.bfloat16, **make)
+        self.router = torch.randn(model.experts, model.hidden, **make) * model.hidden**-0.5
         self.logits = [torch.randn(tokens, model.experts, **make) for _ in range(ROUTINGS)]
 
     def routed(self) -> list[tuple[Tensor, Tensor]]:
@@ -75,19 +78,22 @@ class Layer:
     def parts(self, shape: Shape, routed: tuple[Tensor, Tensor]) -> Iterator[tuple[str, Callable[[], Any]]]:
         """The kernels of one call, by name."""
         model, (choice, share) = self.model, routed
+        yield "router", lambda: ops.router_logits(self.x, self.router)
+        yield "route", lambda: routing.route_softmax(self.logits[0], model.top_k, 1, 1, True, 1.0)
         rows = sort(choice, 0, model.experts, shape.rows)
         yield "sort", lambda: sort(choice, 0, model.experts, shape.rows)
         given, scale = self.x, None
         if model.format == "fp8":
             given, scale = quantize_groups(self.x)
             yield "quantize", lambda: quantize_groups(self.x)
-        product = functools.partial(experts.multiply, rows=rows, shape=shape, dtype=self.x.dtype)
-        first = functools.partial(product, given, scale, self.gate_up, top_k=model.top_k)
+        first = functools.partial(
+            multiply_gated, given, scale, self.gate_up, rows, shape.wide, top_k=model.top_k, dtype=self.x.dtype
+        )
         yield "first", first
         wide, wide_scale = first()
-        second = functools.partial(product, wide, wide_scale, self.down, top_k=0)
+        second = functools.partial(multiply, wide, wide_scale, self.down, rows, shape.narrow, dtype=self.x.dtype)
         yield "second", second
-        narrow, _ = second()
+        narrow = second()
         yield "combine", lambda: combine(narrow, rows.place, share)
 
     def whole(self, shape: Shape, routed: tuple[Tensor, Tensor]) -> Tensor:
@@ -115,17 +121,28 @@ def shapes(model: Model, tokens: int) -> list[Shape]:
     """What to try. Both products vary together, as they are timed one by one."""
     counted = min(tokens, experts.MOST_TOKENS)
     default = experts.shape_for(model.format, counted, model.experts, model.top_k, torch.bfloat16)
-    mean = tokens * model.top_k / model.experts
+    mean = counted * model.top_k / model.experts
     blocks = [16] if mean <= 4 else [16, 32] if mean <= 16 else [32, 64] if mean <= 64 else [64, 128]
-    made = []
-    for rows in blocks:
-        if model.format == "plain":
-            wide = [(64, 64, 4, 4), (64, 64, 4, 6), (64, 128, 4, 3), (64, 128, 8, 3), (128, 64, 8, 4)]
-            narrow = [(64, 64, 4, 4), (64, 128, 4, 4), (128, 64, 4, 4), (128, 64, 8, 5), (128, 128, 8, 3)]
-        else:
-            wide = [(64, 128, 4, 3), (64, 128, 4, 4), (64, 128, 4, 6), (128, 128, 4, 3), (128, 128, 8, 4)]
-            narrow = [(64, 64, 4, 4), (128, 64, 4, 4), (256, 64, 8, 4), (128, 128, 4, 2), (256, 128, 8, 2)]
-        made += [Shape(rows, *one, *other) for one, other in zip(wide, narrow, strict=True)]
+    if model.format == "plain":
+        wide = [(64, 64, 4, 6), (64, 128, 4, 3), (128, 64, 8, 4), (128, 64, 8, 3), (64, 64, 8, 4), (128, 128, 8, 2)]
+        narrow = [(64, 64, 4, 4), (128, 64, 4, 4), (128, 128, 8, 3), (256, 64, 8, 3), (128, 64, 8, 4), (64, 128, 4, 4)]
+    elif mean <= 64:
+        wide = [
+            (128, 128, 4, 3),
+            (128, 128, 4, 4),
+            (128, 128, 8, 4),
+            (64, 128, 4, 4),
+            (64, 128, 4, 6),
+            (128, 128, 8, 3),
+        ]
+        narrow = [(128, 128, 4, 3, 2), (128, 128, 4, 3, 4), (128, 128, 4, 3, 8), (128, 64, 4, 4, 2), (128, 64, 4, 4, 8),
+                  (64, 128, 4, 4, 8)]  # fmt: skip
+    else:
+        wide = [(64, 128, 4, 4), (128, 128, 8, 3), (128, 128, 8, 4), (128, 128, 8, 3), (64, 128, 4, 3), (64, 128, 8, 4)]
+        narrow = [(128, 64, 4, 3, 4), (128, 128, 4, 3, 4), (128, 128, 4, 2, 2), (128, 128, 4, 3, 8), (128, 64, 4, 4, 2),
+                  (128, 64, 8, 4, 8)]  # fmt: skip
+        blocks = [64]
+    made = [Shape(rows, *one, *other) for rows in blocks for one, other in zip(wide, narrow, strict=True)]
     return [default, *(one for one in made if one != default)]
 
 
@@ -175,7 +192,7 @@ def measure(name: str, model: Model, tokens: int, weights: tuple[Matrices, Matri
 
 _FIELDS = {
     "first": ["rows", "outputs", "inputs", "warps", "stages"],
-    "second": ["rows", "down_outputs", "down_inputs", "down_warps", "down_stages"],
+    "second": ["rows", "down_outputs", "down_inputs", "down_warps", "down_stages", "down_run"],
 }
 
 
@@ -194,7 +211,7 @@ def show(rows: list[dict[str, Any]]) -> None:
             f"{key[0]:16} {key[1]:5} tokens: {best['whole']:8.1f} us, floor {best['floor_us']:7.1f},"
             f" default {mine[0]['whole']:8.1f}, error {max(row['error'] for row in mine):.1e}"
         )
-        for part in ("sort", "quantize", "first", "second", "combine"):
+        for part in ("router", "route", "sort", "quantize", "first", "second", "combine"):
             if part in best:
                 row = min(mine, key=lambda row: row[part])
                 shape = row["shape"]

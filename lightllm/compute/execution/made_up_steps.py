@@ -49,6 +49,8 @@ _WORD_COUNTS = ("num_bias_words", "num_ends", "num_mask_words", "num_first_mask_
 _FEW_SEQUENCES = 16
 # Tokens of a chunk: too few to be worth a copy of their context, enough, and more than a block of the largest kernels.
 _CHUNKS = (2, 15, 64, 1024)
+# Tokens of steps that mixtures of experts are compiled for besides.
+_LARGE_STEPS = (2048, 4096)
 
 
 def largest_steps(*, tokens: int, rows: int, longest: int) -> list[StepPlan]:
@@ -77,6 +79,7 @@ def every_kind_of_step(*, tokens: int, rows: int, longest: int, slots: int) -> I
         others = min(chunk, (tokens - chunk) // max(chunks - 1, 1))
         if chunk <= longest and others > 1:
             yield _step([0] * chunks, [others] * (chunks - 1) + [chunk], _GREEDY, slots=slots)
+    yield from _large_steps(tokens, rows, longest, slots)
     for decodes in _numbers_of_sequences(min(rows - 1, tokens - 2)):
         if longest > 3:
             yield _step([3] * decodes + [0], [1] * decodes + [2], _GREEDY, slots=slots)
@@ -94,6 +97,13 @@ def _scored(plan: StepPlan) -> StepPlan:
     plan.scored = np.arange(len(plan.tokens) - 1, dtype=np.int32)
     plan.successors, plan.num_score_logprobs = plan.tokens[1:], 20
     return plan
+
+
+def _large_steps(tokens: int, rows: int, longest: int, slots: int) -> Iterator[StepPlan]:
+    for count in _LARGE_STEPS:
+        sequences = -(-count // longest)
+        if count <= tokens and sequences <= rows:
+            yield _step([0] * sequences, [count // sequences] * sequences, _GREEDY, slots=slots)
 
 
 def _numbers_of_sequences(most: int) -> list[int]:

@@ -3,7 +3,6 @@
 from collections.abc import Mapping
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lightllm.compute import ops
@@ -78,7 +77,7 @@ def _stacked(members: list[Mapping[str, Declared]]) -> dict[str, Declared]:
 
 
 class SoftmaxRouter(nn.Module):
-    """Experts by softmax; see ops.route_softmax. Logits are float32, as a near tie must not hang on rounding."""
+    """Experts by softmax; see ops.route_softmax."""
 
     weight: Tensor
 
@@ -106,7 +105,7 @@ class SoftmaxRouter(nn.Module):
         self.weight = tensors["weight"]
 
     def logits(self, x: Tensor) -> Tensor:
-        return F.linear(x.float(), self.weight)
+        return ops.router_logits(x, self.weight)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """x [tokens, hidden] -> choice, share [tokens, top_k]."""

@@ -5,7 +5,7 @@ from lightllm.compute.ops.attention import attend, attend_latent
 from lightllm.compute.ops.awq import gated_experts_awq, linear_awq
 from lightllm.compute.ops.biases import add_biases
 from lightllm.compute.ops.embedding import embedding
-from lightllm.compute.ops.experts import gated_experts, route_sigmoid, route_softmax
+from lightllm.compute.ops.experts import gated_experts, route_sigmoid, route_softmax, router_logits
 from lightllm.compute.ops.fp8_block import gated_experts_fp8_block, linear_fp8_block
 from lightllm.compute.ops.linear import gated_linear, linear
 from lightllm.compute.ops.masks import allow
@@ -43,5 +43,6 @@ __all__ = [
     "rotate_pairs",
     "route_sigmoid",
     "route_softmax",
+    "router_logits",
     "silu_and_mul",
 ]

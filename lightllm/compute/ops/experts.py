@@ -3,9 +3,16 @@
 from collections.abc import Callable
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from lightllm.compute.ops.op import TOLERANCE, Facts, op
+
+
+def _logit_cases(facts: Facts):
+    for tokens, experts, hidden in [(1, 4, 8), (9, 40, 300), (70, 8, 64), (0, 4, 8)]:
+        weight = torch.randn(experts, hidden, device=facts.device) * hidden**-0.5
+        yield torch.randn(tokens, hidden, dtype=facts.dtype, device=facts.device), weight
 
 
 def _softmax_cases(facts: Facts):
@@ -36,6 +43,15 @@ def _keep_groups(scores: Tensor, group_scores: Tensor, top_groups: int) -> Tenso
     best = group_scores.topk(top_groups, dim=-1).indices
     dropped = torch.ones_like(group_scores, dtype=torch.bool).scatter_(1, best, False)
     return scores.masked_fill(dropped.repeat_interleave(scores.shape[1] // group_scores.shape[1], 1), float("-inf"))
+
+
+@op(cases=_logit_cases)
+def router_logits(x: Tensor, weight: Tensor) -> Tensor:
+    """W x in float32, as a near tie must not hang on rounding.
+
+    x [tokens, hidden]; weight [experts, hidden] float32. Returns [tokens, experts] float32.
+    """
+    return F.linear(x.float(), weight)
 
 
 @op(cases=_softmax_cases)
@@ -103,6 +119,6 @@ def mixture(
         if len(token):
             wide, narrow = matrices(local)
             gate, up = (rounded(x[token]) @ wide.T).chunk(2, -1)
-            inner = rounded(torch.nn.functional.silu(gate) * up)
+            inner = rounded(F.silu(gate) * up)
             out.index_add_(0, token, (inner @ narrow.T) * share[token, rank, None])
     return out.to(x.dtype)

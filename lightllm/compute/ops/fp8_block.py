@@ -56,12 +56,10 @@ def dequantized(weight: Tensor, scale: Tensor, row_tile: Tensor, column_tile: Te
 
 
 def rounded(x: Tensor) -> Tensor:
-    """x [tokens, inputs] as it is multiplied: in E4M3, each TILE inputs scaled by their largest / LARGEST."""
-    if x.dtype == torch.float32:
-        return x
-    groups = F.pad(x.float(), (0, -x.shape[1] % TILE)).unflatten(1, (-1, TILE))
+    """x [tokens, inputs] float32 as it is multiplied: in E4M3, each TILE inputs scaled by their largest / LARGEST."""
+    groups = F.pad(x, (0, -x.shape[1] % TILE)).unflatten(1, (-1, TILE))
     scale = (groups.abs().amax(-1, keepdim=True) / LARGEST).clamp(min=SMALLEST_SCALE)
-    return ((groups / scale).to(torch.float8_e4m3fn).float() * scale).flatten(1)[:, : x.shape[1]].to(x.dtype)
+    return ((groups / scale).to(torch.float8_e4m3fn).float() * scale).flatten(1)[:, : x.shape[1]]
 
 
 @op(cases=_linear_cases, tolerance=_TOLERANCE)
@@ -73,11 +71,14 @@ def linear_fp8_block(
     x [tokens, inputs]; weight [outputs, inputs] float8_e4m3fn; scale [row tiles, column tiles] float32;
     row_tile [outputs], column_tile [inputs] int64; bias [outputs].
     """
-    return F.linear(rounded(x), dequantized(weight, scale, row_tile, column_tile, x.dtype), bias)
+    given = x if x.dtype == torch.float32 else rounded(x.float())
+    y = F.linear(given, dequantized(weight, scale, row_tile, column_tile, torch.float32))
+    return (y if bias is None else y + bias).to(x.dtype)
 
 
-# What rounding to 8 bits makes of a difference in the last of 16 bits.
-@op(cases=_expert_cases, tolerance=_TOLERANCE | {torch.float16: 6e-2, torch.bfloat16: 6e-2})
+# What experts make inside is rounded to 8 bits, too, which makes much of a difference in the last of 16 bits; and a
+# kernel may give fewer numbers than TILE a scale.
+@op(cases=_expert_cases, tolerance=_TOLERANCE | {torch.float16: 0.12, torch.bfloat16: 0.12})
 def gated_experts_fp8_block(
     x: Tensor,
     gate_up: Tensor,
@@ -95,7 +96,10 @@ def gated_experts_fp8_block(
     """As gated_experts. Weights and scales have a first axis of local experts; the tiles are the same for all."""
 
     def matrices(local: int) -> tuple[Tensor, Tensor]:
-        wide = dequantized(gate_up[local], gate_up_scale[local], gate_up_row_tile, gate_up_column_tile, x.dtype)
-        return wide, dequantized(down[local], down_scale[local], down_row_tile, down_column_tile, x.dtype)
+        wide = dequantized(gate_up[local], gate_up_scale[local], gate_up_row_tile, gate_up_column_tile, torch.float32)
+        return wide, dequantized(down[local], down_scale[local], down_row_tile, down_column_tile, torch.float32)
 
-    return mixture(x, choice, share, range(first, first + len(down)), matrices, rounded)
+    held = range(first, first + len(down))
+    if x.dtype == torch.float32:
+        return mixture(x, choice, share, held, matrices)
+    return mixture(x.float(), choice, share, held, matrices, rounded).to(x.dtype)

@@ -16,11 +16,14 @@ from lightllm.compute.kernels.triton import (
     attention_hopper,
     attention_latent,
     attention_prefill,
+    expert_products,
+    expert_rows,
+    experts,
     launch,
     matvec,
 )
 from lightllm.compute.ops.op import ALL, Facts
-from tests.compute.kernels.more_cases import CASES, attention, latent_attention
+from tests.compute.kernels.more_cases import CASES, attention, expert_cases_fp8, latent_attention
 from tests.compute.ops.test_parity import clone, tensors
 
 assert interpreter.Builder.create_dot is interpreter._dot, "the interpreter is the repaired one"
@@ -137,6 +140,46 @@ def test_products_split_over_inputs_are_joined(splits, gated):
         arguments = [tensor.bfloat16() for tensor in (x, weight * inputs**-0.5, bias)]
         assert_matches(op, functools.partial(matvec.multiply, shape=shape, gated=gated), arguments, torch.bfloat16)
     assert not launch.arrivals(CPU).any()
+
+
+@pytest.mark.parametrize(("run", "hidden"), [(1, 256), (3, 768)])
+def test_experts_round_to_8_bits_as_the_reference_does(run, hidden):
+    """With scales for as many numbers as there; a second product that takes several tiles in a run."""
+    torch.manual_seed(0)
+    shape = experts.Shape(16, 128, 128, 4, 3, 128, 128, 4, 3, run)
+    facts = Facts(CPU, torch.bfloat16)
+    x, *matrices, choice, share, first = next(expert_cases_fp8(facts, [(20, 6, 4, 1, hidden, 128)]))
+    wide, narrow = (
+        expert_products.Matrices("fp8", weight, *weight.shape[1:], tuple(more))
+        for weight, *more in (matrices[:4], matrices[4:])
+    )
+    got = experts.mixture(x, wide, narrow, choice, share, first, shape).float()
+    expected = ops.gated_experts_fp8_block.reference(x, *matrices, choice, share, first).float()
+    assert (got - expected).norm() <= 5e-3 * expected.norm()
+
+
+@pytest.mark.parametrize("many", [50, 10_000])
+def test_rows_are_pairs_sorted_by_expert(many, monkeypatch):
+    """However many pairs there are, and where none or nearly all are of one expert."""
+    torch.manual_seed(0)
+    monkeypatch.setattr(expert_rows, "MANY", many)
+    monkeypatch.setattr(expert_rows, "SCANNED", (512, 512))
+    for tokens, experts_in_all, first, here, block in [(1, 8, 0, 8, 16), (400, 6, 2, 3, 16), (500, 40, 0, 40, 64)]:
+        choice = torch.rand(tokens, experts_in_all).topk(2).indices
+        choice[: tokens // 2] = torch.tensor([first, first + 1])
+        rows = expert_rows.sort(choice, first, here, block)
+        local = choice.flatten() - first
+        mine = ((local >= 0) & (local < here)).nonzero()[:, 0]
+        expected = mine[local[mine].sort(stable=True).indices]
+        assert torch.equal(rows.order[: len(mine)], expected.int())
+        assert torch.equal(rows.place[expected], torch.arange(len(mine), dtype=torch.int32))
+        assert (rows.place == -1).sum() == choice.numel() - len(mine)
+        blocks = int(rows.table[0, 0])
+        assert blocks <= rows.most_blocks
+        covered = [
+            (e, r) for e, low, end, _ in rows.table[1 : blocks + 1].tolist() for r in range(low, min(low + block, end))
+        ]
+        assert covered == list(zip(local[expected].tolist(), range(len(mine)), strict=True))
 
 
 def test_more_candidates_than_fit_are_searched_in_place(monkeypatch):

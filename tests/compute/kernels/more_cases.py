@@ -60,7 +60,7 @@ def _experts(facts: Facts, sizes: Iterable[tuple[int, ...]] = ((3, 3, 2, 1, 40, 
             yield x, gate_up, down, *routing(tokens, experts, 2, facts, uneven=uneven), first
 
 
-def _experts_fp8(facts: Facts, sizes: Iterable[tuple[int, ...]] = ((40, 5, 4, 1, 128, 256),)):
+def expert_cases_fp8(facts: Facts, sizes: Iterable[tuple[int, ...]] = ((40, 5, 4, 1, 128, 256),)):
     for tokens, experts, local, first, hidden, width in sizes:
         gate_up = fp8_block.random_matrix(2 * width, hidden, facts, experts=local, start=0)
         down = fp8_block.random_matrix(hidden, width, facts, experts=local, start=0)
@@ -73,8 +73,8 @@ CASES: dict[str, Cases] = defaultdict(
     {
         "attend": _attend,
         "gated_experts": _experts,
-        "gated_experts_fp8_block": _experts_fp8,
         "attend_latent": _attend_latent,
+        "gated_experts_fp8_block": expert_cases_fp8,
         "gated_linear": _linear,
         "linear": _linear,
         "penalize": lambda facts: _penalties(facts, 70, 40, 8),
@@ -145,6 +145,12 @@ def _large_linear(facts: Facts):
         weight = torch.randn(outputs, inputs, **make) * inputs**-0.5
         for tokens in (1, 8, 31, 64):
             yield torch.randn(tokens, inputs, **make), weight, None
+
+
+def _large_logits(facts: Facts):
+    for tokens, experts, hidden in [(1, 256, 7168), (40, 128, 2048), (3000, 256, 7168)]:
+        weight = torch.randn(experts, hidden, device=facts.device) * hidden**-0.5
+        yield torch.randn(tokens, hidden, dtype=facts.dtype, device=facts.device), weight
 
 
 def _large_routing(facts: Facts):
@@ -239,7 +245,7 @@ LARGE_CASES: dict[str, Cases] = defaultdict(
         "draw": _large_draw,
         "embedding": _large_embedding,
         "gated_experts": lambda facts: _experts(facts, ((tokens, 20, 16, 4, 2048, 768) for tokens in (1, 40, 3000))),
-        "gated_experts_fp8_block": lambda facts: _experts_fp8(
+        "gated_experts_fp8_block": lambda facts: expert_cases_fp8(
             facts, ((tokens, 20, 16, 4, 7168, 256) for tokens in (1, 40, 3000))
         ),
         "gated_linear": _large_linear,
@@ -252,6 +258,7 @@ LARGE_CASES: dict[str, Cases] = defaultdict(
         "rms_norm": _large_norm,
         "route_sigmoid": _large_grouped_routing,
         "route_softmax": _large_routing,
+        "router_logits": _large_logits,
         "silu_and_mul": _large_silu_and_mul,
     },
 )

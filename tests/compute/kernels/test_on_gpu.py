@@ -18,7 +18,7 @@ for module in kernels.MODULES["cuda"]:
     importlib.import_module(module)
 # ||got - expected|| / ||expected||. bf16 rounds by up to 2^-9; what is summed in float32 is rounded once or twice.
 LIMITS = {torch.float32: 2e-5, torch.float16: 1e-3, torch.bfloat16: 6e-3}
-EIGHT_BITS = 5e-2  # where activations are rounded to that
+ROUGH = {"gated_experts_fp8_block": 4e-2}  # see its tolerance
 PARTS = 4  # of the cases, so that processes side by side compile for as long as one another
 KERNELS = {
     op.name: implementation.function
@@ -33,8 +33,7 @@ def device() -> torch.device:
 
 
 def widened(arguments):
-    """Weights of 8 bits stay as they are."""
-    return [x.float() if isinstance(x, torch.Tensor) and x.dtype in launch.DTYPES else x for x in clone(arguments)]
+    return [x.float() if isinstance(x, torch.Tensor) and x.is_floating_point() else x for x in clone(arguments)]
 
 
 def poison() -> None:
@@ -55,12 +54,14 @@ def assert_close(got, expected, limit):
 
 
 def check(name, arguments, dtype):
-    wide, mine = widened(arguments), clone(arguments)
+    # Where activations of 16 bits are rounded to 8 the reference must do so, too.
+    wide, mine = clone(arguments) if "fp8" in name else widened(arguments), clone(arguments)
     expected = ALL[name].reference(*wide)
     poison()
-    limit = EIGHT_BITS if "fp8" in name and dtype != torch.float32 else LIMITS[dtype]
-    assert_close(KERNELS[name](*mine), expected, limit)
-    assert_close(mine, wide, limit)
+    assert_close(
+        KERNELS[name](*mine), expected, LIMITS[dtype] if dtype == torch.float32 else ROUGH.get(name, LIMITS[dtype])
+    )
+    assert_close(mine, wide, LIMITS[dtype])
     torch.cuda.empty_cache()
 
 

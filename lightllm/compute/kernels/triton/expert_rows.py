@@ -16,8 +16,9 @@ from torch import Tensor
 
 from lightllm.compute.kernels.triton.launch import begin, depends
 
-PAIRS = 128  # a program sorts
+PAIRS = (32, 128)  # that a program places: few are ranked faster; where there are many, programs are many already
 SCANNED = (512, 2048)  # pairs that are counted at once, if there are no more than the first, and otherwise
+MANY = 4096  # pairs from which on they are counted by a kernel of its own
 ENTRY = tl.constexpr(4)  # numbers of an entry: expert, first row, end of the expert's rows; the first entry: how many
 COLUMNS = 1024
 
@@ -25,8 +26,9 @@ COLUMNS = 1024
 @dataclass(frozen=True)
 class Rows:
     """order [pairs] int32: the pair of each row; place [pairs] int32: the row of each pair, -1 if its expert is not
-    here; table [1 + most_blocks, ENTRY] int32."""
+    here; table [1 + most_blocks, ENTRY] int32; block: rows of a block."""
 
+    block: int
     order: Tensor
     place: Tensor
     table: Tensor
@@ -45,19 +47,40 @@ def _experts_of(choice, pair_I, pairs, first, experts):
 
 
 @triton.jit(do_not_specialize=["pairs", "first"])
+def _count(choice, counts, pairs, first, experts, SCAN: tl.constexpr, EXPERTS: tl.constexpr, DEPENDENT: tl.constexpr):
+    """How many of SCAN pairs are each expert's: a line of `counts`."""
+    begin(DEPENDENT)
+    pair_S = tl.program_id(0) * SCAN + tl.arange(0, SCAN)
+    expert_S, is_here_S = _experts_of(choice, pair_S, pairs, first, experts)
+    count_E = tl.histogram(expert_S, EXPERTS, mask=is_here_S)
+    tl.store(counts + tl.program_id(0) * EXPERTS + tl.arange(0, EXPERTS), count_E)
+
+
+@triton.jit(do_not_specialize=["pairs", "first", "lines"])
 def _sort(
-    choice, order, place, table, pairs, first, experts,
-    ROWS: tl.constexpr, PAIRS: tl.constexpr, SCAN: tl.constexpr, EXPERTS: tl.constexpr, DEPENDENT: tl.constexpr,
+    choice, counts, order, place, table, pairs, first, experts, lines,
+    ROWS: tl.constexpr, PAIRS: tl.constexpr, SCAN: tl.constexpr, EXPERTS: tl.constexpr, COUNTED: tl.constexpr,
+    DEPENDENT: tl.constexpr,
 ):  # fmt: skip
-    """Every program counts all pairs, then places its own. The first one writes the table, in blocks of ROWS."""
+    """Every program counts all pairs, or reads `lines` of counts, then places PAIRS of them. The first one writes the
+    table, of blocks of ROWS."""
     begin_pair = tl.program_id(0) * PAIRS
     expert_E = tl.arange(0, EXPERTS)
     all_E, before_E = tl.zeros([EXPERTS], tl.int32), tl.zeros([EXPERTS], tl.int32)
     begin(DEPENDENT)
-    for start in range(0, pairs, SCAN):
+    first_pair, end_pair = 0, pairs
+    if COUNTED:
+        own = begin_pair // SCAN
+        for line in range(lines):
+            count_E = tl.load(counts + line * EXPERTS + expert_E)
+            all_E += count_E
+            before_E += tl.where(line < own, count_E, 0)
+        first_pair, end_pair = own * SCAN, begin_pair
+    for start in range(first_pair, end_pair, SCAN):
         pair_S = start + tl.arange(0, SCAN)
         expert_S, is_here_S = _experts_of(choice, pair_S, pairs, first, experts)
-        all_E += tl.histogram(expert_S, EXPERTS, mask=is_here_S)
+        if not COUNTED:
+            all_E += tl.histogram(expert_S, EXPERTS, mask=is_here_S)
         if start < begin_pair:
             before_E += tl.histogram(expert_S, EXPERTS, mask=is_here_S & (pair_S < begin_pair))
     start_E = tl.cumsum(all_E, axis=0) - all_E
@@ -90,15 +113,25 @@ def sort(choice: Tensor, first: int, experts: int, rows: int) -> Rows:
     active = min(experts, pairs)
     make = {"dtype": torch.int32, "device": device}
     found = Rows(
+        rows,
         torch.empty(pairs, **make),
         torch.empty(pairs, **make),
         torch.empty(1 + (pairs + active * (rows - 1)) // rows, ENTRY.value, **make),
     )
-    dependent = depends(device)
-    _sort[(triton.cdiv(pairs, PAIRS),)](
-        choice, found.order, found.place, found.table, pairs, first, experts,
-        ROWS=rows, PAIRS=PAIRS, SCAN=SCANNED[pairs > SCANNED[0]],
-        EXPERTS=triton.next_power_of_2(experts), DEPENDENT=dependent, launch_pdl=dependent, num_warps=8,
+    dependent, wide, scanned = depends(device), triton.next_power_of_2(experts), SCANNED[pairs > SCANNED[0]]
+    lines, counts = 0, found.order
+    if pairs > MANY:
+        lines = triton.cdiv(pairs, scanned)
+        counts = torch.empty(lines, wide, **make)
+        _count[(lines,)](
+            choice, counts, pairs, first, experts,
+            SCAN=scanned, EXPERTS=wide, DEPENDENT=dependent, launch_pdl=dependent, num_warps=8,
+        )  # fmt: skip
+    placed = PAIRS[lines > 0]
+    _sort[(triton.cdiv(pairs, placed),)](
+        choice, counts, found.order, found.place, found.table, pairs, first, experts, lines,
+        ROWS=rows, PAIRS=placed, SCAN=scanned, EXPERTS=wide, COUNTED=lines > 0, DEPENDENT=dependent,
+        launch_pdl=dependent, num_warps=8 if lines else 4,
     )  # fmt: skip
     return found
 

@@ -9,7 +9,7 @@ from torch import Tensor
 from lightllm.compute.kernels.triton.launch import begin, depends, rows_of
 from lightllm.compute.ops.fp8_block import LARGEST, SMALLEST_SCALE, TILE
 
-GROUPS = 8  # of a program
+GROUPS = 16  # of a program
 
 
 @triton.jit

@@ -1,5 +1,5 @@
 # ruff: noqa: N803, N806 (shape suffixes and compile-time constants are upper case)
-"""Choosing experts: a program a token, all in registers. Suffixes: G groups, P experts of a group, K choices."""
+"""Choosing experts. Suffixes: E experts, I inputs of a tile, T tokens; G groups, P experts of a group, K choices."""
 
 import torch
 import triton
@@ -7,10 +7,77 @@ import triton.language as tl
 from torch import Tensor
 
 from lightllm.compute import ops
-from lightllm.compute.kernels.triton.launch import begin, depends, why_not
+from lightllm.compute.kernels.triton.launch import ARRIVALS, arrivals, begin, depends, why_not
 
+FEW_TOKENS = 64  # that are scored by many programs, each with a part of the inputs
+PROGRAMS = 128  # about so many then
+NARROWEST = 16
+INPUTS = 64
 EXPERTS_A_WARP = 256
 NONE = tl.constexpr(1 << 30)  # the number of an expert that no rank holds: for a token whose logits are not numbers
+
+
+@triton.jit(do_not_specialize=["tokens"])
+def _score(
+    x, weight, logits, parts, counters, tokens, experts, hidden, x_stride,
+    TOKENS: tl.constexpr, EXPERTS: tl.constexpr, INPUTS: tl.constexpr, SPLITS: tl.constexpr, DEPENDENT: tl.constexpr,
+):  # fmt: skip
+    """EXPERTS of the matrix's rows by TOKENS tokens, over one of SPLITS parts of the inputs. Splits: of one block."""
+    block, split = tl.program_id(0), tl.program_id(1)
+    expert_E = block * EXPERTS + tl.arange(0, EXPERTS)
+    token_T = tl.program_id(2) * TOKENS + tl.arange(0, TOKENS)
+    is_expert_E, is_token_T = expert_E < experts, token_T < tokens
+    tiles = tl.cdiv(hidden, INPUTS)
+    begin(DEPENDENT)
+    sum_ET = tl.zeros([EXPERTS, TOKENS], tl.float32)
+    for tile in range(split * tiles // SPLITS, (split + 1) * tiles // SPLITS):
+        input_I = tile * INPUTS + tl.arange(0, INPUTS)
+        is_input_I = input_I < hidden
+        weight_EI = weight + expert_E[:, None] * hidden + input_I[None, :]
+        weight_EI = tl.load(weight_EI, mask=is_expert_E[:, None] & is_input_I[None, :], other=0.0)
+        x_TI = x + token_T.to(tl.int64)[:, None] * x_stride + input_I[None, :]
+        x_TI = tl.load(x_TI, mask=is_token_T[:, None] & is_input_I[None, :], other=0.0)
+        sum_ET = tl.dot(weight_EI, x_TI.to(tl.float32).T, sum_ET, input_precision="tf32x3")
+    mask_ET = is_expert_E[:, None] & is_token_T[None, :]
+    at_ET = token_T[None, :] * experts + expert_E[:, None]
+    is_last = True
+    if SPLITS > 1:
+        tl.store(parts + split * tokens * experts + at_ET, sum_ET, mask=mask_ET)
+        # The part of every thread is written before the one thread that counts does so.
+        tl.debug_barrier()
+        is_last = tl.atomic_add(counters + block, 1, sem="acq_rel") == SPLITS - 1
+    if is_last:
+        if SPLITS > 1:
+            # In one order whoever is last, so that results do not vary.
+            sum_ET = tl.zeros([EXPERTS, TOKENS], tl.float32)
+            for part in tl.static_range(SPLITS):
+                from_ET = parts + part * tokens * experts + at_ET
+                sum_ET += tl.load(from_ET, mask=mask_ET, other=0.0, cache_modifier=".cg")
+            tl.store(counters + block, 0)
+        tl.store(logits + at_ET, sum_ET, mask=mask_ET)
+
+
+@ops.router_logits.implementation("triton", why_not)
+def router_logits(x: Tensor, weight: Tensor) -> Tensor:
+    (tokens, hidden), experts = x.shape, len(weight)
+    x = x if x.stride(1) == 1 else x.contiguous()
+    logits = torch.empty(tokens, experts, dtype=torch.float32, device=x.device)
+    if not tokens:
+        return logits
+    are_few, splits, parts = tokens <= FEW_TOKENS, 1, logits
+    block, rows = (NARROWEST, max(triton.next_power_of_2(tokens), NARROWEST)) if are_few else (64, FEW_TOKENS)
+    blocks, dependent = triton.cdiv(experts, block), depends(x.device)
+    if are_few:
+        while 2 * splits * blocks <= PROGRAMS and 2 * splits * INPUTS <= hidden:
+            splits *= 2
+        assert blocks <= ARRIVALS, f"{experts} experts in {blocks} blocks; at most {ARRIVALS}"
+        parts = torch.empty(splits, tokens, experts, dtype=torch.float32, device=x.device)
+    _score[(blocks, splits, triton.cdiv(tokens, rows))](
+        x, weight, logits, parts, arrivals(x.device), tokens, experts, hidden, x.stride(0),
+        TOKENS=rows, EXPERTS=block, INPUTS=INPUTS if are_few else 32, SPLITS=splits, DEPENDENT=dependent,
+        launch_pdl=dependent, num_warps=4, num_stages=3,
+    )  # fmt: skip
+    return logits
 
 
 @triton.jit
@@ -26,7 +93,7 @@ def _route(
     TOP_GROUPS: tl.constexpr, WIDE_K: tl.constexpr, WIDE_G: tl.constexpr, WIDE_P: tl.constexpr,
     DEPENDENT: tl.constexpr,
 ):  # fmt: skip
-    """WIDE_*: powers of two that hold the choices, the groups and a group's experts."""
+    """A token's choices, all in registers. WIDE_*: powers of two that hold choices, groups and a group's experts."""
     token = tl.program_id(0).to(tl.int64)
     index_G, index_P, index_K = tl.arange(0, WIDE_G), tl.arange(0, WIDE_P), tl.arange(0, WIDE_K)
     width = experts // GROUPS
