@@ -1,7 +1,7 @@
 """Every setting, once. Flags, the offline API's keywords and the documentation are generated from these structs."""
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal, TypeVar, get_type_hints
+from typing import Annotated, Any, Literal, TypeVar, get_args, get_type_hints
 
 import msgspec
 
@@ -31,6 +31,30 @@ PositiveSeconds = A[float, above(0)]
 DataType = Literal["auto", "float32", "fp32", "bfloat16", "bf16", "float16", "fp16"]
 Tokenizer = Literal["auto", "fast", "none"]
 LoadFormat = Literal["auto", "dummy"]
+QuantType = Literal[
+    "none",
+    "w8a8",
+    "vllm-w8a8",
+    "ao-w8a8",
+    "ao-w8a16",
+    "ao-int8wo",
+    "fp8w8a8",
+    "vllm-fp8w8a8",
+    "ao-fp8w8a16",
+    "fp8w8a8-b128",
+    "vllm-fp8w8a8-b128",
+    "triton-fp8w8a8-block128",
+    "deepgemm-fp8w8a8-b128",
+    "ao-w4a16-256",
+    "ao-w4a16-128",
+    "ao-w4a16-64",
+    "ao-w4a16-32",
+    "ao-int4wo-256",
+    "ao-int4wo-128",
+    "ao-int4wo-64",
+    "ao-int4wo-32",
+    "ppl-w4a16-128",
+]
 Device = Literal["auto", "cpu", "cuda"]
 Admission = Literal["past_future", "conservative", "watermark"]
 Preemption = Literal["cheapest", "latest"]
@@ -39,6 +63,7 @@ OnFailure = Literal["exit", "restart"]
 FairShareBy = Literal["user", "api_key"]
 LogLevel = Literal["debug", "info", "warning", "error"]
 AccessLog = Literal["off", "text", "json"]
+QUANT_TYPES: tuple[str, ...] = get_args(QuantType)
 SECRETS = frozenset({"api_key"})  # settings whose values are never shown
 
 
@@ -63,6 +88,8 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     data_type: A[DataType, about("Type of weights and activations; auto: float32 on a CPU, else the checkpoint's")] = (
         "auto"
     )
+    quant_type: A[QuantType, about("What floats of the checkpoint are made of as they are read")] = "none"
+    quant_cfg: A[str, about("YAML file that names such a format for single layers and matrices")] = ""
     trust_remote_code: A[bool, about("Accepted for compatibility: code in a checkpoint is never run")] = False
 
     # The devices

@@ -58,11 +58,11 @@ def _show_model(config: ServerConfig, checkpoint: dict[str, Any]) -> None:
 
     module, _ = load_config(checkpoint)
     quantization = checkpoint.get("quantization_config")
-    method_for(quantization)
+    method_for(quantization, quant_type=config.quant_type, quant_cfg=config.quant_cfg)
     _title(config.model_name)
     _row("directory", config.model_dir)
     _row("architecture", f"{', '.join(checkpoint['architectures'])}, computed by {module.__name__}")
-    _row("quantization", quantization["quant_method"] if quantization else "none")
+    _row("quantization", quantization["quant_method"] if quantization else config.quant_cfg or config.quant_type)
     _row("longest request", f"{config.max_req_total_len} tokens")
     for what, choice in choose(config).report().items():
         _row(what, choice)

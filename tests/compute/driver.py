@@ -22,10 +22,11 @@ CPU = torch.device("cpu")
 WHOLE = Mesh()
 
 
-def load(directory: Path, mesh: Mesh = WHOLE, dtype: torch.dtype = torch.float32) -> CausalLM:
+def load(directory: Path, mesh: Mesh = WHOLE, dtype: torch.dtype = torch.float32, **asked: str) -> CausalLM:
+    """asked: --quant_type and --quant_cfg."""
     raw = json.loads((directory / "config.json").read_text())
     model = registry.build(registry.load_config(raw)[1])
-    methods = method_for(raw.get("quantization_config"))
+    methods = method_for(raw.get("quantization_config"), **asked)
     materialize(model, Safetensors(directory), mesh=mesh, dtype=dtype, device=CPU, method_for=methods)
     return model
 

@@ -40,6 +40,8 @@ class Blueprint:
     device: torch.device
     dtype: torch.dtype
     longest: int
+    quant_type: str = "none"
+    quant_cfg: str = ""
 
     @property
     def state_dtype(self) -> torch.dtype:
@@ -54,7 +56,8 @@ class Blueprint:
 
     def method_for(self) -> Callable[[str], LinearMethod]:
         """How each matrix is stored and multiplied."""
-        return method_for(self.raw.get("quantization_config"))
+        stated = self.raw.get("quantization_config")
+        return method_for(stated, quant_type=self.quant_type, quant_cfg=self.quant_cfg)
 
 
 def choose_device(config: EngineConfig, rank: int) -> torch.device:
@@ -82,7 +85,7 @@ def read_blueprint(config: EngineConfig, device: torch.device) -> Blueprint:
     directory = Path(config.model_dir)
     raw = read_json(directory, "config.json", required=True)
     longest = config.max_req_total_len or registry.build(registry.load_config(raw)[1]).max_positions
-    return Blueprint(directory, raw, device, _dtype(config, raw, device), longest)
+    return Blueprint(directory, raw, device, _dtype(config, raw, device), longest, config.quant_type, config.quant_cfg)
 
 
 def load(

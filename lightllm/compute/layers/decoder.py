@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from lightllm.compute.attention.batch import Batch
 from lightllm.compute.layers.norm import RMSNorm
 from lightllm.compute.layers.rope import Rope
-from lightllm.compute.layers.vocabulary import Vocabulary
+from lightllm.compute.layers.vocabulary import OutputHead, Vocabulary
 from lightllm.compute.state.layer_state import LayerState
 from lightllm.compute.state.token_pool import stateful
 
@@ -82,7 +82,7 @@ class CausalLM(nn.Module):
         self.vocab, self.rope = config.vocab_size, rope
         self.model = Decoder(config, blocks)
         tied = config.tie_word_embeddings
-        self.lm_head = self.model.embed_tokens if tied else Vocabulary(config.vocab_size, config.hidden_size)
+        self.lm_head = self.model.embed_tokens if tied else OutputHead(config.vocab_size, config.hidden_size)
         patterns = filter(None, [unused, r"^lm_head\.weight$" if tied else None])
         self.unused = re.compile("|".join(patterns) or "(?!)")
 

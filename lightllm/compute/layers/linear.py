@@ -133,6 +133,7 @@ def one_method(modules: Sequence[str], site: Site) -> LinearMethod:
     """The method for matrices that are computed as one product. Raises ConfigError if they are stored differently."""
     methods = [site.method_for(module) for module in modules]
     if any(method is not methods[0] for method in methods):
-        stored = ", ".join(f"{module}: {method.name}" for module, method in zip(modules, methods, strict=True))
-        raise ConfigError(f"matrices that are computed as one must be quantized alike; the checkpoint has {stored}")
+        different = {method.name: module for module, method in zip(modules, methods, strict=True)}
+        stored = ", ".join(f"{module}: {name}" for name, module in different.items())
+        raise ConfigError(f"matrices that are computed as one must be quantized alike; there are {stored}")
     return methods[0]

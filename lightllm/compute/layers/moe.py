@@ -44,9 +44,10 @@ class Experts(nn.Module):
         width = whole(self.width) if by_expert else divided(self.width, self.group, what="an expert's width")
         self.first = mine.start
         gate, up, down = self.names
-        self.method = one_method([f"{site.path}.{mine.start}.{name}" for name in self.names], site)
+        held = range(mine.start, mine.stop)
+        self.method = one_method([f"{site.path}.{expert}.{name}" for expert in held for name in self.names], site)
         wide, narrow = [], []
-        for expert in range(mine.start, mine.stop):
+        for expert in held:
             path = f"{site.path}.{expert}"
             gate_up = Run(f"{path}.{gate}", width), Run(f"{path}.{up}", width)
             wide.append(self.method.declare(Matrix(gate_up, whole(self.hidden))))

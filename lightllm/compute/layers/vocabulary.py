@@ -2,19 +2,23 @@
 
 from collections.abc import Mapping
 
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lightllm.compute import ops
 from lightllm.compute.layers.layer import Site
+from lightllm.compute.layers.linear import Output, Projection
 from lightllm.compute.parallel.mesh import Group
 from lightllm.compute.weights.share import Share, padded
 from lightllm.compute.weights.weight import Declared, Part, Weight
+
+EIGHT = 8  # numbers that 4-bit formats keep in one
 
 
 class Vocabulary(nn.Module):
     """A row for each token of the vocabulary, of which each rank holds a share.
 
-    Serves as the embedding, as the output head, or as both where a model ties them.
+    Serves as the embedding, and as the output head too where a model ties them.
     """
 
     weight: Tensor
@@ -41,3 +45,23 @@ class Vocabulary(nn.Module):
     def scores(self, x: Tensor) -> Tensor:
         """x [tokens, hidden] -> its product with every row [tokens, vocab], on every rank."""
         return self.group.gather_last(ops.linear(x, self.weight, None))[..., : self.vocab]
+
+
+class OutputHead(Projection):
+    """The product of hidden states with a row for each token, which may be quantized. Ranks hold rows by eights."""
+
+    def __init__(self, vocab: int, hidden: int):
+        super().__init__(hidden, [Output("lm_head", vocab)])
+        self.vocab = vocab
+
+    def local_outputs(self, output: Output) -> Share:
+        eights = padded(-(-output.size // EIGHT), self.group)
+        return Share(output.size, *(min(edge * EIGHT, output.size) for edge in (eights.start, eights.stop)))
+
+    def scores(self, x: Tensor) -> Tensor:
+        """x [tokens, hidden] -> [tokens, vocab], on every rank."""
+        y = self.product(x)
+        if self.group.ranks > 1:
+            most = -(-self.vocab // (EIGHT * self.group.ranks)) * EIGHT
+            y = self.group.gather_last(F.pad(y, (0, most - y.shape[1])))
+        return y[..., : self.vocab]

@@ -11,6 +11,7 @@ from lightllm.compute.ops.linear import gated_linear, linear
 from lightllm.compute.ops.masks import allow
 from lightllm.compute.ops.norm import add_rms_norm, rms_norm
 from lightllm.compute.ops.penalties import penalize
+from lightllm.compute.ops.per_channel import gated_experts_per_channel, linear_per_channel
 from lightllm.compute.ops.rope import norm_rotate_store, norm_rotate_store_latent, rotate_halves, rotate_pairs
 from lightllm.compute.ops.sampling import draw, logprobs, most_likely
 from lightllm.compute.ops.step import prepare_step
@@ -27,11 +28,13 @@ __all__ = [
     "gated_experts",
     "gated_experts_awq",
     "gated_experts_fp8_block",
+    "gated_experts_per_channel",
     "gated_linear",
     "keep_typical",
     "linear",
     "linear_awq",
     "linear_fp8_block",
+    "linear_per_channel",
     "logprobs",
     "most_likely",
     "norm_rotate_store",

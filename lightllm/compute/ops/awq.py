@@ -81,10 +81,12 @@ def gated_experts_awq(
     share: Tensor,
     first: int,
 ) -> Tensor:
-    """As gated_experts. Weights, zeros and scales have a first axis of local experts; groups are the same for all."""
+    """As gated_experts. Weights, zeros and scales have a first axis of local experts; groups are the same for all,
+    or have it too."""
+    gate_up_groups, down_groups = (groups.expand(len(down), -1) for groups in (gate_up_group_of, down_group_of))
 
     def matrices(local: int) -> tuple[Tensor, Tensor]:
-        wide = dequantized(gate_up[local], gate_up_zeros[local], gate_up_scales[local], gate_up_group_of, x.dtype)
-        return wide, dequantized(down[local], down_zeros[local], down_scales[local], down_group_of, x.dtype)
+        wide = dequantized(gate_up[local], gate_up_zeros[local], gate_up_scales[local], gate_up_groups[local], x.dtype)
+        return wide, dequantized(down[local], down_zeros[local], down_scales[local], down_groups[local], x.dtype)
 
     return mixture(x, choice, share, range(first, first + len(down)), matrices)

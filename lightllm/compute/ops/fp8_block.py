@@ -55,6 +55,16 @@ def dequantized(weight: Tensor, scale: Tensor, row_tile: Tensor, column_tile: Te
     return (weight.float() * scale[row_tile][:, column_tile]).to(dtype)
 
 
+def quantized(weight: Tensor, tile: tuple[int, int]) -> tuple[Tensor, Tensor]:
+    """weight [rows, columns] in E4M3, and a scale for each tile [row tiles, column tiles] float32; the last are cut."""
+    (rows, columns), (height, width) = weight.shape, tile
+    padded = F.pad(weight.float(), (0, -columns % width, 0, -rows % height))
+    tiles = padded.unflatten(1, (-1, width)).unflatten(0, (-1, height))  # [row tiles, height, column tiles, width]
+    scale = (tiles.abs().amax((1, 3)) / LARGEST).clamp(min=SMALLEST_SCALE)
+    numbers = (tiles / scale[:, None, :, None]).flatten(2).flatten(0, 1)
+    return numbers[:rows, :columns].to(torch.float8_e4m3fn), scale
+
+
 def rounded(x: Tensor) -> Tensor:
     """x [tokens, inputs] float32 as it is multiplied: in E4M3, each TILE inputs scaled by their largest / LARGEST."""
     groups = F.pad(x, (0, -x.shape[1] % TILE)).unflatten(1, (-1, TILE))

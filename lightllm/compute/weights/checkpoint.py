@@ -16,7 +16,8 @@ from lightllm.base.errors import ConfigError
 from lightllm.compute.weights.weight import Part, Weight
 
 INDEX_FILE = "model.safetensors.index.json"
-HARMLESS = re.compile(r"(^|\.)(rotary_emb\.inv_freq|attn\.masked_bias)$")  # buffers that older files carry along
+# Buffers that older files carry along; what quantizers state beside the weight and its config says already.
+HARMLESS = re.compile(r"(^|\.)(rotary_emb\.inv_freq|attn\.masked_bias|weight_shape|g_idx|weight_g_idx)$")
 DTYPES = {
     "F64": torch.float64,
     "F32": torch.float32,
@@ -25,6 +26,7 @@ DTYPES = {
     "F8_E4M3": torch.float8_e4m3fn,
     "I64": torch.int64,
     "I32": torch.int32,
+    "I8": torch.int8,
 }
 FLOATS = frozenset({torch.float64, torch.float32, torch.float16, torch.bfloat16})
 NAMED = 3  # how many tensors an error names of each kind
@@ -105,9 +107,11 @@ class Safetensors:
     def _mismatch(self, part: Part, weight: Weight) -> str | None:
         stored = self._where[part.name]
         dtype = DTYPES.get(stored.dtype)
-        if stored.shape != part.shape:
+        # One number may be stored as a scalar or as a list of it.
+        if stored.shape != part.shape and not math.prod(stored.shape) == math.prod(part.shape) == 1:
             return f"{part.name} has shape {list(stored.shape)} instead of {list(part.shape)}"
-        expected = FLOATS if weight.dtype is None or weight.dtype in FLOATS else {weight.dtype}
+        wanted = weight.dtype if part.conversion is None else part.conversion.stored
+        expected = FLOATS if wanted is None or wanted in FLOATS else {wanted}
         if dtype not in expected:
             names = " or ".join(sorted(str(x).removeprefix("torch.") for x in expected))
             return f"{part.name} is stored as {stored.dtype} instead of {names}"

@@ -30,7 +30,8 @@ class Dummy:
             return torch.full(part.local_shape, weight.dummy, device=self._device)
         generator = torch.Generator(self._device).manual_seed(zlib.crc32(f"{part.name} {part.window}".encode()))
         make = {"generator": generator, "device": self._device}
-        if weight.dtype is not None and not weight.dtype.is_floating_point:
-            bounds = torch.iinfo(weight.dtype)
-            return torch.randint(bounds.min, bounds.max, part.local_shape, dtype=weight.dtype, **make)
+        dtype = weight.dtype if part.conversion is None else part.conversion.stored
+        if dtype is not None and not dtype.is_floating_point:
+            bounds = torch.iinfo(dtype)
+            return torch.randint(bounds.min, bounds.max, part.local_shape, dtype=dtype, **make)
         return torch.randn(part.local_shape, **make).mul_(DEVIATION)

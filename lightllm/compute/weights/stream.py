@@ -7,7 +7,7 @@ thread fills the next one. Files are mapped, so what is read is what this rank's
 import math
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from threading import local
 
 import numpy as np
@@ -49,12 +49,13 @@ def stream(
     @torch.inference_mode()
     def read(weight: Weight, part: Part, target: Tensor) -> int:
         source = checkpoint.read(part, weight)
+        convert = part.conversion.function if part.conversion is not None else None
         if device.type == "cuda" and source.device.type == "cpu":
             if not hasattr(copiers, "mine"):
                 copiers.mine = PinnedCopier(device)
-            copiers.mine.copy(target, source)
+            copiers.mine.copy(target, source, convert)
         else:
-            target.copy_(source)
+            target.copy_(source if convert is None else convert(source))
         return target.nbytes
 
     with ThreadPoolExecutor(READERS) as readers:
@@ -78,7 +79,7 @@ def _parts(destination: Destination) -> Iterator[tuple[Part, Tensor]]:
     """The parts of a weight, and where each goes. Clears what they leave."""
     weight, tensor, at = destination.weight, destination.tensor, 0
     for part in weight.parts:
-        count = part.local_shape[weight.axis]
+        count = part.kept_shape[weight.axis]
         yield part, tensor.narrow(weight.axis, at, count)
         at += count
     tensor.narrow(weight.axis, at, tensor.shape[weight.axis] - at).zero_()
@@ -86,16 +87,20 @@ def _parts(destination: Destination) -> Iterator[tuple[Part, Tensor]]:
 
 def _pieces(part: Part, target: Tensor) -> Iterator[tuple[Part, Tensor]]:
     """A part cut along its first axis, so that several threads work on a large one."""
-    shape = part.local_shape
-    if not math.prod(shape):
+    shape, conversion = part.local_shape, part.conversion
+    if not math.prod(shape) or (conversion is not None and conversion.step is None):
         yield part, target
         return
-    count = max(PIECE_BYTES * shape[0] // max(target.nbytes, 1), 1)
+    step, kept, axis, size = 1, 1, 0, target.nbytes
+    if conversion is not None and conversion.step is not None:
+        step, kept, axis = conversion.step, conversion.kept, conversion.axis
+        size = math.prod(shape) * torch.float32.itemsize  # what most conversions compute in
+    count = max(PIECE_BYTES * shape[0] // max(size, 1) // step, 1) * step
     start, stop, _ = part.window[0].indices(part.shape[0])
     for first in range(start, stop, count):
-        last = min(first + count, stop)
-        piece = Part(part.name, part.shape, (slice(first, last), *part.window[1:]))
-        yield piece, target.narrow(0, first - start, last - first)
+        last, at = min(first + count, stop), (first - start) // step * kept
+        piece = replace(part, window=(slice(first, last), *part.window[1:]))
+        yield piece, target.narrow(axis, at, min(count // step * kept, target.shape[axis] - at))
 
 
 class PinnedCopier:
@@ -107,7 +112,7 @@ class PinnedCopier:
         self._buffers: list[Tensor] = []
         self._fetched = [torch.cuda.Event() for _ in range(BUFFERS)]
 
-    def copy(self, target: Tensor, source: Tensor) -> None:
+    def copy(self, target: Tensor, source: Tensor, convert: Callable[[Tensor], Tensor] | None = None) -> None:
         """Returns when `source` may be forgotten; `target` is complete once the device has caught up."""
         turn = self._turn
         self._turn = (turn + 1) % BUFFERS
@@ -117,10 +122,11 @@ class PinnedCopier:
         bits = BITS[source.dtype.itemsize]
         np.copyto(pinned.view(bits).numpy(), source.view(bits).numpy())
         with torch.cuda.stream(self._stream):
-            if source.dtype == target.dtype and target.is_contiguous():
+            if convert is None and source.dtype == target.dtype and target.is_contiguous():
                 target.copy_(pinned, non_blocking=True)
             else:
-                target.copy_(pinned.to(target.device, non_blocking=True))
+                fetched = pinned.to(target.device, non_blocking=True)
+                target.copy_(fetched if convert is None else convert(fetched))
             self._fetched[turn].record(self._stream)
 
     def _buffer(self, turn: int, size: int) -> Tensor:

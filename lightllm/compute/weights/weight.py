@@ -11,12 +11,33 @@ from lightllm.compute.weights.share import Share
 
 
 @dataclass(frozen=True)
+class Conversion:
+    """What is kept of a window: `function` of it, which has `shape`.
+
+    stored: its dtype in the checkpoint, None: any float. step: so many rows of the window, and any multiple, may be
+    converted by themselves, and make `kept` numbers along `axis` of the result; None: the window is converted whole.
+    """
+
+    function: Callable[[Tensor], Tensor]
+    shape: tuple[int, ...]
+    stored: torch.dtype | None = None
+    step: int | None = None
+    kept: int = 1
+    axis: int = 0
+
+
+@dataclass(frozen=True)
 class Part:
-    """A window of the checkpoint's tensor `name`, whose whole shape is `shape`."""
+    """A window of the checkpoint's tensor `name`, whose whole shape is `shape`; kept as it is, or converted."""
 
     name: str
     shape: tuple[int, ...]
     window: tuple[slice, ...]
+    conversion: Conversion | None = None
+
+    @property
+    def kept_shape(self) -> tuple[int, ...]:
+        return self.local_shape if self.conversion is None else self.conversion.shape
 
     @property
     def local_shape(self) -> tuple[int, ...]:
@@ -39,7 +60,7 @@ class Weight:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        shapes = [list(part.local_shape) for part in self.parts]
+        shapes = [list(part.kept_shape) for part in self.parts]
         first = shapes[0]
         first[self.axis] = self.size or sum(shape[self.axis] for shape in shapes)
         return tuple(first)

@@ -33,8 +33,9 @@ def test_progress_counts_the_bytes_of_this_rank():
     )
     assert [done for done, _ in seen] == sorted(done for done, _ in seen)
     assert seen[-1] == (total, total)
-    # A layer: half of q, k, v, o [64, 192] and of gate, up, down [64, 288], two norms. Two vocabularies and a norm.
-    assert total == 2 * (3 * (64 * (192 + 288) // 2 + 2 * 64) + 2 * 51 * 64 + 64)
+    # A layer: half of q, k, v, o [64, 192] and of gate, up, down [64, 288], two norms. Rows of tokens, 51 of 102 in
+    # the embedding and the last 45 of 101 in the head, which is shared in eights; and a norm.
+    assert total == 2 * (3 * (64 * (192 + 288) // 2 + 2 * 64) + (51 + 45) * 64 + 64)
 
 
 def test_positions_can_be_extended_beyond_what_the_checkpoint_states():

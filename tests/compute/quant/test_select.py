@@ -61,9 +61,9 @@ def test_awq_says_which_share_it_cannot_cut():
 @pytest.mark.parametrize(
     ("config", "message"),
     [
-        ({"quant_method": "gptq"}, r"quant_method gptq is not supported; supported: fp8, awq"),
+        ({"quant_method": "hqq"}, r"quant_method hqq is not supported; supported: fp8, awq, gptq, compressed-tensors"),
         ({}, r"quant_method None is not supported"),
-        (FP8 | {"weight_block_size": None}, r"weight_block_size=None is not supported by fp8"),
+        (FP8 | {"weight_block_size": [128]}, r"weight_block_size=\[128\] is not supported by fp8"),
         (
             FP8 | {"activation_scheme": "static"},
             r"activation_scheme=static is not supported by fp8; supported: dynamic",
@@ -71,7 +71,7 @@ def test_awq_says_which_share_it_cannot_cut():
         (AWQ | {"bits": 8}, r"bits=8 is not supported by awq; supported: 4"),
         (AWQ | {"version": "gemv"}, r"version=gemv is not supported by awq; supported: gemm"),
         (AWQ | {"zero_point": False}, r"zero_point=False is not supported by awq; supported: True"),
-        (AWQ | {"group_size": -1}, r"group_size=-1 is not supported by awq"),
+        (AWQ | {"group_size": 0}, r"group_size=0 is not supported by awq"),
     ],
 )
 def test_refusals_name_what_was_asked(config, message):

@@ -1,0 +1,92 @@
+"""Products with weights of 8 bits, E4M3 floats or whole numbers, one float32 scale an output.
+
+Where a format says so, activations of 16 bits are rounded to the weights' type before they are multiplied, each token
+with a scale of its own; those of 32 bits are not.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from lightllm.compute.ops.experts import mixture
+from lightllm.compute.ops.op import TOLERANCE, Facts, op
+
+LARGEST = {torch.float8_e4m3fn: 448.0, torch.int8: 127.0}
+SMALLEST_SCALE = 1e-12
+_KINDS = [(torch.float8_e4m3fn, True), (torch.int8, True), (torch.float8_e4m3fn, False), (torch.int8, False)]
+# What rounding to 8 bits makes of a difference in the last of 16 bits.
+_TOLERANCE = TOLERANCE | {torch.float32: 1e-4, torch.float16: 6e-2, torch.bfloat16: 6e-2}
+
+
+def random_matrix(
+    outputs: int, inputs: int, kind: torch.dtype, facts: Facts, *, experts: int | None = None
+) -> tuple[Tensor, Tensor]:
+    """weight, scale; stacked if there are `experts`."""
+    stack = () if experts is None else (experts,)
+    return quantized(torch.randn(*stack, outputs, inputs, device=facts.device) * inputs**-0.5, kind)
+
+
+def _linear_cases(facts: Facts):
+    for tokens, outputs, inputs in [(1, 128, 256), (7, 48, 80), (40, 64, 144), (0, 16, 32)]:
+        x = torch.randn(tokens, inputs, dtype=facts.dtype, device=facts.device)
+        bias = torch.randn(outputs, dtype=facts.dtype, device=facts.device)
+        for kind, rounds in _KINDS:
+            yield x, *random_matrix(outputs, inputs, kind, facts), bias if rounds else None, rounds
+
+
+def _expert_cases(facts: Facts):
+    for tokens, experts, local, first, hidden, width, top_k in [(1, 4, 4, 0, 32, 64, 2), (9, 8, 3, 4, 64, 48, 3)]:
+        choice = torch.stack([torch.randperm(experts, device=facts.device)[:top_k] for _ in range(tokens)])
+        share = torch.rand(tokens, top_k, device=facts.device)
+        x = torch.randn(tokens, hidden, dtype=facts.dtype, device=facts.device)
+        for kind, rounds in _KINDS:
+            gate_up = random_matrix(2 * width, hidden, kind, facts, experts=local)
+            yield x, *gate_up, *random_matrix(hidden, width, kind, facts, experts=local), choice, share, first, rounds
+
+
+def quantized(x: Tensor, kind: torch.dtype) -> tuple[Tensor, Tensor]:
+    """x [..., n] as numbers of `kind` and their scales [...] float32: the largest number / LARGEST."""
+    scale = (x.abs().amax(-1).float() / LARGEST[kind]).clamp(min=SMALLEST_SCALE)
+    scaled = x.float() / scale.unsqueeze(-1)
+    return (scaled if kind.is_floating_point else scaled.round()).to(kind), scale
+
+
+def dequantized(weight: Tensor, scale: Tensor, dtype: torch.dtype) -> Tensor:
+    """weight[i, j] * scale[i], computed in float32."""
+    return (weight.float() * scale.unsqueeze(-1)).to(dtype)
+
+
+def rounded(x: Tensor, kind: torch.dtype) -> Tensor:
+    """x [tokens, inputs] as it is multiplied."""
+    return x if x.dtype == torch.float32 else dequantized(*quantized(x, kind), x.dtype)
+
+
+@op(cases=_linear_cases, tolerance=_TOLERANCE)
+def linear_per_channel(x: Tensor, weight: Tensor, scale: Tensor, bias: Tensor | None, rounds: bool) -> Tensor:
+    """x W^T + bias, W being the dequantized weight; x is rounded if `rounds`.
+
+    x [tokens, inputs]; weight [outputs, inputs] float8_e4m3fn or int8; scale [outputs] float32; bias [outputs].
+    """
+    return F.linear(rounded(x, weight.dtype) if rounds else x, dequantized(weight, scale, x.dtype), bias)
+
+
+@op(cases=_expert_cases, tolerance=_TOLERANCE)
+def gated_experts_per_channel(
+    x: Tensor,
+    gate_up: Tensor,
+    gate_up_scale: Tensor,
+    down: Tensor,
+    down_scale: Tensor,
+    choice: Tensor,
+    share: Tensor,
+    first: int,
+    rounds: bool,
+) -> Tensor:
+    """As gated_experts. Weights and scales have a first axis of local experts."""
+
+    def matrices(local: int) -> tuple[Tensor, Tensor]:
+        wide = dequantized(gate_up[local], gate_up_scale[local], x.dtype)
+        return wide, dequantized(down[local], down_scale[local], x.dtype)
+
+    held = range(first, first + len(down))
+    return mixture(x, choice, share, held, matrices, lambda x: rounded(x, gate_up.dtype) if rounds else x)

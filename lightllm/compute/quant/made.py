@@ -1,0 +1,124 @@
+"""Formats that are made of a checkpoint's floats as these are read: `--quant_type`, `--quant_cfg`."""
+
+import re
+from collections.abc import Callable, Mapping
+from functools import cache
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+import msgspec
+import torch
+
+from lightllm.base.config import QUANT_TYPES
+from lightllm.base.errors import ConfigError
+from lightllm.compute.ops.fp8_block import TILE
+from lightllm.compute.quant.fp8_block import Fp8Block
+from lightllm.compute.quant.made_int4 import MadeInt4
+from lightllm.compute.quant.method import LinearMethod
+from lightllm.compute.quant.none import Unquantized
+from lightllm.compute.quant.per_channel import PerChannel
+
+# What several modules are called that are computed as one.
+FUSED = MappingProxyType(
+    {
+        "q_proj": ("qkv_proj",),
+        "k_proj": ("kv_proj", "qkv_proj"),
+        "v_proj": ("kv_proj", "qkv_proj"),
+        "gate_proj": ("gate_up_proj",),
+        "up_proj": ("gate_up_proj",),
+    }
+)
+EXPERTS = "fused_moe"
+NAMES = frozenset(
+    ("q_proj", "k_proj", "v_proj", "kv_proj", "qkv_proj", "o_proj", "gate_proj", "up_proj", "gate_up_proj", "down_proj")
+    + ("q_a_proj", "q_b_proj", "kv_a_proj_with_mqa", "kv_b_proj", EXPERTS, "lm_head")
+)
+_LAYER = re.compile(r"(?:^|\.)layers\.(\d+)\.")
+_IN_EXPERT = re.compile(r"\.experts\.\d+\.")
+
+
+class Mix(msgspec.Struct, forbid_unknown_fields=True):
+    """Another format for one name, in some layers or in all."""
+
+    name: str
+    quant_type: str
+    layer_nums: list[int] | None = None
+
+
+class Recipe(msgspec.Struct, forbid_unknown_fields=True):
+    """What a file of `--quant_cfg` says."""
+
+    quant_type: str = "none"
+    mix_bits: list[Mix] = []
+
+
+def methods(quant_type: str, file: str) -> Callable[[str], LinearMethod]:
+    """Module path -> its method. file: of `--quant_cfg`, or empty. Raises ConfigError naming what is wrong."""
+    recipe = _read(Path(file)) if file else Recipe(quant_type)
+    if file and quant_type not in ("none", recipe.quant_type):
+        raise ConfigError(f"--quant_type={quant_type} and {file} (quant_type: {recipe.quant_type}) differ; give one")
+    default, mixes = method_named(recipe.quant_type), [(mix, method_named(mix.quant_type)) for mix in recipe.mix_bits]
+
+    def choose(path: str) -> LinearMethod:
+        # As in a list of exceptions, the last word counts.
+        return next((method for mix, method in reversed(mixes) if _is_of(mix, path)), default)
+
+    return choose
+
+
+@cache
+def method_named(quant_type: str) -> LinearMethod:
+    """The same object for the same name. Raises ConfigError if there is none of it."""
+    if quant_type not in QUANT_TYPES:
+        raise ConfigError(f"quant_type {quant_type} is not supported; supported: {', '.join(QUANT_TYPES)}")
+    kind = quant_type.removeprefix("vllm-").removeprefix("triton-").removeprefix("deepgemm-")
+    match kind:
+        case "none":
+            return Unquantized()
+        case "w8a8" | "ao-w8a8":
+            return PerChannel("int8", torch.int8, True, "made")
+        case "ao-w8a16" | "ao-int8wo":
+            return PerChannel("int8 weights", torch.int8, False, "made")
+        case "fp8w8a8":
+            return PerChannel("fp8", torch.float8_e4m3fn, True, "made")
+        case "ao-fp8w8a16":
+            return PerChannel("fp8 weights", torch.float8_e4m3fn, False, "made")
+        case "fp8w8a8-b128" | "fp8w8a8-block128":
+            return Fp8Block((TILE, TILE), scale=None)
+    return MadeInt4(int(kind.rpartition("-")[2]))
+
+
+def _is_of(mix: Mix, path: str) -> bool:
+    layer = _LAYER.search(path)
+    if mix.layer_nums is not None and (layer is None or int(layer[1]) not in mix.layer_nums):
+        return False
+    if _IN_EXPERT.search(path):
+        return mix.name == EXPERTS
+    name = path.rpartition(".")[2]
+    return mix.name in (name, *FUSED.get(name, ()))
+
+
+def _read(file: Path) -> Recipe:
+    import yaml  # only where such a file is given
+
+    try:
+        recipe = msgspec.convert(yaml.safe_load(file.read_text()), Recipe)
+    except (OSError, UnicodeDecodeError, yaml.YAMLError, msgspec.ValidationError) as error:
+        raise ConfigError(f"--quant_cfg={file} cannot be read: {error}") from error
+    for mix in recipe.mix_bits:
+        if mix.name == "moe_gate" and mix.quant_type == "none":
+            continue  # routers are never quantized
+        if mix.name not in NAMES:
+            raise ConfigError(f"{file} names {mix.name}, which cannot be quantized; names: {', '.join(sorted(NAMES))}")
+    return recipe
+
+
+def reject_both(quant_type: str, file: str, stated: Mapping[str, Any]) -> None:
+    """Raises ConfigError if weights that are quantized already are to be quantized again."""
+    if quant_type != "none" or file:
+        asked = f"--quant_cfg={file}" if file else f"--quant_type={quant_type}"
+        raise ConfigError(
+            f"{asked} is for weights that are not quantized; this checkpoint's are (quant_method "
+            f"{stated.get('quant_method')}); leave it out, or take the original checkpoint"
+        )

@@ -1,0 +1,79 @@
+"""8-bit weights, E4M3 or whole numbers, with one scale an output or one for a whole matrix."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from lightllm.compute import ops
+from lightllm.compute.ops.per_channel import dequantized, quantized
+from lightllm.compute.quant.method import Tensors
+from lightllm.compute.weights.share import Share
+from lightllm.compute.weights.weight import Conversion, Matrix, Part, Run, Weight
+
+Source = Literal["channel", "tensor", "made"]
+
+
+@dataclass(frozen=True)
+class PerChannel:
+    """kind: of the weights. rounds: activations are rounded to it, each token with its own scale.
+
+    source: the checkpoint has a `weight_scale` for each output, or one for the tensor; or its weights are floats, and
+    the scales are made from whole rows, so that those of a share are those of the whole.
+    """
+
+    name: str
+    kind: torch.dtype
+    rounds: bool
+    source: Source
+
+    def declare(self, matrix: Matrix) -> dict[str, Weight]:
+        weights = tuple(self._weight(run, matrix.inputs) for run in matrix.outputs)
+        scales = tuple(self._scale(run, matrix.inputs) for run in matrix.outputs)
+        # Of a model without a checkpoint, random weights shall be as large as those of other formats.
+        dummy = {"made": None}.get(self.source, 1.0 if self.kind.is_floating_point else 3e-4)
+        return {"weight": Weight(weights, dtype=self.kind), "scale": Weight(scales, dtype=torch.float32, dummy=dummy)}
+
+    def _weight(self, run: Run, inputs: Share) -> Part:
+        name, shape, kept = f"{run.module}.weight", (run.share.size, inputs.size), (run.share.count, inputs.count)
+        if self.source != "made":
+            return Part(name, shape, (run.share.window, inputs.window))
+
+        def convert(rows: Tensor) -> Tensor:
+            return quantized(rows, self.kind)[0][:, inputs.window]
+
+        return Part(name, shape, (run.share.window, slice(0, inputs.size)), Conversion(convert, kept, step=1))
+
+    def _scale(self, run: Run, inputs: Share) -> Part:
+        outputs, kept = run.share, (run.share.count,)
+        match self.source:
+            case "made":
+                window = outputs.window, slice(0, inputs.size)
+                conversion = Conversion(lambda rows: quantized(rows, self.kind)[1], kept, step=1)
+                return Part(f"{run.module}.weight", (outputs.size, inputs.size), window, conversion)
+            case "channel":
+                window = outputs.window, slice(0, 1)
+                conversion = Conversion(lambda column: column.flatten(), kept)
+                return Part(f"{run.module}.weight_scale", (outputs.size, 1), window, conversion)
+            case "tensor":
+                conversion = Conversion(lambda scale: scale.reshape(1).expand(kept), kept)
+                return Part(f"{run.module}.weight_scale", (), (), conversion)
+
+    def multiply(self, tensors: Tensors, x: Tensor, bias: Tensor | None) -> Tensor:
+        return ops.linear_per_channel(x, *_of(tensors), bias, self.rounds)
+
+    def gated(self, tensors: Tensors, x: Tensor, bias: Tensor | None) -> Tensor:
+        return ops.silu_and_mul(self.multiply(tensors, x, bias))
+
+    def dense(self, tensors: Tensors, dtype: torch.dtype) -> Tensor:
+        return dequantized(*_of(tensors), dtype)
+
+    def gated_experts(
+        self, gate_up: Tensors, down: Tensors, x: Tensor, choice: Tensor, share: Tensor, first: int
+    ) -> Tensor:
+        return ops.gated_experts_per_channel(x, *_of(gate_up), *_of(down), choice, share, first, self.rounds)
+
+
+def _of(tensors: Tensors) -> tuple[Tensor, Tensor]:
+    return tensors["weight"], tensors["scale"]
