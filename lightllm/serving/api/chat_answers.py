@@ -39,6 +39,7 @@ class AnswerMessage(msgspec.Struct, kw_only=True):
     content: str | None
     refusal: str | None = None
     tool_calls: list[ToolCall] | UnsetType = UNSET
+    function_call: CalledFunction | UnsetType = UNSET  # for those who asked with `functions`
     reasoning_content: str | UnsetType = UNSET
     reasoning: str | UnsetType = UNSET
 
@@ -105,6 +106,10 @@ class ChoiceReader:
             case Reasoning(text):
                 said = json(text)
                 return b'{"reasoning_content":%s,"reasoning":%s}' % (said, said)
+            case CallBegin(_, name) if self._parsing.has_old_form:
+                return b'{"function_call":{"name":%s,"arguments":""}}' % json(name)
+            case CallArguments(_, text) if self._parsing.has_old_form:
+                return b'{"function_call":{"arguments":%s}}' % json(text)
             case CallBegin(index):
                 return b'{"tool_calls":[{"index":%d,%s]}' % (index, json(self.call(event))[1:])
             case CallArguments(index, text):
@@ -124,7 +129,9 @@ class ChoiceReader:
                 case CallArguments(index, text):
                     calls[index].function.arguments += text
         message = AnswerMessage(content="".join(content) or (None if calls or reasoning else ""))
-        if calls:
+        if calls and self._parsing.has_old_form:
+            message.function_call = calls[0].function
+        elif calls:
             message.tool_calls = calls
         if reasoning:
             message.reasoning_content = message.reasoning = "".join(reasoning)
@@ -133,7 +140,9 @@ class ChoiceReader:
     def finish(self, reason: FinishReason) -> str:
         """The finish reason in OpenAI's words."""
         calls = self._parser.output.num_calls if self._parser is not None else 0
-        return "tool_calls" if calls and reason is FinishReason.STOP else FINISH[reason]
+        if not calls or reason is not FinishReason.STOP:
+            return FINISH[reason]
+        return "function_call" if self._parsing.has_old_form else "tool_calls"
 
     @property
     def reasoning_tokens(self) -> int | None:

@@ -26,6 +26,7 @@ class ChatParsing:
     shows_reasoning: bool
     allows_several_calls: bool
     shown_tokens: frozenset[int]  # special tokens that the formats need
+    has_old_form: bool = False  # a call is a `function_call`
 
     @property
     def is_needed(self) -> bool:

@@ -5,6 +5,7 @@ from typing import Annotated, Any
 import msgspec
 
 from lightllm.base.errors import RequestError
+from lightllm.serving.api import old_functions
 
 Message = dict[str, Any]
 
@@ -73,7 +74,7 @@ def prepared(messages: list[Message]) -> list[Message]:
     """Content as one text, arguments of tool calls as objects; everything else as it is, for the template to use."""
     if not messages:
         raise RequestError("messages is empty; give at least one message", param="messages")
-    return [_prepared(message, f"messages[{i}]") for i, message in enumerate(messages)]
+    return [_prepared(old_functions.modern(message), f"messages[{i}]") for i, message in enumerate(messages)]
 
 
 def prepared_tools(tools: list[dict[str, Any]] | None) -> list[dict[str, Any]] | None:

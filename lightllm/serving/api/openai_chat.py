@@ -7,7 +7,7 @@ from fastapi import APIRouter, Request, Response
 
 from lightllm.base.errors import RequestError
 from lightllm.base.request import SamplingParams
-from lightllm.serving.api import beams, chat_answers, messages, openai, terms
+from lightllm.serving.api import beams, chat_answers, messages, old_functions, openai, terms
 from lightllm.serving.api import body as bodies
 from lightllm.serving.api.body import GenerationBody, Int
 from lightllm.serving.api.chat_answers import ChatCompletion, ChatStream, ChoiceReader
@@ -22,8 +22,6 @@ from lightllm.serving.parsing.reasoning import Beginning
 from lightllm.serving.text.chat_template import ChatTemplate
 
 NEUTRAL: dict[str, tuple[object, ...]] = bodies.NEUTRAL | {
-    "functions": ([],),
-    "function_call": ("none",),
     "modalities": (["text"],),
     "audio": (),
     "prediction": (),
@@ -49,12 +47,13 @@ class ChatBody(GenerationBody, kw_only=True, forbid_unknown_fields=True, frozen=
     chat_template_kwargs: dict[str, Any] | None = None
     reasoning_effort: str | None = None
     documents: list[dict[str, Any]] | None = None
+    # tools and tool_choice by their old names; the answer has the old form then
+    functions: list[dict[str, Any]] | None = None
+    function_call: str | dict[str, Any] | None = None
     # Extensions, named as in other servers
     separate_reasoning: bool | None = None
     include_reasoning: bool | None = None
     # Refused unless they say nothing, see NEUTRAL
-    functions: Any = None
-    function_call: Any = None
     modalities: Any = None
     audio: Any = None
     prediction: Any = None
@@ -75,6 +74,7 @@ def router(service: Service) -> APIRouter:
     async def chat_completions(request: Request) -> Response:
         """Continues a conversation. With stream=true: chunks as server-sent events, then `[DONE]`."""
         body = bodies.decode(await bodies.read(request, service.config.max_request_bytes), _decoder)
+        body = _with_tools(body)
         generation, readers, needs_tokens = await begun(service, request, body, until_end=not body.stream)
         has_logprobs = bool(body.logprobs)
         ids = openai.prompt_token_ids(service, body, generation.requests[0])
@@ -131,9 +131,21 @@ def parsing_of(service: Service, body: ChatBody) -> ChatParsing:
         tools=messages.parameters_by_name(messages.prepared_tools(body.tools) or []) if wants_calls else None,
         separates_reasoning=body.separate_reasoning is not False,
         shows_reasoning=body.include_reasoning is not False,
-        allows_several_calls=body.parallel_tool_calls is not False,
+        allows_several_calls=body.parallel_tool_calls is not False and not body.functions,
+        has_old_form=bool(body.functions),
         shown_tokens=frozenset(service.need_tokenizer().special_tokens_in(markers) if markers else []),
     )
+
+
+def _with_tools(body: ChatBody) -> ChatBody:
+    """The same with the tools that its functions are. Raises RequestError."""
+    if not body.functions and body.function_call is None:
+        return body
+    if body.tools or body.tool_choice is not None:
+        raise RequestError("functions and function_call are tools and tool_choice; give one pair", param="functions")
+    choice = old_functions.choice_of(body.function_call, has_functions=bool(body.functions))
+    tools = old_functions.tools_of(body.functions or [])
+    return msgspec.structs.replace(body, tools=tools, tool_choice=choice)
 
 
 def _check_tool_choice(choice: object) -> None:

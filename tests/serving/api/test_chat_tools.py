@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from openai import BadRequestError
+from openai import NOT_GIVEN, BadRequestError
 
 from tests.serving import checkpoint_for_tests
 from tests.serving.checkpoint_for_tests import END, TEMPLATE
@@ -286,3 +286,39 @@ def test_flags_switch_the_formats_off(served, answers):
 def test_arguments_of_a_call_are_json_that_a_client_can_read(served):
     [answer] = whole(served("hermes", CALL))
     assert json.loads(answer["calls"][0][2]) == {"city": "Zürich 世界"}
+
+
+FUNCTIONS = {"tools": NOT_GIVEN, "functions": [tool["function"] for tool in TOOLS]}
+
+
+def test_functions_are_answered_in_the_old_form(served):
+    client = served("hermes", f"I look.\n\n{CALL}\n{NOTHING}")
+    choice = ask(client, **FUNCTIONS).choices[0]
+    assert choice.finish_reason == "function_call"
+    assert choice.message.content == "I look."
+    assert choice.message.tool_calls is None
+    assert choice.message.function_call.name == "get_weather", "of several calls the first"
+    assert json.loads(choice.message.function_call.arguments) == {"city": "Zürich 世界"}
+    name, arguments = "", ""
+    with ask(client, stream=True, **FUNCTIONS) as stream:
+        for chunk in stream:
+            assert chunk.choices[0].delta.tool_calls is None
+            if (call := chunk.choices[0].delta.function_call) is not None:
+                name, arguments = name + (call.name or ""), arguments + call.arguments
+    assert (name, arguments) == ("get_weather", choice.message.function_call.arguments)
+    assert chunk.choices[0].finish_reason == "function_call"
+    assert ask(client, **FUNCTIONS, function_call="none").choices[0].message.function_call is None
+
+
+@pytest.mark.parametrize(
+    ("options", "param"),
+    [
+        ({"functions": FUNCTIONS["functions"]}, "functions"),
+        ({"tools": NOT_GIVEN, "function_call": {"name": "get_time"}}, "function_call"),
+        (FUNCTIONS | {"function_call": "perhaps"}, "function_call"),
+    ],
+)
+def test_what_makes_no_sense_in_the_old_form_is_refused(served, options, param):
+    with pytest.raises(BadRequestError) as caught:
+        ask(served("hermes", CALL), **options)
+    assert caught.value.param == param

@@ -156,6 +156,12 @@ def test_a_round_of_tool_calls_is_rendered(client, live):
     assert prompt.startswith('<|start|>tools\n{"type": "function"')
     assert '<|start|>assistant\nadd{"a": 1}<|end|><|start|>tool\n2<|end|>' in prompt
     assert "<|start|>tools" not in prompt_of(client, live, messages=messages, tools=tools, tool_choice="none")
+    old = [
+        *HELLO,
+        {"role": "assistant", "content": None, "function_call": call["function"]},
+        {"role": "function", "name": "add", "content": "2"},
+    ]
+    assert prompt_of(client, live, messages=old, functions=[tools[0]["function"]]) == prompt
 
 
 @pytest.mark.parametrize("name", ["reasoning", "reasoning_content"])
@@ -194,7 +200,6 @@ REFUSED = {
     "typical_p": 0,
     "response_format": {"type": "json_object"},
     "tool_choice": "required",
-    "functions": [{"name": "f"}],
     "modalities": ["audio"],
     "guided_json": {},
     "top_logprobs": 2,
