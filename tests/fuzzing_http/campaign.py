@@ -8,8 +8,11 @@ import http.client
 import json
 import random
 import time
+from collections.abc import Mapping
 from typing import Any
 from urllib.parse import quote, urlsplit
+
+from jsonschema_rs import Draft202012Validator
 
 from tests.fuzzing_http import mutations
 from tests.fuzzing_http.document import Document, Route
@@ -21,10 +24,10 @@ _PATH_PARTS = ["x", "\x00", "..", "../../etc", "%", "a" * 3000, "😀", "\x1b[2J
 class Campaign:
     """`counts` of answers by status. Each method sends requests; AssertionError names what was sent. Use in `with`."""
 
-    def __init__(self, url: str, seed: int, *, model: str):
+    def __init__(self, url: str, seed: int, *, model: str, headers: Mapping[str, str] | None = None):
         parts = urlsplit(url)
         self._connection = http.client.HTTPConnection(parts.hostname or "", parts.port, timeout=LONGEST_S)
-        self.draw = random.Random(seed)
+        self.draw, self._always = random.Random(seed), dict(headers or {})
         self.counts: dict[int, int] = {}
         status, _, data = self._exchange("GET", "/openapi.json", b"", {})
         assert status == 200
@@ -108,9 +111,19 @@ class Campaign:
         if kind == "text/event-stream":
             assert b"internal_server_error" not in answer, f"{answer[-500:]!r}: {said}"
             assert answer.endswith(b"\n\n"), f"the stream broke off: {said}"
+            for event in answer.split(b"\n\n")[:-1]:
+                self._judge_event(event, documented[kind], said)
         elif (validator := documented[kind]) is not None and kind == "application/json":
             value = json.loads(answer)
             assert validator.is_valid(value), f"{answer[:1000]!r}: {said}: {list(validator.iter_errors(value))[:2]}"
+
+    def _judge_event(self, event: bytes, validator: Draft202012Validator | None, said: str) -> None:
+        data = next(line[5:] for line in event.split(b"\n") if line.startswith(b"data:")).strip()
+        if data != b"[DONE]":
+            value = json.loads(data)
+            assert "error" not in value, f"{event!r}: {said}"
+            if validator is not None:
+                assert validator.is_valid(value), f"{event!r}: {said}: {list(validator.iter_errors(value))[:2]}"
 
     def _must_be_refused(self, route: Route, data: bytes) -> bool:
         try:
@@ -134,7 +147,7 @@ class Campaign:
 
     def _exchange(self, method: str, path: str, data: bytes, headers: dict[str, str]) -> tuple[int, Any, bytes]:
         try:
-            self._connection.request(method, path, data, headers)
+            self._connection.request(method, path, data, headers | self._always)
             response = self._connection.getresponse()
             return response.status, response.headers, response.read()
         except (http.client.HTTPException, ConnectionError, TimeoutError):

@@ -53,10 +53,17 @@ class Document:
     def _route(self, method: str, path: str, operation: dict[str, Any]) -> Route:
         body = operation.get("requestBody", {}).get("content", {}).get("application/json", {}).get("schema")
         answers = {
-            status: {kind: self.validator(about.get("schema")) for kind, about in answer.get("content", {}).items()}
+            status: {kind: self._validator_of(kind, about) for kind, about in answer.get("content", {}).items()}
             for status, answer in operation["responses"].items()
         }
         return Route(method, path, body, answers, self.validator(body))
+
+    def _validator_of(self, kind: str, about: dict[str, Any]) -> Draft202012Validator | None:
+        """Of an answer, or of the data of each event of a stream; None where the document says nothing of these."""
+        schema = about["schema"]
+        if kind == "text/event-stream":
+            schema = schema.get("properties", {}).get("data", {}).get("contentSchema")
+        return self.validator(schema)
 
     def validator(self, schema: Schema | None) -> Draft202012Validator | None:
         return None if schema is None else Draft202012Validator(self._components | schema)
@@ -111,7 +118,7 @@ class Document:
         return draw.choice([None, True, 1, "a", [], {}])
 
     def _object(self, schema: Schema, draw: random.Random, deep: int) -> dict[str, Any]:
-        required, share = set(schema.get("required", [])), 0.12 if deep < 2 else 0.0
+        required, share = set(schema.get("required", [])), draw.choice([0.02, 0.12]) if deep < 2 else 0.0
         return {
             name: self.value(inner, draw, name=name, deep=deep + 1)
             for name, inner in schema.get("properties", {}).items()

@@ -1,22 +1,31 @@
 """The OpenAPI document is complete, and true."""
 
+import json
 import subprocess
 import sys
 
 import httpx
 import pytest
 
+from tests.fuzzing_http.campaign import Campaign
 from tests.serving import checkpoint_for_tests
-from tests.serving.live_api import LiveApi
-from tests.serving.script_for_tests import answer
+from tests.serving.checkpoint_for_tests import END
+from tests.serving.live_api import MODEL, LiveApi
+from tests.serving.text.tokenizers_for_tests import byte_level
 
 KEY = "sk-document"
+
+
+def saying_and_calling(prompt: list[int], seed: int) -> list[int]:
+    text = 'Größe 世界. <tool_call>{"name": "f", "arguments": {"a": [1, "b"]}}</tool_call>'
+    return [*byte_level().encode(text).ids, byte_level().token_to_id(END)]
 
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory):
     checkpoint = checkpoint_for_tests.write(tmp_path_factory.mktemp("checkpoint"))
-    api = LiveApi(checkpoint, answer, engine={"max_length": 64}, max_req_total_len=64, api_key=[KEY])
+    limits = {"engine": {"max_length": 400}, "max_req_total_len": 400}
+    api = LiveApi(checkpoint, saying_and_calling, tool_call_parser="hermes", api_key=[KEY], **limits)
     yield api
     api.close()
 
@@ -58,6 +67,28 @@ def test_who_may_use_what_is_said(document, server):
     assert [scheme for need in document["security"] for scheme in need] == ["bearer", "x-api-key"]
     open_routes = {path for path, _, operation in operations(document) if operation.get("security") == []}
     assert open_routes == {"/health", "/healthz", "/readiness", "/liveness"}
+
+
+HELLO = [{"role": "user", "content": "hello"}]
+TOOL = {"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}}
+ALL = {"stream_options": {"include_usage": True, "continuous_usage_stats": True}, "n": 2, "service_tier": "auto"}
+STREAMS = [
+    ("/v1/chat/completions", {"messages": HELLO, "logprobs": True, "top_logprobs": 2, "return_token_ids": True} | ALL),
+    ("/v1/chat/completions", {"messages": HELLO, "tools": [TOOL]} | ALL),
+    ("/v1/completions", {"prompt": "hello", "logprobs": 2, "return_token_ids": True} | ALL),
+    ("/v1/completions", {"prompt": "hello", "logprobs": 1, "echo": True} | ALL),
+    ("/", {"inputs": "hello", "parameters": {"max_new_tokens": 3}}),
+]
+
+
+@pytest.mark.parametrize(("path", "body"), STREAMS)
+def test_streams_and_answers_hold_what_is_documented_and_nothing_else(server, path, body):
+    with Campaign(server.url, 1, model=MODEL, headers={"x-api-key": KEY}) as campaign:
+        [route] = [route for route in campaign.document.routes if (route.method, route.path) == ("POST", path)]
+        campaign.send(route, json.dumps(body | {"stream": True}).encode())
+        without = {name: value for name, value in body.items() if name != "stream_options"}
+        campaign.send(route, json.dumps(without).encode())
+    assert campaign.counts == {200: 2}
 
 
 @pytest.mark.parametrize("path", ["/", "/docs"])

@@ -30,17 +30,23 @@ _SECURITY_SCHEMES = {
 
 def described(
     body: type[msgspec.Struct] | None,
-    answer: type[msgspec.Struct] | str,
+    answer: type[msgspec.Struct] | str | None,
     *,
-    streams: bool = False,
+    streams: bool | type[msgspec.Struct] = False,
     error: type[msgspec.Struct] = ErrorEnvelope,
 ) -> dict[str, Any]:
-    """Arguments of a route that document what it takes and gives: a struct as JSON, or a text of a media type."""
-    content: dict[str, Any] = (
-        {answer: {"schema": {"type": "string"}}} if isinstance(answer, str) else {"application/json": _content(answer)}
-    )
+    """Arguments of a route that document what it takes and gives: a struct as JSON, or a text of a media type.
+
+    No answer: it only streams.
+    `streams`: it may stream; a struct says what the data of each event hold.
+    """
+    content: dict[str, Any] = {}
+    if isinstance(answer, str):
+        content[answer] = {"schema": {"type": "string"}}
+    elif answer is not None:
+        content["application/json"] = _content(answer)
     if streams:
-        content["text/event-stream"] = {"schema": _EVENTS}
+        content["text/event-stream"] = {"schema": _EVENTS if streams is True else _event(streams)}
     responses: dict[int | str, Any] = {200: {"description": "The answer", "content": content}}
     extra: dict[str, Any] = {}
     if body is not None:
@@ -54,6 +60,11 @@ def described(
 def _content(struct: type[msgspec.Struct]) -> dict[str, Any]:
     _structs[struct.__name__] = struct
     return {"schema": {"$ref": _TEMPLATE.format(name=struct.__name__)}}
+
+
+def _event(data: type[msgspec.Struct]) -> dict[str, Any]:
+    inner = {"type": "string", "contentMediaType": "application/json", "contentSchema": _content(data)["schema"]}
+    return _EVENTS | {"type": "object", "properties": {"data": inner}, "required": ["data"]}
 
 
 def operation_id(route: APIRoute) -> str:

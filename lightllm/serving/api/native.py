@@ -16,11 +16,12 @@ from lightllm.serving import best_of
 from lightllm.serving.api import beams, terms
 from lightllm.serving.api import body as bodies
 from lightllm.serving.api.body import Int
+from lightllm.serving.api.chunks import TokenEvent
 from lightllm.serving.api.documents import described
 from lightllm.serving.api.event_stream import EventStream
 from lightllm.serving.api.generation import Generation
 from lightllm.serving.api.logprobs import for_prompt
-from lightllm.serving.api.native_answers import Generated, TokenDetails, TokenStream, generated
+from lightllm.serving.api.native_answers import Generated, TokenStream, generated
 from lightllm.serving.api.openai import json
 from lightllm.serving.api.service import Service
 
@@ -144,12 +145,12 @@ def router(service: Service) -> APIRouter:
         """Continues a prompt; the answer comes as a whole."""
         return await _generate(service, await body_of(request, _generate_decoder), request)
 
-    @routes.post("/generate_stream", **described(GenerateBody, TokenDetails, streams=True))
+    @routes.post("/generate_stream", **described(GenerateBody, None, streams=TokenEvent))
     async def generate_stream(request: Request) -> Response:
         """Continues a prompt; an event per token."""
         return await _generate_stream(service, await body_of(request, _generate_decoder), request)
 
-    @routes.post("/", **described(EitherBody, Generated, streams=True))
+    @routes.post("/", **described(EitherBody, Generated, streams=TokenEvent))
     async def either(request: Request) -> Response:
         """/generate, or with stream=true /generate_stream."""
         body = await body_of(request, _either_decoder)

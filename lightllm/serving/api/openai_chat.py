@@ -12,6 +12,7 @@ from lightllm.serving.api import body as bodies
 from lightllm.serving.api.body import GenerationBody, Int
 from lightllm.serving.api.chat_answers import ChatCompletion, ChatStream, ChoiceReader
 from lightllm.serving.api.chat_parsing import ChatParsing
+from lightllm.serving.api.chunks import ChatChunk
 from lightllm.serving.api.documents import described
 from lightllm.serving.api.event_stream import EventStream
 from lightllm.serving.api.generation import Generation
@@ -70,7 +71,7 @@ _SWITCHES = ("enable_thinking", "thinking")  # by which templates let models rea
 def router(service: Service) -> APIRouter:
     routes = APIRouter()
 
-    @routes.post("/v1/chat/completions", **described(ChatBody, ChatCompletion, streams=True))
+    @routes.post("/v1/chat/completions", **described(ChatBody, ChatCompletion, streams=ChatChunk))
     async def chat_completions(request: Request) -> Response:
         """Continues a conversation. With stream=true: chunks as server-sent events, then `[DONE]`."""
         body = bodies.decode(await bodies.read(request, service.config.max_request_bytes), _decoder)

@@ -14,6 +14,7 @@ from lightllm.serving import best_of
 from lightllm.serving.api import beams, errors, openai, terms
 from lightllm.serving.api import body as bodies
 from lightllm.serving.api.body import GenerationBody, Int
+from lightllm.serving.api.chunks import CompletionChunk
 from lightllm.serving.api.documents import described
 from lightllm.serving.api.event_stream import EventStream
 from lightllm.serving.api.generation import Generation
@@ -67,7 +68,7 @@ _decoder = msgspec.json.Decoder(CompletionBody)
 def router(service: Service) -> APIRouter:
     routes = APIRouter()
 
-    @routes.post("/v1/completions", **described(CompletionBody, Completion, streams=True))
+    @routes.post("/v1/completions", **described(CompletionBody, Completion, streams=CompletionChunk))
     async def completions(request: Request) -> Response:
         """Continues one or more prompts. With stream=true: chunks as server-sent events, then `[DONE]`."""
         body = bodies.decode(await bodies.read(request, service.config.max_request_bytes), _decoder)
