@@ -217,6 +217,12 @@ class ServerConfig(EngineConfig, frozen=True, kw_only=True, forbid_unknown_field
         about("Who is a tenant. user: the request's `user`, or else its API key; api_key: the API key only"),
     ] = "user"
 
+    stored_responses: A[int, at_least(0), about("Responses of /v1/responses that are kept at most")] = 10_000
+    stored_response_bytes: A[int, at_least(0), about("Bytes that they may have, all together; the oldest go first")] = (
+        256 << 20
+    )
+    stored_response_s: A[float, above(0), about("Seconds after which a stored response is forgotten")] = 86_400.0
+
     # Who may use it, and how
     api_key: A[
         list[str],

@@ -71,6 +71,7 @@ class Start(Message, frozen=True):
     descriptors: list[str]
     pool_tokens: int = 0  # scheduler only: slots of the KV pool
     metrics_block: int = 0  # which block of the metrics is this process's to write
+    archive: bytes = b""  # client only: address of the socket behind which stored responses are; empty: there is none
     store_port: int = 0  # worker only: where rank 0 serves the store through which ranks find one another
 
 

@@ -47,6 +47,7 @@ class Api:
             metrics=me.metrics,
             scheduler=self._channels["scheduler"],
             detokenizer=self._channels["detokenizer"],
+            archive=me.start.archive,
         )
         self._client = self._service.client
         self._listener = socket.socket(fileno=me.descriptors["listener"])

@@ -21,7 +21,7 @@ from lightllm.processes.supervision.crew import Crew
 from lightllm.processes.supervision.loop import Loop
 from lightllm.processes.supervision.member import ChildProcess, Command, Member, python_module
 from lightllm.processes.supervision.security import secured
-from lightllm.processes.supervision.wiring import Segments, listen, table_shape
+from lightllm.processes.supervision.wiring import Segments, listen, stored_responses, table_shape
 
 _log = log.get(__name__)
 # A death drags others along; which came first is judged when all of them are known.
@@ -48,7 +48,8 @@ class Supervisor:
         clients = 1 if offline else config.httpserver_workers
         self._segments = Segments.create(table_shape(config, clients=clients), processes=2 + config.tp + clients)
         self._status = Status(self._segments.status)
-        self._crew = Crew(config, self._segments, command, door)
+        self._archive = None if offline else stored_responses(config)
+        self._crew = Crew(config, self._segments, command, door, self._archive.address if self._archive else b"")
         self._door = door
         self._loop = Loop()
         self._orders, self._orders_in = socket.socketpair()
@@ -63,6 +64,8 @@ class Supervisor:
         """Returns when it was told to end; raises EngineDeadError, with the cause, when it could not go on."""
         try:
             self._loop.when_readable(self._orders, self._obey)
+            if self._archive is not None:
+                self._archive.start()
             self._start_engine()
             display.show_processes(os.getpid(), self._crew.children)
             if self._is_server:
@@ -232,6 +235,8 @@ class Supervisor:
             self._unwatch(member)
         self._crew.end()
         self._loop.close()
+        if self._archive is not None:
+            self._archive.close()
         for end in (self._door, self._orders, self._orders_in):
             end.close()
         self._segments.close()

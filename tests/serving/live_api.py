@@ -17,6 +17,7 @@ from lightllm.base.shared_memory import SharedMemory
 from lightllm.processes.api import Api
 from lightllm.processes.channels import Channel
 from lightllm.processes.child import Child
+from lightllm.serving.archive.server import ArchiveServer
 from tests.serving.fake_engine import FakeEngine, Script
 from tests.serving.text.tokenizers_for_tests import byte_level
 
@@ -52,7 +53,13 @@ class LiveApi:
         self.url = f"http://127.0.0.1:{listener.getsockname()[1]}"
         mine, theirs = Channel.pair()
         self.control = Channel(mine)
-        start = Start(settings, self.engine.shape, 0, [])
+        self.archive = ArchiveServer(
+            most=settings.stored_responses,
+            most_bytes=settings.stored_response_bytes,
+            keep_s=settings.stored_response_s,
+        )
+        self.archive.start()
+        start = Start(settings, self.engine.shape, 0, [], archive=self.archive.address)
         descriptors = {
             "scheduler": self.engine.scheduler.detach(),
             "detokenizer": self.engine.detokenizer.detach(),
@@ -115,6 +122,7 @@ class LiveApi:
             self.drain(0)
             assert self.join(), "the api process ends when told to"
         self.engine.end()
+        self.archive.close()
         self.control.close()
         self._me.control.close()
         if self.error is not None:

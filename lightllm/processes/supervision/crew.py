@@ -14,9 +14,13 @@ _END_WITHIN_S = 2.0
 class Crew:
     """The engine (workers, scheduler, detokenizer) and its clients (api processes, or this process itself)."""
 
-    def __init__(self, config: ServerConfig, segments: Segments, command: Command, door: socket.socket):
-        """`door` is the listening socket of the api processes or the control channel of the offline API."""
+    def __init__(self, config: ServerConfig, segments: Segments, command: Command, door: socket.socket, archive: bytes):
+        """`door` is the listening socket of the api processes or the control channel of the offline API.
+
+        `archive` is the address of stored responses, if there is a place for them.
+        """
         self._config, self._segments, self._command, self._door = config, segments, command, door
+        self._archive = archive
         self.engine: dict[str, ChildProcess] = {}  # by the names that wires have
         self.clients: dict[int, Member] = {}
         self._parts: EngineParts | None = None
@@ -129,6 +133,7 @@ class Crew:
                 descriptors=list(descriptors),
                 pool_tokens=pool_tokens,
                 metrics_block=self._metrics_block(member),
+                archive=self._archive,
                 store_port=self._running.store_port,
             )
             member.send(start, list(descriptors.values()))

@@ -13,6 +13,7 @@ from lightllm.base.ring import Ring
 from lightllm.base.shared_memory import SharedMemory
 from lightllm.base.status import Status
 from lightllm.processes.channels import Channel
+from lightllm.serving.archive.server import ArchiveServer
 from lightllm.serving.scheduling.plan import plan_bytes, result_bytes
 
 _BACKLOG = 2048
@@ -50,6 +51,13 @@ def listen(host: str, port: int) -> socket.socket:
             f"--host={host} --port={port} cannot be listened on: {error.strerror}; choose another port, or 0 for any"
         ) from None
     return listener
+
+
+def stored_responses(config: ServerConfig) -> ArchiveServer:
+    """The one place for responses that are kept, not yet started."""
+    return ArchiveServer(
+        most=config.stored_responses, most_bytes=config.stored_response_bytes, keep_s=config.stored_response_s
+    )
 
 
 @dataclass(frozen=True)

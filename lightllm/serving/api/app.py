@@ -19,6 +19,7 @@ from lightllm.serving.api import (
 from lightllm.serving.api.anthropic import routes as anthropic
 from lightllm.serving.api.guard import Guard
 from lightllm.serving.api.keys import Keyring
+from lightllm.serving.api.responses import routes as responses
 from lightllm.serving.api.service import Service
 
 
@@ -46,10 +47,21 @@ def _routes(service: Service) -> FastAPI:
         version=package_version(),
         docs_url=None,  # FastAPI's pages load from elsewhere; ours are in pages.py
         redoc_url=None,
+        redirect_slashes=False,
         generate_unique_id_function=documents.operation_id,
     )
     errors.install(app, service.metrics)
-    for family in (openai_chat, openai_completions, anthropic, native, tokenization, state_routes, profiling, pages):
+    for family in (
+        openai_chat,
+        openai_completions,
+        responses,
+        anthropic,
+        native,
+        tokenization,
+        state_routes,
+        profiling,
+        pages,
+    ):
         app.include_router(family.router(service))
     documents.install(app, needs_key=bool(service.config.api_key))
     return app

@@ -20,6 +20,7 @@ from lightllm.base.request import SamplingParams
 from lightllm.base.request_table import RequestTable
 from lightllm.base.status import Status
 from lightllm.base.version import package_version
+from lightllm.serving.archive.client import ArchiveClient
 from lightllm.serving.client import Channel, EngineClient
 from lightllm.serving.parsing.choice import Formats, choose
 from lightllm.serving.text import healing
@@ -45,6 +46,7 @@ class Service:
     template: ChatTemplate | None
     formats: Formats
     defaults: Mapping[str, Any]
+    archive: ArchiveClient | None = None  # of stored responses; api processes have one
     samples_by_default: bool = False  # whether the checkpoint says do_sample
     created: int = field(default_factory=lambda: int(time.time()))
     _threads: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(2, "tokenize"))
@@ -60,8 +62,12 @@ class Service:
         metrics: Metrics,
         scheduler: Channel,
         detokenizer: Channel,
+        archive: bytes = b"",
     ) -> "Service":
-        """With what the checkpoint in config.model_dir says. Raises ConfigError."""
+        """With what the checkpoint in config.model_dir says. `archive` is where stored responses are.
+
+        Raises ConfigError.
+        """
         tokenizer = TextTokenizer.load(config)
         template = None if tokenizer is None else ChatTemplate.load(config, tokenizer.special_tokens)
         checkpoint = read_json(config.model_dir, "config.json", required=True)
@@ -80,7 +86,8 @@ class Service:
             ttft_target_s=config.ttft_target_s,
         )
         defaults, samples = sampling_defaults(generation), generation.get("do_sample") is True
-        return cls(engine, config, status, metrics, tokenizer, template, choose(config), defaults, samples)
+        stored = ArchiveClient(archive) if archive else None
+        return cls(engine, config, status, metrics, tokenizer, template, choose(config), defaults, stored, samples)
 
     @property
     def model_name(self) -> str:

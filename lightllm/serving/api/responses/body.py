@@ -1,0 +1,146 @@
+"""The body of POST /v1/responses. Unknown fields are refused by name, as everywhere."""
+
+from typing import Annotated, Any, Literal
+
+import msgspec
+
+from lightllm.base.errors import RequestError
+from lightllm.serving.api.body import Int
+
+Count = Annotated[int, msgspec.Meta(ge=1, le=2**31 - 1)]
+LOGPROBS, ENCRYPTED = "message.output_text.logprobs", "reasoning.encrypted_content"
+# What these include belongs to items that no answer of this server has.
+_NEVER_THERE = (
+    "file_search_call.results", "web_search_call.results", "web_search_call.action.sources",
+    "message.input_image.image_url", "computer_call_output.output.image_url", "code_interpreter_call.outputs",
+)  # fmt: skip
+
+
+class TextConfig(msgspec.Struct, kw_only=True, forbid_unknown_fields=True, frozen=True):
+    format: dict[str, Any] | None = None
+    verbosity: str | None = None
+
+
+class ReasoningConfig(msgspec.Struct, kw_only=True, forbid_unknown_fields=True, frozen=True):
+    """`summary` is refused: reasoning comes as it is."""
+
+    effort: str | None = None
+    summary: Any = None
+    generate_summary: Any = None
+
+
+class ResponseStreamOptions(msgspec.Struct, kw_only=True, forbid_unknown_fields=True, frozen=True):
+    include_obfuscation: bool | None = None
+
+
+class FunctionTool(msgspec.Struct, kw_only=True, forbid_unknown_fields=True, frozen=True):
+    """A tool that the client runs. Without `strict` arguments are not held to their schema."""
+
+    type: str
+    name: str | None = None
+    description: str | None = None
+    parameters: dict[str, Any] | None = None
+    strict: bool | None = None
+
+
+class ResponsesBody(msgspec.Struct, kw_only=True, forbid_unknown_fields=True, frozen=True):
+    """A text, or items of a conversation, to answer; after those of `previous_response_id`, if given."""
+
+    input: str | list[dict[str, Any]]
+    model: str | None = None
+    instructions: str | None = None
+    previous_response_id: str | None = None
+    stream: bool | None = None
+    stream_options: ResponseStreamOptions | None = None
+    background: bool | None = None
+    store: bool | None = None
+    max_output_tokens: Count | None = None
+    temperature: float | None = None
+    top_p: float | None = None
+    top_logprobs: Int | None = None
+    include: list[str] | None = None
+    reasoning: ReasoningConfig | None = None
+    text: TextConfig | None = None
+    tools: list[FunctionTool] | None = None
+    tool_choice: str | dict[str, Any] | None = None
+    parallel_tool_calls: bool | None = None
+    truncation: Literal["auto", "disabled"] | None = None
+    metadata: dict[str, str] | None = None
+    user: str | None = None
+    # Extensions, named as in /v1/chat/completions
+    top_k: Int | None = None
+    min_p: float | None = None
+    repetition_penalty: float | None = None
+    seed: Int | None = None
+    min_tokens: Int | None = None
+    ignore_eos: bool | None = None
+    chat_template_kwargs: dict[str, Any] | None = None
+    priority: Int | None = None
+    timeout_s: float | None = None
+    # Accepted without effect: they concern tools that OpenAI runs, its accounts, caches and prices
+    max_tool_calls: Int | None = None
+    safety_identifier: str | None = None
+    prompt_cache_key: str | None = None
+    prompt_cache_retention: str | None = None
+    prompt_cache_options: Any = None
+    service_tier: str | None = None
+    # Refused unless they say nothing, see NEUTRAL
+    conversation: Any = None
+    prompt: Any = None
+    context_management: Any = None
+    moderation: Any = None
+    access_programs: Any = None
+    background_options: Any = None
+    image: Any = None
+
+
+NEUTRAL: dict[str, tuple[object, ...]] = {
+    "conversation": (),
+    "prompt": (),
+    "context_management": (),
+    "moderation": (),
+    "access_programs": (),
+    "background_options": (),
+    "image": (),
+}
+
+
+def check(body: ResponsesBody) -> None:
+    """Raises RequestError for what does not go together or is not served."""
+    for wrong, param, message in (
+        (
+            body.background and body.store is False,
+            "background",
+            "background=true needs store=true: its answer has to be kept",
+        ),
+        (
+            body.stream_options is not None and not body.stream,
+            "stream_options",
+            "stream_options need stream=true",
+        ),
+        (
+            body.stream_options is not None and body.stream_options.include_obfuscation,
+            "stream_options",
+            "include_obfuscation is not supported; leave it out",
+        ),
+        (
+            body.reasoning is not None and (body.reasoning.summary or body.reasoning.generate_summary),
+            "reasoning",
+            "reasoning.summary is not supported: reasoning comes as it is, not summarized; leave it out",
+        ),
+        (
+            body.top_logprobs and LOGPROBS not in (body.include or ()),
+            "top_logprobs",
+            f"top_logprobs needs include=[{LOGPROBS!r}]",
+        ),
+        (
+            len(body.metadata or ()) > 16,
+            "metadata",
+            "metadata may have up to 16 entries",
+        ),
+    ):
+        if wrong:
+            raise RequestError(message, param=param)
+    for name in body.include or ():
+        if name not in (LOGPROBS, ENCRYPTED, *_NEVER_THERE):
+            raise RequestError(f"include has {name[:100]!r}; use {LOGPROBS!r} or {ENCRYPTED!r}", param="include")
