@@ -40,7 +40,7 @@ def run(options: TuneOptions, model: str) -> int:
     )
     tasks = [one for one in tunables(sizes, facts) if options.only in one.op]
     if not tasks:
-        raise ConfigError(f"--only={options.only} leaves nothing; use linear, attend decodes or attend chunks")
+        raise ConfigError(f"--only={options.only} leaves nothing; use linear, attend decodes, attend chunks or experts")
     content = _read(path, device)
     with torch.inference_mode():
         for task in tasks:

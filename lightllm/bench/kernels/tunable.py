@@ -11,19 +11,22 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lightllm.bench.kernels.cuda_cases import attend_chunks, attend_decodes
-from lightllm.bench.kernels.model_sizes import Heads, ModelSizes, Product
+from lightllm.bench.kernels.model_sizes import Heads, Mixture, ModelSizes, Product
 from lightllm.bench.kernels.timing import Case, seconds_of
 from lightllm.compute import ops
-from lightllm.compute.kernels.triton import attention_decode, attention_prefill, matvec, matvec_hopper
+from lightllm.compute.kernels.triton import attention_decode, attention_prefill, experts, matvec, matvec_hopper
 from lightllm.compute.kernels.triton.launch import HOPPER, card
+from lightllm.compute.kernels.triton.tuned import key
 from lightllm.compute.ops.attention import arguments
+from lightllm.compute.ops.fp8_block import random_matrix
 from lightllm.compute.ops.op import Facts
 
 SHARED_BYTES = 220_000  # that one program may have, about
 TOKENS = (16, 32, 64)  # what few tokens are padded to
 DECODES = [(1, 1000), (64, 1024), (2, 32768)]
 LONG_CHUNKS, SHORT_CHUNKS = [(2048, 2048), (1024, 16384)], [(16, 8192), (64, 8192)]
-WRONG = 2e-2  # relative norm of the difference to the reference, in 16 bits
+MIXTURE_TOKENS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096)
+WRONG = 4e-2  # relative norm of the difference to the reference: more than 16 bits, or rounding to 8, can make
 
 
 @dataclass(frozen=True)
@@ -60,6 +63,9 @@ def tunables(sizes: ModelSizes, facts: Facts) -> Iterator[Tunable]:
         for is_long in (True, False):
             yield _chunks(heads, is_long, facts)
 
+    for mixture, tokens in itertools.product(sizes.mixtures, MIXTURE_TOKENS):
+        yield mixture_tunable(mixture, tokens, facts)
+
 
 def _product(product: Product, tokens: int, facts: Facts) -> Tunable:
     is_hopper = card(facts.device).capability[0] == HOPPER[0] and product.inputs % 8 == 0
@@ -95,6 +101,59 @@ def _streams(product: Product, tokens: int) -> list[matvec_hopper.Shape]:
     halves, splits = ((2,), (1,)) if product.gated else ((1, 2), (1, 2, 4, 8))
     made = itertools.starmap(matvec_hopper.Shape, itertools.product((64, 128, 256), (2, 3, 4, 5, 6, 8), splits, halves))
     return [one for one in made if 2 * (one.rows * one.halves + tokens) * one.inputs * one.stages <= SHARED_BYTES]
+
+
+def mixture_tunable(mixture: Mixture, tokens: int, facts: Facts) -> Tunable:
+    """All of a mixture but its router, for tokens that choose evenly."""
+    format_, op = ("plain", ops.gated_experts) if mixture.bits == 16 else ("fp8", ops.gated_experts_fp8_block)
+    sizes = (tokens, mixture.top_k, mixture.experts, 2 * mixture.width, mixture.hidden)
+
+    def matrix(outputs: int, inputs: int) -> tuple[Tensor, ...]:
+        if mixture.bits == 8:
+            return random_matrix(outputs, inputs, facts, experts=mixture.experts, start=0)
+        make = {"dtype": facts.dtype, "device": facts.device}
+        return (torch.empty(mixture.experts, outputs, inputs, **make).normal_(std=inputs**-0.5),)
+
+    def make() -> tuple[Any, ...]:
+        choice = torch.rand(tokens, mixture.experts, device=facts.device).topk(mixture.top_k).indices
+        share = torch.rand(tokens, mixture.top_k, device=facts.device)
+        matrices = *matrix(2 * mixture.width, mixture.hidden), *matrix(mixture.hidden, mixture.width)
+        x = torch.randn(tokens, mixture.hidden, dtype=facts.dtype, device=facts.device)
+        return x, *matrices, choice, share, 0
+
+    def run(parameters: Any, x: Tensor, *others: Any) -> Tensor:
+        *matrices, choice, share, first = others
+        half = len(matrices) // 2
+        wide, narrow = (
+            experts.Matrices(format_, weight, *weight.shape[1:], tuple(more) or None)
+            for weight, *more in (matrices[:half], matrices[half:])
+        )
+        return experts.mixture(x, wide, narrow, choice, share, first, parameters)
+
+    # However few are chosen, so that one copy is made.
+    moved = float(mixture.experts * 3 * mixture.hidden * mixture.width * mixture.bits // 8)
+    case = Case(op.name, key(sizes), "", run, make, bytes_moved=moved)
+    default = experts.shape_for(format_, tokens, mixture.experts, mixture.top_k, facts.dtype)
+    return Tunable(
+        f"experts {format_}", experts.Shape, sizes, default, _mixture_shapes(mixture, tokens), run, op.reference, [case]
+    )
+
+
+def _mixture_shapes(mixture: Mixture, tokens: int) -> list[experts.Shape]:
+    """Tiles of both products that were best somewhere. What a scale is for in 8 bits, tiles must divide."""
+    mean = tokens * mixture.top_k / mixture.experts
+    blocks = [rows for rows in (16, 32, 64, 128) if rows == 16 and mean <= 16 or 0.5 * rows <= mean <= 8 * rows]
+    if mixture.bits == 16:
+        wide = [(64, 64, 4, 4), (64, 64, 4, 6), (64, 128, 4, 3), (128, 64, 8, 3), (128, 64, 8, 4)]
+        narrow = [(64, 64, 4, 4), (128, 64, 4, 4), (64, 128, 4, 4), (128, 64, 8, 4), (128, 128, 8, 3), (256, 64, 8, 3)]
+    else:
+        wide = [(64, 128, 4, 4), (64, 128, 4, 6), (128, 128, 4, 3), (128, 128, 8, 3), (128, 128, 8, 4)]
+        narrow = [(128, 64, 4, 4), (256, 64, 8, 4), (128, 128, 4, 2), (128, 128, 4, 3, 2), (128, 128, 4, 3, 8)]
+    return [
+        experts.Shape(rows, *one, *other)
+        for rows, one, other in itertools.product(blocks or [128], wide, narrow)
+        if mixture.bits == 16 or other[1] <= one[0]
+    ]
 
 
 def _decodes(heads: Heads, facts: Facts) -> Tunable:

@@ -42,7 +42,7 @@ class Experts(nn.Module):
         self.group = site.mesh.expert if by_expert else site.mesh.tensor
         mine = divided(self.experts, site.mesh.expert, what="the list of experts")
         width = whole(self.width) if by_expert else divided(self.width, self.group, what="an expert's width")
-        self.first = mine.start
+        self.first, self.local_experts, self.local_width = mine.start, mine.count, width.count
         gate, up, down = self.names
         held = range(mine.start, mine.stop)
         self.method = one_method([f"{site.path}.{expert}.{name}" for expert in held for name in self.names], site)

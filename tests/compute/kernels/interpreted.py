@@ -9,7 +9,7 @@ import torch
 
 from tests.compute.kernels import interpreter  # isort: skip  (changes Triton, so before any kernel)
 from lightllm.bench.kernels import tunable
-from lightllm.bench.kernels.model_sizes import Heads, ModelSizes, Product
+from lightllm.bench.kernels.model_sizes import Heads, Mixture, ModelSizes, Product
 from lightllm.compute import kernels, ops
 from lightllm.compute.kernels.triton import (
     attention_decode,
@@ -225,11 +225,15 @@ def test_long_chunks_take_every_tile_that_is_seen(count, length, window):
                 )
 
 
+MIXTURES = (Mixture(4, 2, 64, 32, bits=16), Mixture(4, 2, 128, 128, bits=8))
+
+
 def test_what_tuning_runs_is_the_op(monkeypatch):
     small = {"TOKENS": (16,), "DECODES": [(2, 20)], "LONG_CHUNKS": [(9, 20)], "SHORT_CHUNKS": [(3, 20)]}
+    small["MIXTURE_TOKENS"] = (3,)
     for name, value in small.items():
         monkeypatch.setattr(tunable, name, value)
-    sizes = ModelSizes((Product(48, 64, gated=False), Product(64, 32, gated=True)), (Heads(4, 2, 16),))
+    sizes = ModelSizes((Product(48, 64, gated=False), Product(64, 32, gated=True)), (Heads(4, 2, 16),), MIXTURES)
     searched = list(tunable.tunables(sizes, Facts(CPU, torch.bfloat16)))
     assert [one.op for one in searched] == [
         "linear",
@@ -237,6 +241,8 @@ def test_what_tuning_runs_is_the_op(monkeypatch):
         "attend decodes",
         "attend chunks",
         "attend chunks",
+        "experts plain",
+        "experts fp8",
     ]
     for one in searched:
         arguments = one.workloads[0].make()
