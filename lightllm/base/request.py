@@ -69,6 +69,7 @@ class SamplingParams(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     repetition_penalty: float = 1.0
     presence_penalty: float = 0.0
     frequency_penalty: float = 0.0
+    input_penalty: bool = False  # whether these two count tokens of the prompt, too
     logit_bias: dict[int, float] | None = None  # added to the logits of these tokens
     allowed_token_ids: list[int] | None = None  # no others are sampled
     first_token_ids: list[int] | None = None  # the first token is one of these

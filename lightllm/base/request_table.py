@@ -40,6 +40,7 @@ RECORD = np.dtype(
         ("repetition_penalty", np.float32),
         ("presence_penalty", np.float32),
         ("frequency_penalty", np.float32),
+        ("input_penalty", np.bool_),  # presence and frequency penalties count tokens of the prompt, too
         ("decay_start", np.int32),  # output tokens after which eos tokens become likelier
         ("decay_factor", np.float32),  # by how much with each further token; 1: not
         ("seed", np.uint64),

@@ -16,7 +16,7 @@ LAST_SAMPLED = -1  # in `tokens`: the token that this row sampled last, which on
 ROW = np.dtype(
     [
         ("row", np.int32),
-        ("prompt_length", np.int32),  # presence and frequency penalties count the tokens after these
+        ("prompt_length", np.int32),  # without input_penalty, penalties count the tokens after these
         ("temperature", np.float32),
         ("top_p", np.float32),
         ("top_k", np.int32),  # 0: off
@@ -25,6 +25,7 @@ ROW = np.dtype(
         ("repetition_penalty", np.float32),
         ("presence_penalty", np.float32),
         ("frequency_penalty", np.float32),
+        ("input_penalty", np.bool_),
         ("decay_start", np.int32),
         ("decay_factor", np.float32),  # 1: off
         ("seed", np.uint64),

@@ -16,7 +16,7 @@ from lightllm.base.request_table import NO_TOKEN_WORDS, Options, RequestTable, T
 _encode = msgspec.msgpack.Encoder().encode
 _SAME_NAME = (
     "min_tokens", "temperature", "top_p", "min_p", "typical_p", "repetition_penalty", "presence_penalty",
-    "frequency_penalty",
+    "frequency_penalty", "input_penalty",
 )  # fmt: skip
 _ERROR = "the engine had to end this request, most likely for want of room in the request table; try again later"
 

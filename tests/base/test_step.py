@@ -22,7 +22,7 @@ PLAN = StepPlan(
     update_counts=ints(4),
     update_slots=ints(9, 8, 7, 6),
     begins=np.array(
-        [(1, 4, 0.5, 0.9, 40, 0.0, 0.3, 1.0, 0.0, 0.0, 9, 1.5, 2**64 - 1, -1, 0, 0, 4, 2, 3, 3, 1)], dtype=ROW
+        [(1, 4, 0.5, 0.9, 40, 0.0, 0.3, 1.0, 0.0, 0.0, True, 9, 1.5, 2**64 - 1, -1, 0, 0, 4, 2, 3, 3, 1)], dtype=ROW
     ),
     stop_tokens=ints(),
     words=ints(3, -1, 2**31 - 1),

@@ -33,8 +33,8 @@ def _random_biases(count: int, vocab: int, context: list[int]) -> list[Bias]:
     """Of different tokens; a third after nothing, a third after the end of the context, a third after anything."""
     tokens = torch.randperm(vocab)[:count].tolist()
     values = torch.randn(count).tolist()
-    befores = [[], context[-min(3, len(context)) :], torch.randint(0, vocab, (2,)).tolist()]
-    biases = [([*befores[i % 3], token], values[i]) for i, token in enumerate(tokens)]
+    preceding = [[], context[-min(3, len(context)) :], torch.randint(0, vocab, (2,)).tolist()]
+    biases = [([*preceding[i % 3], token], values[i]) for i, token in enumerate(tokens)]
     return [(word, float("-inf") if i % 7 == 0 else value) for i, (word, value) in enumerate(biases)]
 
 

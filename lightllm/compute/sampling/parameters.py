@@ -15,7 +15,7 @@ from lightllm.compute.sampling.upload import Upload
 from lightllm.compute.sampling.words import Words
 
 FLOATS = ("temperature", "top_p", "min_p", "typical_p", "repetition_penalty", "presence_penalty", "frequency_penalty")
-INTEGERS = ("top_k", "seed", "prompt_length")
+INTEGERS = ("top_k", "seed", "not_penalized")
 _ALIGN = 4  # numbers of 4 bytes in 16 bytes
 _OF_WORDS = ("num_bias_words", "num_ends", "num_mask_words", "num_first_mask_words")  # in the order of a row's words
 
@@ -53,7 +53,7 @@ class Chosen:
     frequency_penalty: Tensor
     top_k: Tensor  # vocab where it is off
     seed: Tensor
-    prompt_length: Tensor
+    not_penalized: Tensor  # tokens at the beginning that presence and frequency penalties do not count
 
 
 class Parameters:
@@ -85,7 +85,8 @@ class Parameters:
         self._begin_words(begins, words)
 
         where = self._upload(rows)
-        integers = (top_k, begins["seed"].view(np.int64), begins["prompt_length"].astype(np.int64))
+        not_penalized = np.where(begins["input_penalty"], 0, begins["prompt_length"])
+        integers = (top_k, begins["seed"].view(np.int64), not_penalized.astype(np.int64))
         self._floats.index_copy_(1, where, self._upload(np.stack([begins[name] for name in FLOATS])))
         self._integers.index_copy_(1, where, self._upload(np.stack(integers)))
 

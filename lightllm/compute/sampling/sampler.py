@@ -89,7 +89,7 @@ class Sampler:
             where,
             row,
             length,
-            chosen.prompt_length,
+            chosen.not_penalized,
             chosen.repetition_penalty,
             chosen.presence_penalty,
             chosen.frequency_penalty,

@@ -29,11 +29,10 @@ _SAME_NAME = (
     "temperature", "top_p", "top_k", "min_p", "repetition_penalty", "presence_penalty", "frequency_penalty", "seed",
     "ignore_eos", "skip_special_tokens", "prompt_logprobs", "typical_p", "logit_bias", "bad_words",
     "exponential_decay_length_penalty", "truncate_prompt_tokens", "truncation_side", "long_truncation_mode",
-    "include_stop_str_in_output", "first_token_ids", "token_healing",
+    "include_stop_str_in_output", "input_penalty", "first_token_ids", "token_healing",
 )  # fmt: skip
 _MAKES_IT_SAMPLE = ("temperature", "top_p", "top_k", "min_p", "typical_p")
 NEUTRAL: dict[str, tuple[object, ...]] = {
-    "input_penalty": (False,),
     "image_max_patch_num": (-1,),
     "regular_constraint": ("",),
     "guided_grammar": ("",),
@@ -60,6 +59,7 @@ class Parameters(msgspec.Struct, kw_only=True, forbid_unknown_fields=True, froze
     repetition_penalty: float | None = None
     presence_penalty: float | None = None
     frequency_penalty: float | None = None
+    input_penalty: bool | None = None
     seed: Int | None = None
     logit_bias: dict[Int, float] | None = None
     allowed_token_ids: list[Int] | None = None
@@ -91,7 +91,6 @@ class Parameters(msgspec.Struct, kw_only=True, forbid_unknown_fields=True, froze
     timeout_s: float | None = None
     user: str | None = None
     # Refused unless they say nothing, see NEUTRAL
-    input_penalty: Any = None
     image_max_patch_num: Any = None
     regular_constraint: Any = None
     guided_grammar: Any = None

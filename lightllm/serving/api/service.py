@@ -31,7 +31,7 @@ Result = TypeVar("Result")
 
 # Characters from which on a text is tokenized in a thread: about 4 ms, at 2 us a token.
 _LONG = 8192
-_FROM_CHECKPOINT = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty")
+_FROM_CHECKPOINT = ("temperature", "top_p", "top_k", "min_p", "typical_p", "repetition_penalty")
 
 
 @dataclass
@@ -120,7 +120,11 @@ class Service:
         """The same with the tokens of its bad words. Raises RequestError on a server without a tokenizer."""
         if not params.bad_words:
             return params
-        ways = [way for word in params.bad_words for way in self.need_tokenizer().ways_to_write(word)]
+        if (tokenizer := self.tokenizer) is None:
+            raise RequestError(
+                "bad_words are texts, which a server with --tokenizer_mode=none lacks", param="bad_words"
+            )
+        ways = [way for word in params.bad_words for way in tokenizer.ways_to_write(word)]
         return msgspec.structs.replace(params, bad_words_token_ids=[*params.bad_words_token_ids, *ways])
 
     async def aside(self, work: Callable[[], Result], characters: int) -> Result:

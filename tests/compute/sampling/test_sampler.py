@@ -114,6 +114,16 @@ def test_penalties_see_prompt_and_output():
     assert draw(made, logits, range(3), [5, 5, 5]).tolist() == [4, 3, 4]
 
 
+def test_penalties_count_the_prompt_where_they_are_asked_to():
+    known = torch.zeros(ROWS, 6, dtype=torch.int64)
+    known[:2] = torch.tensor([1, 1, 2, 3, 3, 99])
+    logits = torch.zeros(2, VOCABULARY)
+    logits[:, 1], logits[:, 4] = 1.0, 0.5
+    penalized = {"temperature": 0, "prompt_length": 3, "frequency_penalty": 0.3}
+    made = sampler([penalized, {**penalized, "input_penalty": True}], history=history(known))
+    assert draw(made, logits, range(2), [5, 5]).tolist() == [1, 4]
+
+
 def test_penalties_do_not_touch_their_neighbours_or_the_raw_logits():
     torch.manual_seed(0)
     known = torch.arange(ROWS * 8).view(ROWS, 8) % VOCABULARY

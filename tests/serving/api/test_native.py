@@ -126,7 +126,7 @@ REFUSED = {
     "guided_json": "{}",
     "regular_constraint": "a+",
     "allowed_token_ids": [10**6],
-    "input_penalty": True,
+    "print_eos_token": True,
     "exponential_decay_length_penalty": [2, 0.5],
     "unheard_of": 1,
     "best_of": 0,

@@ -64,7 +64,7 @@ def test_a_broken_checkpoint_is_one_clear_line(tmp_path, damage, named):
 
 DEFAULTS = {
     "nothing": ({}, {}),
-    "what it knows": ({"top_k": 20, "top_p": 0.8, "typical_p": 0.9}, {"top_k": 20, "top_p": 0.8}),
+    "what it knows": ({"top_k": 20, "typical_p": 0.8, "epsilon_cutoff": 0.1}, {"top_k": 20, "typical_p": 0.8}),
     "null": ({"temperature": None, "do_sample": None}, {}),
     "greedy": ({"do_sample": False, "temperature": 0.6, "top_p": 0.9}, {"temperature": 0.0, "top_p": 0.9}),
     "sampled": ({"do_sample": True, "temperature": 0.6}, {"temperature": 0.6}),
