@@ -18,6 +18,7 @@ _TRITON = (
     "matvec",
     "norm",
     "penalties",
+    "per_channel",
     "rope",
     "routing",
     "sampling",

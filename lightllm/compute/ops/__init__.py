@@ -11,7 +11,11 @@ from lightllm.compute.ops.linear import gated_linear, linear
 from lightllm.compute.ops.masks import allow
 from lightllm.compute.ops.norm import add_rms_norm, rms_norm
 from lightllm.compute.ops.penalties import penalize
-from lightllm.compute.ops.per_channel import gated_experts_per_channel, linear_per_channel
+from lightllm.compute.ops.per_channel import (
+    gated_experts_per_channel,
+    gated_linear_per_channel,
+    linear_per_channel,
+)
 from lightllm.compute.ops.rope import norm_rotate_store, norm_rotate_store_latent, rotate_halves, rotate_pairs
 from lightllm.compute.ops.sampling import draw, logprobs, most_likely
 from lightllm.compute.ops.step import prepare_step
@@ -30,6 +34,7 @@ __all__ = [
     "gated_experts_fp8_block",
     "gated_experts_per_channel",
     "gated_linear",
+    "gated_linear_per_channel",
     "keep_typical",
     "linear",
     "linear_awq",

@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from lightllm.compute.ops.activation import silu_and_mul
 from lightllm.compute.ops.experts import mixture
 from lightllm.compute.ops.op import TOLERANCE, Facts, op
 
@@ -68,6 +69,12 @@ def linear_per_channel(x: Tensor, weight: Tensor, scale: Tensor, bias: Tensor | 
     x [tokens, inputs]; weight [outputs, inputs] float8_e4m3fn or int8; scale [outputs] float32; bias [outputs].
     """
     return F.linear(rounded(x, weight.dtype) if rounds else x, dequantized(weight, scale, x.dtype), bias)
+
+
+@op(cases=_linear_cases, tolerance=_TOLERANCE)
+def gated_linear_per_channel(x: Tensor, weight: Tensor, scale: Tensor, bias: Tensor | None, rounds: bool) -> Tensor:
+    """silu(gate) * up, where linear_per_channel makes gates and then as many others."""
+    return silu_and_mul.reference(linear_per_channel.reference(x, weight, scale, bias, rounds))
 
 
 @op(cases=_expert_cases, tolerance=_TOLERANCE)

@@ -64,7 +64,7 @@ class PerChannel:
         return ops.linear_per_channel(x, *_of(tensors), bias, self.rounds)
 
     def gated(self, tensors: Tensors, x: Tensor, bias: Tensor | None) -> Tensor:
-        return ops.silu_and_mul(self.multiply(tensors, x, bias))
+        return ops.gated_linear_per_channel(x, *_of(tensors), bias, self.rounds)
 
     def dense(self, tensors: Tensors, dtype: torch.dtype) -> Tensor:
         return dequantized(*_of(tensors), dtype)

@@ -26,6 +26,8 @@ from lightllm.compute.kernels.triton import (
     matvec_hopper,
     norm,
     penalties,
+    per_channel,
+    quantize,
     rope,
     routing,
     sampling,
@@ -103,6 +105,17 @@ def multiply(module: types.ModuleType, tokens: int, *, gated: bool = False) -> N
     weight = half(28672, 4096)
     shape = module.shape_for(max(tokens, 16), *weight.shape, gated=gated)
     module.multiply(half(tokens, 4096), weight, None, shape, gated=gated)
+
+
+def multiply_8_bits(kind: torch.dtype, tokens: int, *, gated: bool = False) -> None:
+    weight, ones = half(28672, 4096).to(kind), torch.ones(28672)
+    x, x_scale = quantize.quantize_tokens(half(tokens, 4096), kind)
+    if tokens > TOKENS:
+        per_channel.multiply(x, x_scale, weight, ones, None, torch.bfloat16)
+    else:
+        shape = matvec_hopper.shape_of_8_bits(max(tokens, 16), *weight.shape, gated=gated)
+        scales = (x_scale, ones)
+        matvec_hopper.multiply(x, weight, None, shape, gated=gated, scales=scales, dtype=torch.bfloat16)
 
 
 def prepare() -> None:
@@ -209,6 +222,10 @@ LAUNCHES: dict[str, Callable[[], Any]] = {
     "awq experts of 2048 x 768": mixture_awq,
     "experts of 2048 x 768, 8 tokens": lambda: mixture(8, 16, 2048, 768),
     "experts of 7168 x 256 in 8 bits, 256 tokens": lambda: mixture_fp8(256, 16, 7168, 256),
+    "fp8 streamed linear, 1 token": lambda: multiply_8_bits(torch.float8_e4m3fn, 1),
+    "fp8 streamed gated linear, 64 tokens": lambda: multiply_8_bits(torch.float8_e4m3fn, 64, gated=True),
+    "int8 streamed gated linear, 64 tokens": lambda: multiply_8_bits(torch.int8, 64, gated=True),
+    "int8 linear, 2048 tokens": lambda: multiply_8_bits(torch.int8, 2048),
     "draw": draw,
     "logprobs": lambda: sampling.logprobs(half(TOKENS, 128256), WHERE, 5),
 }

@@ -124,7 +124,7 @@ def read(kernel: Any) -> Compiled:
         spill_loads=count("LDL"),
         spill_stores=count("STL"),
         shared_bytes=kernel.metadata.shared,
-        wgmma=count("HGMMA") + count("QGMMA"),
+        wgmma=count("HGMMA") + count("QGMMA") + count("IGMMA"),
         mma=count("HMMA"),
         bulk_copies=count("UTMALDG"),
         async_copies=count("LDGSTS"),

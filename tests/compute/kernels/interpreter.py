@@ -32,6 +32,7 @@ LIBDEVICE = {
     "exp2": np.exp2,
     "log": np.log,
     "log1p": np.log1p,
+    "rint": np.rint,
     "rsqrt": lambda x: 1 / np.sqrt(x),
     "tanh": np.tanh,
 }

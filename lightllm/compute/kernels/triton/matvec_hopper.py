@@ -6,10 +6,13 @@ the program waits for the kernel that makes its tokens: programs find room while
 still run, so that memory is read without a gap from one matrix to the next. In Gluon, Triton's lower level, because
 Triton asks for nothing of a loop before all that comes before the loop.
 
+Weights and tokens of 8 bits are multiplied as they are, and what a program has summed is scaled by row and token at the
+end. Products of 8-bit floats keep few bits while the matrix unit adds them up, so each tile is summed by itself.
+
 Suffixes: O rows of the matrix, T tokens.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import triton
@@ -26,6 +29,12 @@ NARROWEST = 16  # tokens of the smallest product
 ROWS_OF_A_WARP = 16
 MANY_ROWS = 1 << 16
 MOST_SPLITS = 8
+_ELEMENTS = {
+    torch.bfloat16: gl.bfloat16,
+    torch.float16: gl.float16,
+    torch.float8_e4m3fn: gl.float8e4nv,
+    torch.int8: gl.int8,
+}
 
 
 @dataclass(frozen=True)
@@ -62,7 +71,11 @@ def _sum_tiles(
     num_warps: gl.constexpr,
 ):  # fmt: skip
     """The products of both halves' rows with all tokens, over `tiles` tiles from `first` on."""
-    SUMS: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [num_warps, 1], [16, TOKENS, 16])
+    SUMS: gl.constexpr = gl.NVMMADistributedLayout(
+        [3, 0], [num_warps, 1], [16, TOKENS, 256 // x.dtype.primitive_bitwidth]
+    )
+    SUM: gl.constexpr = gl.int32 if x.dtype == gl.int8 else gl.float32
+    IS_EXACT: gl.constexpr = x.dtype != gl.float8e4nv
     BYTES: gl.constexpr = HALVES * weight.block_type.nbytes + x.block_type.nbytes
     for ahead in gl.static_range(STAGES):
         _fetch(weight, weights, ready, ahead, rows, first + ahead, ahead < tiles, BYTES, HALVES)
@@ -71,37 +84,47 @@ def _sum_tiles(
         tma.async_copy_global_to_shared(
             x, [0, (first + ahead) * INPUTS], ready.index(ahead), xs.index(ahead), pred=ahead < tiles
         )
-    sum_OT = gl.zeros([ROWS, TOKENS], gl.float32, SUMS)
-    other_OT = gl.zeros([ROWS, TOKENS], gl.float32, SUMS)
+    sum_OT = gl.zeros([ROWS, TOKENS], SUM, SUMS)
+    other_OT = gl.zeros([ROWS, TOKENS], SUM, SUMS)
     for number in range(tiles):
         stage = number % STAGES
         mbarrier.wait(ready.index(stage), number // STAGES & 1)
         tokens_IT = xs.index(stage).permute((1, 0))
-        sum_OT = warpgroup_mma(weights.index(stage * HALVES), tokens_IT, sum_OT, is_async=True)
+        part_OT = warpgroup_mma(weights.index(stage * HALVES), tokens_IT, sum_OT, use_acc=IS_EXACT, is_async=True)
         if HALVES == 2:
-            other_OT = warpgroup_mma(weights.index(stage * HALVES + 1), tokens_IT, other_OT, is_async=True)
-            sum_OT, other_OT = warpgroup_mma_wait(0, deps=(sum_OT, other_OT))
+            other_part_OT = warpgroup_mma(
+                weights.index(stage * HALVES + 1), tokens_IT, other_OT, use_acc=IS_EXACT, is_async=True
+            )
+            part_OT, other_part_OT = warpgroup_mma_wait(0, deps=(part_OT, other_part_OT))
+            other_OT = other_part_OT if IS_EXACT else other_OT + other_part_OT
         else:
-            sum_OT = warpgroup_mma_wait(0, deps=(sum_OT,))
+            part_OT = warpgroup_mma_wait(0, deps=(part_OT,))
+        sum_OT = part_OT if IS_EXACT else sum_OT + part_OT
         # All warps have read the stage before it is filled again.
         gl.thread_barrier()
         is_tile = number + STAGES < tiles
         tile = first + number + STAGES
         _fetch(weight, weights, ready, stage, rows, tile, is_tile, BYTES, HALVES)
         tma.async_copy_global_to_shared(x, [0, tile * INPUTS], ready.index(stage), xs.index(stage), pred=is_tile)
-    return sum_OT, other_OT
+    return sum_OT.to(gl.float32), other_OT.to(gl.float32)
 
 
 @gluon.jit
 def _finish(
-    sum_OT, other_OT, row, bias, y, tokens, outputs, ROWS: gl.constexpr, TOKENS: gl.constexpr, LAYOUT: gl.constexpr,
-    BIASED: gl.constexpr, GATED: gl.constexpr,
+    sum_OT, other_OT, row, bias, scale, x_scale, y, tokens, outputs,
+    ROWS: gl.constexpr, TOKENS: gl.constexpr, LAYOUT: gl.constexpr, BIASED: gl.constexpr, GATED: gl.constexpr,
+    SCALED: gl.constexpr,
 ):  # fmt: skip
     """Writes a tile of results. GATED: sum_OT are the gates of other_OT; `outputs` counts the rows of both."""
     row_O = row + gl.arange(0, ROWS, gl.SliceLayout(1, LAYOUT))
     token_T = gl.arange(0, TOKENS, gl.SliceLayout(0, LAYOUT))
     width = outputs // 2 if GATED else outputs
     is_row_O = row_O < width
+    if SCALED:
+        scale_T = gl.load(x_scale + token_T, mask=token_T < tokens, other=0.0)
+        sum_OT *= gl.load(scale + row_O, mask=is_row_O, other=0.0)[:, None] * scale_T[None, :]
+        if GATED:
+            other_OT *= gl.load(scale + width + row_O, mask=is_row_O, other=0.0)[:, None] * scale_T[None, :]
     if BIASED:
         sum_OT += gl.load(bias + row_O, mask=is_row_O, other=0.0).to(gl.float32)[:, None]
         if GATED:
@@ -138,11 +161,11 @@ def _keep_part(part, sum_OT, tokens, outputs, row, ROWS: gl.constexpr, TOKENS: g
 
 @gluon.jit(do_not_specialize=["tokens"])
 def _stream(
-    x, weight, bias, y, parts, counters, tokens, outputs, inputs,
+    x, weight, bias, scale, x_scale, y, parts, counters, tokens, outputs, inputs,
     TOKENS: gl.constexpr, ROWS: gl.constexpr, INPUTS: gl.constexpr, STAGES: gl.constexpr, HALVES: gl.constexpr,
-    SPLITS: gl.constexpr, BIASED: gl.constexpr, GATED: gl.constexpr, num_warps: gl.constexpr,
+    SPLITS: gl.constexpr, BIASED: gl.constexpr, GATED: gl.constexpr, SCALED: gl.constexpr, num_warps: gl.constexpr,
 ):  # fmt: skip
-    """x, weight: descriptors of [tokens, inputs] and [outputs, inputs]."""
+    """x, weight: descriptors of [tokens, inputs] and [outputs, inputs]. SCALED: y is, by token and row."""
     gdc_launch_dependents()
     MEMORY: gl.constexpr = gl.BlockedLayout([2, 1], [32, 1], [1, num_warps], [0, 1])
     weights = gl.allocate_shared_memory(weight.dtype, [STAGES * HALVES, ROWS, INPUTS], weight.layout)
@@ -176,9 +199,10 @@ def _stream(
             if HALVES == 2:
                 other_OT = _add_parts(parts, stride, tokens, outputs, rows[1], ROWS, TOKENS, SPLITS, MEMORY)
             gl.store(counters + block, 0)
-        _finish(sum_OT, other_OT, rows[0], bias, y, tokens, outputs, ROWS, TOKENS, MEMORY, BIASED, GATED)
+        more = (bias, scale, x_scale, y, tokens, outputs)
+        _finish(sum_OT, other_OT, rows[0], *more, ROWS, TOKENS, MEMORY, BIASED, GATED, SCALED)
         if HALVES == 2 and not GATED:
-            _finish(other_OT, other_OT, rows[1], bias, y, tokens, outputs, ROWS, TOKENS, MEMORY, BIASED, False)
+            _finish(other_OT, other_OT, rows[1], *more, ROWS, TOKENS, MEMORY, BIASED, False, SCALED)
 
 
 def shape_for(tokens: int, outputs: int, inputs: int, *, gated: bool) -> Shape:
@@ -195,36 +219,56 @@ def shape_for(tokens: int, outputs: int, inputs: int, *, gated: bool) -> Shape:
     return Shape(inputs=128, stages=5, splits=splits)
 
 
+def shape_of_8_bits(tokens: int, outputs: int, inputs: int, *, gated: bool) -> Shape:
+    """As shape_for, for weights of 8 bits: a tile has as many bytes."""
+    shape = shape_for(tokens, outputs, inputs, gated=gated)
+    if inputs < 4 * shape.inputs:
+        return shape
+    splits = min(shape.splits, max(inputs // (4 * shape.inputs), 1))
+    return replace(shape, inputs=2 * shape.inputs, splits=splits)
+
+
 def why_not(x: Tensor, weight: Tensor) -> str | None:
     """The reason `multiply` cannot take these, if there is one."""
-    if x.dtype not in (torch.float16, torch.bfloat16) or weight.dtype != x.dtype:
-        return f"computes in 16 bits, not {x.dtype} and {weight.dtype}"
+    if x.dtype not in _ELEMENTS or weight.dtype != x.dtype:
+        return f"computes in 16 and 8 bits, not {x.dtype} and {weight.dtype}"
     for tensor in (x, weight):
-        if tensor.stride(1) != 1 or tensor.stride(0) % 8 or tensor.data_ptr() % 16:
+        if tensor.stride(1) != 1 or tensor.stride(0) * tensor.element_size() % 16 or tensor.data_ptr() % 16:
             return "the copy engine needs rows of neighbouring numbers that begin at multiples of 16 bytes"
     return None
 
 
-def multiply(x: Tensor, weight: Tensor, bias: Tensor | None, shape: Shape, *, gated: bool = False) -> Tensor:
-    """As matvec.multiply; gated takes two halves."""
+def multiply(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    shape: Shape,
+    *,
+    gated: bool = False,
+    scales: tuple[Tensor, Tensor] | None = None,
+    dtype: torch.dtype | None = None,
+) -> Tensor:
+    """As matvec.multiply; gated takes two halves. scales: of x [tokens] and of the weight [outputs], float32, for 8
+    bits. dtype: of the result, if not x's."""
     assert shape.halves == 2 or not gated, "a gate and its other row are of one program"
     (tokens, inputs), outputs = x.shape, len(weight)
-    y = torch.empty(tokens, outputs // 2 if gated else outputs, dtype=x.dtype, device=x.device)
+    y = torch.empty(tokens, outputs // 2 if gated else outputs, dtype=dtype or x.dtype, device=x.device)
     blocks = triton.cdiv(outputs // 2, shape.rows) if gated else triton.cdiv(outputs, shape.rows * shape.halves)
     parts = y
     if shape.splits > 1:
         assert blocks <= ARRIVALS, f"{outputs} outputs in {blocks} blocks; at most {ARRIVALS}"
         parts = torch.empty(shape.splits, tokens, outputs, dtype=torch.float32, device=x.device)
     padded = max(triton.next_power_of_2(tokens), NARROWEST)
-    element = gl.bfloat16 if x.dtype == torch.bfloat16 else gl.float16
     tiles = [[padded, shape.inputs], [shape.rows, shape.inputs]]
     x_tiles, weight_tiles = (
-        TensorDescriptor.from_tensor(tensor, tile, gl.NVMMASharedLayout.get_default_for(tile, element))
+        TensorDescriptor.from_tensor(tensor, tile, gl.NVMMASharedLayout.get_default_for(tile, _ELEMENTS[x.dtype]))
         for tensor, tile in zip((x, weight), tiles, strict=True)
     )
+    x_scale, scale = scales or (None, None)
     _stream[(blocks, shape.splits)](
-        x_tiles, weight_tiles, bias, y, parts, arrivals(x.device), tokens, outputs, inputs,
+        x_tiles, weight_tiles, bias, scale, x_scale, y, parts, arrivals(x.device), tokens, outputs, inputs,
         TOKENS=padded, ROWS=shape.rows, INPUTS=shape.inputs, STAGES=shape.stages, HALVES=shape.halves,
-        SPLITS=shape.splits, BIASED=bias is not None, GATED=gated, num_warps=shape.warps, launch_pdl=True,
+        SPLITS=shape.splits, BIASED=bias is not None, GATED=gated, SCALED=scales is not None, num_warps=shape.warps,
+        launch_pdl=True,
     )  # fmt: skip
     return y

@@ -1,12 +1,17 @@
 # ruff: noqa: N803, N806 (shape suffixes and compile-time constants are upper case)
-"""Activations rounded to 8-bit floats, a scale for each group of inputs. Suffixes: G groups, I inputs of a group."""
+"""Activations rounded to 8 bits, with a scale for each group of inputs or for each token.
+
+Suffixes: G groups, I inputs of a group or of a token.
+"""
 
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
+from triton.language.extra import libdevice
 
 from lightllm.compute.kernels.triton.launch import begin, depends, rows_of
+from lightllm.compute.ops import per_channel
 from lightllm.compute.ops.fp8_block import LARGEST, SMALLEST_SCALE, TILE
 
 GROUPS = 16  # of a program
@@ -47,5 +52,42 @@ def quantize_groups(x: Tensor) -> tuple[Tensor, Tensor]:
         _quantize_groups[(tokens, triton.cdiv(groups, GROUPS))](
             x, y, scale, inputs, groups, x.stride(0), GROUP=TILE, GROUPS=GROUPS, LARGEST=LARGEST,
             SMALLEST_SCALE=SMALLEST_SCALE, DEPENDENT=dependent, launch_pdl=dependent, num_warps=4,
+        )  # fmt: skip
+    return y, scale
+
+
+@triton.jit
+def _quantize_tokens(
+    x, y, scale, inputs, x_stride,
+    INPUTS: tl.constexpr, LARGEST: tl.constexpr, SMALLEST_SCALE: tl.constexpr, DEPENDENT: tl.constexpr,
+):  # fmt: skip
+    """A token. INPUTS: a power of two that holds all."""
+    token = tl.program_id(0).to(tl.int64)
+    input_I = tl.arange(0, INPUTS)
+    begin(DEPENDENT)
+    x_I = tl.load(x + token * x_stride + input_I, mask=input_I < inputs, other=0.0).to(tl.float32)
+    scale_token = tl.maximum(tl.max(tl.abs(x_I), axis=0) / LARGEST, SMALLEST_SCALE)
+    y_I = x_I / scale_token
+    if y.dtype.element_ty == tl.int8:
+        y_I = libdevice.rint(y_I)
+    tl.store(y + token * inputs + input_I, y_I.to(y.dtype.element_ty), mask=input_I < inputs)
+    tl.store(scale + token, scale_token)
+
+
+def quantize_tokens(x: Tensor, kind: torch.dtype) -> tuple[Tensor, Tensor]:
+    """x [tokens, inputs] -> E4M3 or whole numbers [tokens, inputs] and scales [tokens] float32.
+
+    See ops.per_channel.quantized.
+    """
+    x = rows_of(x)
+    tokens, inputs = x.shape
+    y = torch.empty(tokens, inputs, dtype=kind, device=x.device)
+    scale = torch.empty(tokens, dtype=torch.float32, device=x.device)
+    if tokens:
+        dependent, padded = depends(x.device), triton.next_power_of_2(inputs)
+        _quantize_tokens[(tokens,)](
+            x, y, scale, inputs, x.stride(0), INPUTS=padded, LARGEST=per_channel.LARGEST[kind],
+            SMALLEST_SCALE=per_channel.SMALLEST_SCALE, DEPENDENT=dependent, launch_pdl=dependent,
+            num_warps=max(min(padded // 1024, 16), 1),
         )  # fmt: skip
     return y, scale
