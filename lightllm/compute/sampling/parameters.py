@@ -82,7 +82,8 @@ class Parameters:
             getattr(self, name)[rows] = begins[name]
         self.stops.begin(rows, begins["num_stops"], stop_tokens)
         self._asked[rows] = _asked(begins)
-        self._begin_words(begins, words)
+        if len(words):
+            self._begin_words(begins, words)
 
         where = self._upload(rows)
         not_penalized = np.where(begins["input_penalty"], 0, begins["prompt_length"])
@@ -91,8 +92,11 @@ class Parameters:
         self._integers.index_copy_(1, where, self._upload(np.stack(integers)))
 
     def _begin_words(self, begins: np.ndarray, words: np.ndarray) -> None:
-        rows = begins["row"]
+        """Of those rows that have any; nobody asks for what the others had before."""
         counts = np.stack([begins[name] for name in _OF_WORDS], axis=1)
+        having = counts.any(axis=1)
+        begins, counts = begins[having], counts[having]
+        rows = begins["row"]
         runs = np.split(words, np.cumsum(counts)[:-1])
         biases, ends, masks, first_masks = (runs[kind :: len(_OF_WORDS)] for kind in range(len(_OF_WORDS)))
         self.biases.begin(rows, biases)
@@ -102,9 +106,9 @@ class Parameters:
         ]
         self.ends.begin(rows, begins["num_ends"], np.concatenate(ends))
         for kept, of_each in ((self.masks, masks), (self.first_masks, first_masks)):
-            having = [i for i, mask in enumerate(of_each) if len(mask)]
-            if having:
-                kept.begin(rows[having], [of_each[i] for i in having])
+            masked = [i for i, mask in enumerate(of_each) if len(mask)]
+            if masked:
+                kept.begin(rows[masked], [of_each[i] for i in masked])
 
     def asked(self, rows: np.ndarray, lengths: np.ndarray) -> np.ndarray:
         """What each of these rows asks for where it has so many tokens: [n] of Asked."""

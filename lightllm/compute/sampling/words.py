@@ -11,7 +11,7 @@ _FEWEST = 1 << 12
 
 class Words:
     """`tensor` [capacity] int64 on the device; row r's words lie in it from start[r] on. Rows that begin go to the end;
-    when that is reached, what no row has any more is dropped, and all others are told again."""
+    when that is reached, what rows had before is dropped, and all is told again."""
 
     def __init__(self, rows: int, device: torch.device, upload: Upload):
         self._upload, self._of_row = upload, [np.zeros(0, np.int64)] * rows

@@ -213,3 +213,15 @@ def test_typical_p_leaves_greedy_rows_and_neighbours_alone():
     assert torch.equal(got[2::3], logits[2::3].argmax(-1))
     kept = TypicalLogitsWarper(mass=0.3)(None, logits[1::3]).isfinite()
     assert kept.gather(1, got[1::3, None]).all()
+
+
+def test_a_row_that_begins_again_without_wishes_has_none_left():
+    logits = torch.zeros(2, VOCABULARY)
+    logits[:, 7] = 1
+    greedy = {"temperature": 0}
+    made = sampler([greedy] * 2, words=[words([((9,), 5.0)], allowed=[9]), words([((8,), 5.0)])])
+    assert draw(made, logits, range(2), [1, 1]).tolist() == [9, 8]
+    begins = np.zeros(1, ROW)
+    begins["top_p"] = begins["repetition_penalty"] = 1
+    made.begin(begins, np.zeros(0, np.int32), np.zeros(0, np.int32))
+    assert draw(made, logits, range(2), [1, 1]).tolist() == [7, 8]
