@@ -170,8 +170,13 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
         int, msgspec.Meta(ge=1, le=4096), about("Times that all output lengths are drawn to predict the peak")
     ] = 64
     prediction_quantile: A[
-        float, msgspec.Meta(gt=0, le=1), about("Share of the predicted peaks that has to fit the KV pool")
+        float, msgspec.Meta(gt=0, le=1), about("Share of the predicted peaks that has to fit the KV pool, at first")
     ] = 0.98
+    preemption_target: A[
+        float,
+        msgspec.Meta(ge=0, lt=1),
+        about("Preemptions per request that this share is adapted to, from 0.9 to 1"),
+    ] = 0.01
     prediction_window: A[Count, about("Ended requests whose lengths predict those of others")] = 1000
     watermark: A[
         float, msgspec.Meta(gt=0, le=1), about("Share of the pool in use up to which the watermark policy admits")

@@ -110,7 +110,7 @@ class Clients:
         """Each request of `past` as the scheduler reads it, and the length of its output."""
         for number in range(len(past)):
             asked = self._fill_record(past, number)
-            request = scheduling.read_request(self._table, asked.index, asked.generation, order=0)
+            request = scheduling.read_request(self._table, asked.index, asked.generation, order=number - len(past))
             assert request is not None, "nobody has taken it back"
             yield request, int(past.output[number])
             self._records.give_back(asked)

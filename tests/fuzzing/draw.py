@@ -70,6 +70,7 @@ class _Drawing:
             "watermark": draw.choice([0.5, 1.0, 1.0]),
             "prediction_samples": draw.choice([1, 4, 64]),
             "prediction_quantile": draw.choice([0.1, 0.5, 1.0]),
+            "preemption_target": draw.choice([0.0, 0.5]),
             "prediction_window": draw.choice([1, 5, 100]),
             "disable_dynamic_prompt_cache": draw.random() < 0.2,
             "batch_max_tokens": draw.choice([3, 8, 20, 400]),

@@ -2,12 +2,14 @@
 
 Requests are alike if their prompts are about as long, and so is what they may generate. Of an output that has n
 tokens already, only those are asked that became longer than n; of those that have not ended it is known that they did.
+Where the newest differ from those before them, only these are asked.
 """
 
 import numpy as np
 from numpy.typing import NDArray
 
 from lightllm.base.config import EngineConfig
+from lightllm.serving.scheduling.drift import newest_alike
 from lightllm.serving.scheduling.lengths import Outputs
 from lightllm.serving.scheduling.peak_memory import Counts
 from lightllm.serving.scheduling.request import Request
@@ -31,6 +33,7 @@ class LengthHistory:
     def __init__(self, config: EngineConfig):
         window = config.prediction_window
         self._lengths, self._class = np.zeros(window, dtype=np.int64), np.zeros(window, dtype=np.int64)
+        self._order = np.zeros(window, dtype=np.int64)
         self._is_cut = np.zeros(window, dtype=np.bool_)  # at its maximum: by itself it would have become longer
         self._num_seen, self._expected = 0, config.router_max_new_token_len
         # Derived from these, and renewed as they change: who is told apart, and how long outputs of each class go on.
@@ -47,6 +50,7 @@ class LengthHistory:
             return  # says nothing about others
         at = self._num_seen % len(self._lengths)
         self._lengths[at], self._is_cut[at] = num_output, num_output >= request.max_tokens
+        self._order[at] = request.order
         self._class[at] = _class(request.prompt_length, request.max_tokens, request.max_tokens_given)
         self._num_seen += 1
         self._classes, self._survival = None, {}
@@ -69,7 +73,7 @@ class LengthHistory:
             alike = np.flatnonzero(of == name)
             if name not in self._survival:
                 counts = outputs.can_stop & ((of == name) | (name == _ALL)) & (outputs.produced > 0)
-                self._survival[name] = self._survival_of(name, outputs.produced[counts])
+                self._survival[name] = self._survival_of(name, outputs.order[counts], outputs.produced[counts])
             least, most = outputs.least[alike], outputs.max_tokens[alike]
             lengths[:, alike] = self._survival[name].draw(least, most, quantiles.take(alike, axis=1))
         if self.num_observed < _FEW:
@@ -89,11 +93,13 @@ class LengthHistory:
             self._classes = names[counts >= _ENOUGH]
         return np.where(np.isin(classes, self._classes), classes, _ALL)
 
-    def _survival_of(self, name: int, running: Counts) -> Survival:
-        known = slice(self.num_observed)
-        lengths, is_cut = self._lengths[known], self._is_cut[known]
-        of_class = (self._class[known] == name) | (name == _ALL)
-        return Survival.of(np.sort(lengths[of_class & ~is_cut]), np.concatenate([lengths[of_class & is_cut], running]))
+    def _survival_of(self, name: int, running_order: Counts, produced: Counts) -> Survival:
+        """Of the known outputs of this class, and of those that run with so many tokens produced."""
+        known = np.flatnonzero((self._class[: self.num_observed] == name) | (name == _ALL))
+        lengths = np.concatenate([self._lengths[known], produced])
+        has_ended = np.concatenate([~self._is_cut[known], np.zeros(len(produced), dtype=np.bool_)])
+        alike = newest_alike(np.concatenate([self._order[known], running_order]), lengths, has_ended)
+        return Survival.of(np.sort(lengths[alike & has_ended]), lengths[alike & ~has_ended])
 
 
 def _class(prompt_length: Counts | int, max_tokens: Counts | int, max_tokens_given: NDArray[np.bool_] | bool) -> Counts:

@@ -16,6 +16,7 @@ class Outputs:
     """n outputs in the making; all [n]."""
 
     index: Counts  # of their records in the request table
+    order: Counts  # of their arrival
     prompt_length: Counts
     max_tokens: Counts
     max_tokens_given: NDArray[np.bool_]
@@ -29,6 +30,7 @@ class Outputs:
         least = np.maximum(num_output + 1, rows.min_tokens[which])
         return cls(
             index=rows.index[which],
+            order=rows.order[which],
             prompt_length=rows.prompt_length[which],
             max_tokens=rows.max_tokens[which],
             max_tokens_given=rows.max_tokens_given[which],
@@ -42,6 +44,7 @@ class Outputs:
         """Of one that has not run."""
         return cls(
             index=np.array([request.index]),
+            order=np.array([request.order]),
             prompt_length=np.array([request.prompt_length]),
             max_tokens=np.array([request.max_tokens]),
             max_tokens_given=np.array([request.max_tokens_given]),

@@ -270,6 +270,7 @@ class Scheduler:
     def _note_preemption(self, request: Request) -> None:
         self._records[request.index]["preemptions"] += 1
         self._metrics.add("preemptions")
+        self._policy.note_preemption()
 
     def _prompts_fill_a_step(self) -> bool:
         """Whether the known tokens of those who prefill, and of as many who wait as there are rows, fill a step."""
@@ -348,6 +349,7 @@ class Scheduler:
 
     def _learn(self, request: Request, num_output: int) -> None:
         self._predictor.observe(request, num_output)
+        self._policy.note_end()
         self._metrics.set("length_history_size", self._predictor.num_observed)
         self._metrics.add("output_tokens_expected", request.expected_tokens)
         self._metrics.add("output_tokens_ended", num_output)

@@ -11,18 +11,27 @@ QUANTILES = (np.arange(64)[:, None] + 0.5) / 64
 
 
 def request(
-    prompt_length: int = 100, max_tokens: int = 5000, *, given: bool = True, can_stop: bool = True, index: int = 0
+    prompt_length: int = 100,
+    max_tokens: int = 5000,
+    *,
+    given: bool = True,
+    can_stop: bool = True,
+    index: int = 0,
+    order: int = 0,
 ):
     return SimpleNamespace(
-        index=index, prompt_length=prompt_length, max_tokens=max_tokens, max_tokens_given=given, can_stop=can_stop,
-        min_tokens=0,
+        index=index, order=order, prompt_length=prompt_length, max_tokens=max_tokens, max_tokens_given=given,
+        can_stop=can_stop, min_tokens=0,
     )  # fmt: skip
 
 
 def history(lengths: list[int] | np.ndarray = (), *, window: int = 1000, of=None) -> LengthHistory:
+    """Knows outputs of requests that came in no particular order before all others."""
     predictor = LengthHistory(EngineConfig(prediction_window=window, router_max_new_token_len=2048))
-    for length in lengths:
-        predictor.observe(of or request(), int(length))
+    for length, order in zip(lengths, np.random.default_rng(0).permutation(len(lengths)), strict=True):
+        asked = of or request()
+        asked.order = int(order) - len(lengths)
+        predictor.observe(asked, int(length))
     return predictor
 
 
@@ -34,7 +43,8 @@ def running(produced: list[int]) -> Outputs:
     count, made = len(produced), np.array(produced)
     ones = np.ones(count, dtype=np.int64)
     return Outputs(
-        index=np.arange(count), prompt_length=100 * ones, max_tokens=5000 * ones, max_tokens_given=ones > 0,
+        index=np.arange(count), order=1000 + np.arange(count),
+        prompt_length=100 * ones, max_tokens=5000 * ones, max_tokens_given=ones > 0,
         can_stop=ones > 0, produced=made, least=made + 1,
     )  # fmt: skip
 
@@ -72,16 +82,17 @@ def test_outputs_that_grow_beyond_all_that_ended_are_noticed_before_they_end():
     calm = predictor.draw(running([10] * 100 + [0]), quantiles)[:, -1]
     shifted = predictor.draw(running([900] * 100 + [0]), quantiles)[:, -1]
     assert np.mean(calm > 900) < 0.05
-    assert np.mean(shifted > 900) == pytest.approx(100 / 400, abs=0.05)
+    # The newest 128 are told from the others: these 100, and what is left.
+    assert np.mean(shifted > 900) == pytest.approx(100 / 128, abs=0.05)
 
 
 def test_requests_are_told_apart_by_prompt_and_maximum_once_enough_are_known():
-    predictor = history()
+    predictor, orders = history(), iter(np.random.default_rng(0).permutation(200).tolist())
     for length in range(64):
-        predictor.observe(request(prompt_length=2000), 10 + length % 3)
-        predictor.observe(request(max_tokens=600), 500 + length % 3)
+        predictor.observe(request(prompt_length=2000, order=next(orders)), 10 + length % 3)
+        predictor.observe(request(max_tokens=600, order=next(orders)), 500 + length % 3)
     for _ in range(63):
-        predictor.observe(request(), 1000)
+        predictor.observe(request(order=next(orders)), 1000)
     assert 10 <= np.median(drawn(predictor, request(prompt_length=3000))) <= 12
     assert 500 <= np.median(drawn(predictor, request(max_tokens=700))) <= 502
     # One too few of this class: all are asked.
@@ -108,3 +119,13 @@ def test_the_oracle_knows():
     oracle = TrueLengths(np.array([5, 700, 9000]))
     assert oracle.draw(running([100, 100, 100]), np.zeros((2, 3))).tolist() == [[101, 700, 5000]] * 2
     assert oracle.expected_output(request(index=1)) == 700
+
+
+def test_after_a_change_only_what_came_since_is_asked():
+    predictor = history([20] * 500 + [30] * 500)
+    for number in range(40):
+        predictor.observe(request(order=1 + number), 700 + number)
+    lengths = drawn(predictor, request(order=50))
+    assert np.median(lengths) > 700
+    # Of what came before nothing is left.
+    assert lengths.min() >= 700

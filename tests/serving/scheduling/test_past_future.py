@@ -1,10 +1,15 @@
 """What admission by prediction does to whole runs."""
 
 import random
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 
+from lightllm.base.config import EngineConfig
 from lightllm.serving.scheduling.forecast import Quantiles
+from lightllm.serving.scheduling.holdings import Holdings
+from lightllm.serving.scheduling.policies.past_future import PastFuture
 from tests.serving.scheduling.device import alone
 from tests.serving.scheduling.engine import Asked, Engine
 
@@ -17,6 +22,31 @@ def test_a_request_has_the_same_numbers_whenever_and_in_whatever_row_it_asks():
     assert np.array_equal(again[:, 1], first[:, 1])
     assert np.array_equal(again[:, 2], first[:, 0])
     assert np.array_equal(np.sort((first * 64).astype(int), axis=0)[:, 0], np.arange(64)), "each part of [0, 1) once"
+
+
+def test_preemptions_raise_the_share_of_peaks_that_has_to_fit_and_ends_lower_it(monkeypatch):
+    monkeypatch.setattr(Holdings, "of", lambda *_, **__: None)
+    peaks = SimpleNamespace(peaks=lambda *_: np.random.default_rng(0).permutation(100) + 1)
+    config = EngineConfig(prediction_samples=100, prediction_quantile=0.98, preemption_target=0.01)
+    policy = PastFuture(config, pool_tokens=100, limits=Any, forecast=peaks)
+
+    def needed() -> int:
+        return policy.needed(Any, 0, 0)
+
+    assert needed() == 98
+    policy.note_preemption()
+    assert needed() == 100
+    policy.note_preemption()
+    assert needed() == 100, "there is nothing above"
+    for _ in range(101):  # as there may be with one preemption, and one
+        policy.note_end()
+    assert needed() == 98
+    for _ in range(2000):
+        policy.note_end()
+    assert needed() == 90
+    for _ in range(5):
+        policy.note_preemption()
+    assert needed() == 100
 
 
 def serve(admission: str, *, number: int) -> tuple[Engine, list[Asked], float]:

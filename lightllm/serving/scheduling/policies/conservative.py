@@ -23,3 +23,7 @@ class Conservative:
         stated = rows.max_tokens[taking_part]
         output = np.where(rows.max_tokens_given[taking_part], stated, np.minimum(expected, stated))
         return int(holdings.peaks(holdings.growth(rows, output)[None])[0])
+
+    def note_preemption(self) -> None: ...
+
+    def note_end(self) -> None: ...

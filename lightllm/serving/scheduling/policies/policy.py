@@ -20,3 +20,11 @@ class Policy(Protocol):
         run `next_tokens`.
         """
         ...
+
+    def note_preemption(self) -> None:
+        """A request had to give way after all."""
+        ...
+
+    def note_end(self) -> None:
+        """A request has ended by itself: by a stop token or string, or its maximum."""
+        ...

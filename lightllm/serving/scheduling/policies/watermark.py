@@ -13,3 +13,7 @@ class Watermark:
     def needed(self, running: Running, candidate: int, next_tokens: int) -> int:
         rows, prefilling = running.rows, running.rows.prefilling()
         return running.pool.num_used + int((rows.goal[prefilling] - rows.length[prefilling]).sum())
+
+    def note_preemption(self) -> None: ...
+
+    def note_end(self) -> None: ...
