@@ -148,3 +148,39 @@ def test_the_clients_own_request_id_comes_back(client):
     raw = client.models.with_raw_response.list(extra_headers={"x-request-id": "mine-1"})
     assert raw.headers["x-request-id"] == "mine-1"
     assert client.models.list()._request_id
+
+
+def test_a_response_is_kept_and_gone_on_with(client):
+    first = client.responses.create(model=MODEL, input="What is 25 + 17?", temperature=0)
+    assert "42" in first.output_text
+    assert client.responses.retrieve(first.id).output_text == first.output_text
+    second = client.responses.create(
+        model=MODEL, input="Count from 1 to 12.", previous_response_id=first.id, temperature=0
+    )
+    assert second.usage.input_tokens > first.usage.input_tokens + first.usage.output_tokens
+    client.responses.delete(first.id)
+    with pytest.raises(NotFoundError):
+        client.responses.retrieve(first.id)
+
+
+def test_a_streamed_response_equals_the_whole(client):
+    asked = {"model": MODEL, "input": "Count from 1 to 12.", "temperature": 0}
+    whole = client.responses.create(**asked)
+    with client.responses.stream(**asked) as stream:
+        text = "".join(event.delta for event in stream if event.type == "response.output_text.delta")
+        assert stream.get_final_response().output_text == text == whole.output_text
+
+
+def test_a_response_calls_a_tool_and_goes_on_from_its_result(client):
+    tool = {"type": "function", **WEATHER["function"]}
+    asked = {"model": MODEL, "tools": [tool], "temperature": 0}
+    first = client.responses.create(input="What is the weather in Paris?", **asked)
+    [call] = [item for item in first.output if item.type == "function_call"]
+    assert (call.name, json.loads(call.arguments)) == ("get_weather", {"city": "Paris"})
+    result = {
+        "type": "function_call_output",
+        "call_id": call.call_id,
+        "output": '{"temperature": 21, "condition": "sunny"}',
+    }
+    second = client.responses.create(input=[result], previous_response_id=first.id, **asked)
+    assert "21" in second.output_text

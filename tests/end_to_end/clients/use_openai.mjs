@@ -54,6 +54,12 @@ assert.match(await run.finalContent(), /21/);
 const completion = await client.completions.create({ model, prompt: "1 2 3 4 5", max_tokens: 5, temperature: 0, logprobs: 2 });
 assert.equal(completion.choices[0].logprobs.tokens.length, 5);
 
+const response = await client.responses.create({ model, input: "What is 25 + 17?", temperature: 0 });
+assert.match(response.output_text, /42/);
+assert.equal((await client.responses.retrieve(response.id)).output_text, response.output_text);
+const finished = await client.responses.stream({ model, input: "What is 25 + 17?", temperature: 0 }).finalResponse();
+assert.equal(finished.output_text, response.output_text);
+
 const controller = new AbortController();
 const stopped = await client.chat.completions.create({ ...sum, stream: true }, { signal: controller.signal });
 for await (const chunk of stopped) { controller.abort(); break; }
