@@ -228,6 +228,10 @@ class ServerConfig(EngineConfig, frozen=True, kw_only=True, forbid_unknown_field
     )
     stored_response_s: A[float, above(0), about("Seconds after which a stored response is forgotten")] = 86_400.0
 
+    use_tgi_api: A[
+        bool, about("Serve /generate, /generate_stream, / and /info in text-generation-inference's form")
+    ] = False
+
     # Who may use it, and how
     api_key: A[
         list[str],

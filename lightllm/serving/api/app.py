@@ -21,12 +21,14 @@ from lightllm.serving.api.guard import Guard
 from lightllm.serving.api.keys import Keyring
 from lightllm.serving.api.responses import routes as responses
 from lightllm.serving.api.service import Service
+from lightllm.serving.api.tgi import routes as tgi
 
 
 def create_app(service: Service) -> ASGIApp:
     """The routes behind what guards them. No middleware but pure ASGI may be added: other triples a token's cost."""
     config = service.config
-    guarded = Guard(_routes(service), Keyring(config.api_key), config.access_log, anthropic.DIALECTS)
+    dialects = anthropic.DIALECTS | (tgi.DIALECTS if config.use_tgi_api else {})
+    guarded = Guard(_routes(service), Keyring(config.api_key), config.access_log, dialects)
     if not config.allowed_origins:
         return guarded
     # Outside of the guard: browsers send no key when they ask what they may, and must be able to read a refusal.
@@ -63,5 +65,7 @@ def _routes(service: Service) -> FastAPI:
         pages,
     ):
         app.include_router(family.router(service))
+    if service.config.use_tgi_api:
+        app.include_router(tgi.router(service))
     documents.install(app, needs_key=bool(service.config.api_key))
     return app

@@ -67,6 +67,12 @@ def _event(data: type[msgspec.Struct]) -> dict[str, Any]:
     return _EVENTS | {"type": "object", "properties": {"data": inner}, "required": ["data"]}
 
 
+def _mentioned_in(document: dict[str, Any]) -> list[type[msgspec.Struct]]:
+    """The structs of these routes: other servers of this process may have others."""
+    text = msgspec.json.encode(document).decode()
+    return [struct for name, struct in _structs.items() if f'"{_TEMPLATE.format(name=name)}"' in text]
+
+
 def operation_id(route: APIRoute) -> str:
     """What generated clients call it: method and path."""
     methods = "_".join(sorted(route.methods or ())).lower()
@@ -81,7 +87,7 @@ def install(app: FastAPI, *, needs_key: bool) -> None:
         if app.openapi_schema is None:
             document = generate()
             components = document.setdefault("components", {})
-            components["schemas"] = msgspec.json.schema_components(_structs.values(), ref_template=_TEMPLATE)[1]
+            components["schemas"] = msgspec.json.schema_components(_mentioned_in(document), ref_template=_TEMPLATE)[1]
             if needs_key:
                 components["securitySchemes"] = _SECURITY_SCHEMES
                 document["security"] = [{name: []} for name in _SECURITY_SCHEMES]

@@ -135,29 +135,12 @@ _tokens_decoder = msgspec.json.Decoder(TokensBody)
 
 def router(service: Service) -> APIRouter:
     routes = APIRouter()
-
-    async def body_of(request: Request, decoder: msgspec.json.Decoder[Any]) -> Any:
-        return bodies.decode(await bodies.read(request, service.config.max_request_bytes), decoder)
-
-    @routes.post("/generate", **described(GenerateBody, Generated))
-    async def generate(request: Request) -> Response:
-        """Continues a prompt; the answer comes as a whole."""
-        return await _generate(service, await body_of(request, _generate_decoder), request)
-
-    @routes.post("/generate_stream", **described(GenerateBody, None, streams=TokenEvent))
-    async def generate_stream(request: Request) -> Response:
-        """Continues a prompt; an event per token."""
-        return await _generate_stream(service, await body_of(request, _generate_decoder), request)
-
-    @routes.post("/", **described(EitherBody, Generated, streams=TokenEvent))
-    async def either(request: Request) -> Response:
-        """/generate, or with stream=true /generate_stream."""
-        body = await body_of(request, _either_decoder)
-        return await (_generate_stream(service, body, request) if body.stream else _generate(service, body, request))
+    if not service.config.use_tgi_api:
+        _add_generation(routes, service)
 
     async def count_tokens(request: Request) -> Response:
         """How many tokens a text has."""
-        body = await body_of(request, _tokens_decoder)
+        body = await _body_of(service, request, _tokens_decoder)
         refuse_media(body.multimodal_params)
         bodies.refuse_unsupported(body.parameters, NEUTRAL)
         adds = body.parameters.add_special_tokens is not False
@@ -167,6 +150,28 @@ def router(service: Service) -> APIRouter:
     routes.post("/tokens", **described(TokensBody, TokenCount))(count_tokens)
     routes.get("/tokens", include_in_schema=False)(count_tokens)
     return routes
+
+
+def _add_generation(routes: APIRouter, service: Service) -> None:
+    @routes.post("/generate", **described(GenerateBody, Generated))
+    async def generate(request: Request) -> Response:
+        """Continues a prompt; the answer comes as a whole."""
+        return await _generate(service, await _body_of(service, request, _generate_decoder), request)
+
+    @routes.post("/generate_stream", **described(GenerateBody, None, streams=TokenEvent))
+    async def generate_stream(request: Request) -> Response:
+        """Continues a prompt; an event per token."""
+        return await _generate_stream(service, await _body_of(service, request, _generate_decoder), request)
+
+    @routes.post("/", **described(EitherBody, Generated, streams=TokenEvent))
+    async def either(request: Request) -> Response:
+        """/generate, or with stream=true /generate_stream."""
+        body = await _body_of(service, request, _either_decoder)
+        return await (_generate_stream(service, body, request) if body.stream else _generate(service, body, request))
+
+
+async def _body_of(service: Service, request: Request, decoder: msgspec.json.Decoder[Any]) -> Any:
+    return bodies.decode(await bodies.read(request, service.config.max_request_bytes), decoder)
 
 
 def refuse_media(multimodal_params: Any) -> None:
