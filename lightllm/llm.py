@@ -203,6 +203,7 @@ class _Run:
                 tokenizer = self._engine.service.need_tokenizer()
                 ids = tokenizer.encode(job.result.prompt, add_special_tokens=job.add_special_tokens)
                 job.result.prompt_token_ids = ids
+            self._engine.check_grammar(job.params)
             try:
                 asked = self._engine.service.healed_now(job.result.prompt_token_ids, job.params)
                 requests = self._client.submit(*asked)

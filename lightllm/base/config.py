@@ -29,6 +29,7 @@ def above(bound: float, *, below: float = 1e12) -> msgspec.Meta:
 Count = A[int, at_least(1)]
 PositiveSeconds = A[float, above(0)]
 DataType = Literal["auto", "float32", "fp32", "bfloat16", "bf16", "float16", "fp16"]
+OutputConstraint = Literal["llguidance", "none"]
 Tokenizer = Literal["auto", "fast", "none"]
 LoadFormat = Literal["auto", "dummy"]
 QuantType = Literal[
@@ -83,6 +84,12 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     reasoning_parser: A[
         str, about("Form in which the model reasons, see docs/tools.md; auto: what its chat template shows; none")
     ] = "auto"
+    output_constraint_mode: A[
+        OutputConstraint, about("What makes answers follow JSON schemas and other grammars, see docs/structured.md")
+    ] = "llguidance"
+    mask_timeout_s: A[
+        float, above(0), about("Seconds that sampling waits for what a grammar allows; then its request alone ends")
+    ] = 10.0
     eos_id: A[list[int], about("Token ids that end an answer, instead of the checkpoint's own")] = []
     load_format: A[LoadFormat, about("dummy: random weights of the right shapes")] = "auto"
     data_type: A[DataType, about("Type of weights and activations; auto: float32 on a CPU, else the checkpoint's")] = (

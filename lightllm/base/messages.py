@@ -59,6 +59,35 @@ class ResultReady(Message, frozen=True):
     """Worker of rank 0 to scheduler: a result was written to the ring of results."""
 
 
+# Grammars: clients and the worker of rank 0 with the process `grammar`.
+
+
+class Compile(Message, frozen=True):
+    """Client to grammar: can this be enforced? The grammar lies in the client's pages. Answered with Compiled."""
+
+    number: int
+    page: int
+    size: int
+
+
+class Compiled(Message, frozen=True):
+    """Grammar to client: it can, or why not."""
+
+    number: int
+    refusal: str = ""
+    is_ours: bool = False  # the refusal is no fault of the grammar's
+
+
+class MaskOrders(Message, frozen=True):
+    """Worker to grammar: masks wanted, [n] of base.masks.ORDER."""
+
+    orders: bytes
+
+
+class MasksReady(Message, frozen=True):
+    """Grammar to worker: some orders are answered."""
+
+
 # Control: supervisor and child.
 
 
@@ -72,11 +101,12 @@ class Start(Message, frozen=True):
     pool_tokens: int = 0  # scheduler only: slots of the KV pool
     metrics_block: int = 0  # which block of the metrics is this process's to write
     archive: bytes = b""  # client only: address of the socket behind which stored responses are; empty: there is none
+    vocab: int = 0  # token ids that the model knows
     store_port: int = 0  # worker only: where rank 0 serves the store through which ranks find one another
 
 
 class Connect(Message, frozen=True):
-    """Supervisor to child: a new scheduler or detokenizer; its socket comes with it. Open requests are lost."""
+    """Supervisor to child: this process was started again; its socket comes with it."""
 
     name: str
 
@@ -143,7 +173,7 @@ class Profiled(Message, frozen=True):
 
 AnyMessage = (
     Requests | Progress | TextReady | Stopped | PlanReady | ResultReady | Start | Connect | ClientLost | ClientForgotten
-    | EngineLost | Drain | Loading | Ready | Failed | Profile | Profiled
+    | EngineLost | Drain | Loading | Ready | Failed | Profile | Profiled | Compile | Compiled | MaskOrders | MasksReady
 )  # fmt: skip
 
 

@@ -80,6 +80,13 @@ METRICS = {
         Metric("steps_overlapped", "counter", "Steps at whose end the next plan had already arrived"),
         Metric("step_seconds", "counter", "Seconds spent in steps"),
         Metric("kernels_compiled_after_start", "counter", "Kernels compiled while requests waited; none is expected"),
+        Metric("mask_waits", "counter", "Steps whose sampling needed masks of grammars"),
+        Metric("mask_wait_seconds", "counter", "Seconds that sampling waited for masks of grammars"),
+        Metric("masks_missing", "counter", "Masks that could not be made, or not in time; each ends its request"),
+        # process grammar
+        Metric("masks_made", "counter", "Masks made of what grammars allow next"),
+        Metric("mask_seconds", "counter", "Seconds spent making masks"),
+        Metric("grammar_compile_duration", "histogram", "Seconds until a grammar was compiled or refused", SECONDS),
     )
 }
 _OFFSETS = dict(zip(METRICS, np.cumsum([0] + [metric.words for metric in METRICS.values()]).tolist(), strict=False))

@@ -7,6 +7,7 @@ import msgspec
 
 from lightllm.base.beams import BeamOptions, check_beams
 from lightllm.base.errors import RequestError
+from lightllm.base.grammar import Grammar
 
 
 class FinishReason(IntEnum):
@@ -19,6 +20,7 @@ class FinishReason(IntEnum):
     ERROR = 4  # the engine could not go on with it
     REFUSED = 5  # never ran, for the reason that is its Refusal
     TIMEOUT = 6  # its time was up; it ends with what there is, which may be nothing
+    GRAMMAR = 7  # what its grammar allows next was not known in time, or was nothing
 
 
 class Refusal(IntEnum):
@@ -84,6 +86,7 @@ class SamplingParams(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     stop: list[str] = []
     stop_token_ids: list[int] = []
     ignore_eos: bool = False
+    grammar: Grammar | None = None  # what the answer must look like; see docs/structured.md
     logprobs: int | None = None  # None: none; k: of the chosen token and the k likeliest
     prompt_logprobs: int | None = None  # likewise, of each token of the prompt but the first
     skip_special_tokens: bool = True
@@ -106,6 +109,18 @@ class SamplingParams(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
             if not holds:
                 raise RequestError(f"{name}={getattr(self, name)!r} is not allowed; use {allowed}", param=name)
         check_beams(self, searches=self.num_beams is not None)
+        self._check_grammar()
+
+    def _check_grammar(self) -> None:
+        if self.grammar is None:
+            return
+        for name, is_asked, reason in (
+            ("ignore_eos", self.ignore_eos, "an answer that follows a grammar ends where that does"),
+            ("num_beams", self.num_beams is not None, "beams do not follow grammars"),
+            ("token_healing", self.token_healing, "the healed token is no part of the answer"),
+        ):
+            if is_asked:
+                raise RequestError(f"{name} and a grammar exclude one another: {reason}; leave one out", param=name)
 
     @property
     def beams(self) -> BeamOptions | None:

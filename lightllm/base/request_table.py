@@ -28,6 +28,8 @@ RECORD = np.dtype(
         ("prompt_length", np.int32),  # tokens
         ("options_page", np.int32),  # Options, encoded
         ("options_bytes", np.int32),
+        ("grammar_page", np.int32),  # what the answer must look like (base/grammar), encoded
+        ("grammar_bytes", np.int32),  # 0: anything
         ("arrival", np.float64),  # time.monotonic(), s
         ("max_tokens", np.int32),  # output tokens; always set: validation fills in what model and pool allow
         ("max_tokens_given", np.bool_),  # False: max_tokens is only an upper bound, nobody expects that many
@@ -173,6 +175,12 @@ class RequestTable:
     def options(self, index: int) -> Options:
         record = self.records[index]
         return _OPTIONS.decode(self.pages.read_bytes(int(record["options_page"]), 0, int(record["options_bytes"])))
+
+    def grammar(self, index: int, generation: int) -> bytes | None:
+        """The encoded grammar of a request; None if its client has taken the record back."""
+        record = self.records[index].copy()
+        data = self.pages.read_bytes(int(record["grammar_page"]), 0, int(record["grammar_bytes"]))
+        return data if int(self.records["generation"][index]) == generation else None
 
     def output(self, index: int, start: int, stop: int) -> np.ndarray:
         """Output tokens start..stop as rows [stop - start, output_words] int32. A copy."""

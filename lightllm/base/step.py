@@ -10,12 +10,17 @@ from dataclasses import dataclass, field, fields
 
 import numpy as np
 
+FAILED = -2  # in results: no token was sampled, because what the row's grammar allows was not known, or was nothing
 LAST_SAMPLED = -1  # in `tokens`: the token that this row sampled last, which only the workers know
 
 # Sampling parameters of a row, as the request table has them.
 ROW = np.dtype(
     [
         ("row", np.int32),
+        ("index", np.int32),  # of the request's record
+        ("generation", np.uint32),
+        ("has_grammar", np.bool_),
+        ("num_output", np.int32),  # tokens generated before the row begins, after preemption
         ("prompt_length", np.int32),  # without input_penalty, penalties count the tokens after these
         ("temperature", np.float32),
         ("top_p", np.float32),

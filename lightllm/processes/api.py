@@ -4,7 +4,7 @@ import asyncio
 import gc
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import uvicorn
@@ -19,6 +19,7 @@ from lightllm.serving.api.app import create_app
 from lightllm.serving.api.http_protocol import BoundedHttp
 from lightllm.serving.api.service import Service
 
+_PEERS = ("scheduler", "detokenizer", "grammar")
 _TICK_S = 0.1
 _KEEP_ALIVE_S = 75  # longer than the 60 s for which clients and balancers usually keep a connection
 _log = log.get(__name__)
@@ -37,7 +38,7 @@ class Api:
 
     def __init__(self, me: child.Child):
         self._control = me.control
-        self._channels = {name: me.channel(name) for name in ("scheduler", "detokenizer")}
+        self._channels = {name: me.channel(name) for name in _PEERS if name in me.descriptors}
         self._metrics = me.metrics
         self._service = Service.load(
             me.start.config,
@@ -48,8 +49,14 @@ class Api:
             scheduler=self._channels["scheduler"],
             detokenizer=self._channels["detokenizer"],
             archive=me.start.archive,
+            grammar=self._channels.get("grammar"),
         )
         self._client = self._service.client
+        self._takes: dict[str, Callable[[], object]] = {
+            "scheduler": self._client.take_answers,
+            "detokenizer": self._client.poll,
+            "grammar": self._client.take_checks,
+        }
         self._listener = socket.socket(fileno=me.descriptors["listener"])
         self._server = _Server(
             uvicorn.Config(
@@ -72,8 +79,8 @@ class Api:
         """Serves until drained. What fails beside the server ends it too."""
         loop = asyncio.get_running_loop()
         loop.add_reader(self._control.fileno(), self._obey)
-        loop.add_reader(self._channels["detokenizer"].fileno(), self._take_news)
-        loop.add_reader(self._channels["scheduler"].fileno(), self._take_answers)
+        for name, channel in self._channels.items():
+            loop.add_reader(channel.fileno(), self._take, name)
         # What was loaded stays for good: the collector need not look at it while tokens stream.
         gc.collect()
         gc.freeze()
@@ -104,17 +111,11 @@ class Api:
                 except Closed:
                     continue  # the supervisor tells, with the reason
 
-    def _take_news(self) -> None:
+    def _take(self, name: str) -> None:
         try:
-            self._client.poll()
+            self._takes[name]()
         except Closed:
-            asyncio.get_running_loop().remove_reader(self._channels["detokenizer"].fileno())
-
-    def _take_answers(self) -> None:
-        try:
-            self._client.take_answers()
-        except Closed:
-            asyncio.get_running_loop().remove_reader(self._channels["scheduler"].fileno())
+            asyncio.get_running_loop().remove_reader(self._channels[name].fileno())
 
     def _obey(self) -> None:
         try:
@@ -148,7 +149,7 @@ class Api:
         self._channels[name].close()
         self._channels[name] = channel
         self._client.reconnect(name, channel)
-        loop.add_reader(channel.fileno(), self._take_news if name == "detokenizer" else self._take_answers)
+        loop.add_reader(channel.fileno(), self._take, name)
 
     async def _drain(self, seconds: float) -> None:
         """Lets open requests finish; what is not done in time ends with an error that says so."""

@@ -46,7 +46,7 @@ class Supervisor:
             config = msgspec.structs.replace(config, port=door.getsockname()[1])
         self.config = config
         clients = 1 if offline else config.httpserver_workers
-        self._segments = Segments.create(table_shape(config, clients=clients), processes=2 + config.tp + clients)
+        self._segments = Segments.create(table_shape(config, clients=clients), processes=3 + config.tp + clients)
         self._status = Status(self._segments.status)
         self._archive = None if offline else stored_responses(config)
         self._crew = Crew(config, self._segments, command, door, self._archive.address if self._archive else b"")
@@ -181,18 +181,27 @@ class Supervisor:
         if member in self._casualties or member not in self._watched:
             return
         assert isinstance(member, ChildProcess), "the offline API's end is the end of all"
-        if member.process == "api" and member.ready and not self._is_starting:
-            self._lost_api(member)
+        if member.process in ("api", "grammar") and member.ready and not self._is_starting:
+            self._lost_one(member)
             return
         self._casualties.append(member)
         self._status.state = State.FAILED
         if len(self._casualties) == 1:
             self._loop.after(_JUDGE_AFTER_S, self._judge)
 
+    def _lost_one(self, member: ChildProcess) -> None:
+        """A process without which the others go on."""
+        self._unwatch(member)
+        if member.process == "api":
+            self._lost_api(member)
+        else:
+            _log.error("%s; it is started again", member.cause)
+            self._crew.restart_grammar()
+            self._watch()
+
     def _lost_api(self, member: ChildProcess) -> None:
         if not self._is_draining and not self._cause:
             _log.error("%s; its requests are lost, and it is started again", member.cause)
-        self._unwatch(member)
         self._crew.forget_client(member.index)
         if self._is_draining and not self._crew.clients:
             self._loop.end()

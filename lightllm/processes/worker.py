@@ -2,21 +2,26 @@
 
 import select
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
 from datetime import timedelta
 from typing import TYPE_CHECKING, Protocol
 
 from lightllm.base import log
 from lightllm.base.errors import EngineDeadError
+from lightllm.base.masks import MaskMemory
 from lightllm.base.messages import Loading, PlanReady, Profile, Profiled, Ready, ResultReady
 from lightllm.base.ring import Ring
 from lightllm.base.step import StepPlan, StepResult, pack, unpack
 from lightllm.processes import child
 from lightllm.processes.channels import Channel
+from lightllm.processes.mask_makers import MaskMakers
+from lightllm.serving.scheduling.plan import StepLimits
 
 if TYPE_CHECKING:
     from torch.distributed import TCPStore  # pyright: ignore[reportPrivateImportUsage]
+
+    from lightllm.compute.execution.grammar_masks import GrammarMasks
 
 _log = log.get(__name__)
 _MEETING_TIMEOUT_S = 600.0  # ranks load at their own pace
@@ -36,6 +41,8 @@ class Runner(Protocol):
     """What computes the steps; a test may put something around the real one."""
 
     def launch(self, plan: StepPlan) -> Launched: ...
+
+    def use_masks(self, masks: "GrammarMasks") -> None: ...
 
 
 class Profiler(Protocol):
@@ -73,33 +80,80 @@ class Tracing:
         return nullcontext() if self._profiler is None else self._profiler.step(plan)
 
 
+class Steps:
+    """Plans of the scheduler's on their way through the device. Rank 0 answers for all ranks."""
+
+    def __init__(self, me: child.Child, runner: Runner):
+        self._runner, self._metrics, self.rank = runner, me.metrics, me.start.index
+        self.plans, self._results = Ring(me.memory("plans")), Ring(me.memory("results"))
+        self.scheduler = me.channel("scheduler")
+        self._launched: deque[Launched] = deque()
+        self._masks: GrammarMasks | None = None
+        if "grammar" in me.descriptors:
+            self._masks = _masks(me, catch_up=self._catch_up)
+            runner.use_masks(self._masks)
+
+    @property
+    def has_room(self) -> bool:
+        """Whether another one may be launched."""
+        return not self._launched or (len(self._launched) < _MOST_LAUNCHED and not self._launched[0].is_ready())
+
+    @property
+    def is_idle(self) -> bool:
+        return not self._launched
+
+    def launch(self, plan: StepPlan) -> None:
+        with _other_ranks():
+            self._launched.append(self._runner.launch(plan))
+
+    def finish(self, *, next_is_there: bool = False) -> None:
+        """Waits for the oldest step and tells the scheduler what it has sampled."""
+        with _other_ranks():
+            result = self._launched.popleft().result()
+        result.next_was_ready = next_is_there or bool(self._launched) or self.plans.place_to_read(self.rank) is not None
+        if self._masks is not None:
+            self._masks.note(result)
+        if self.rank == 0:
+            self._metrics.add("steps_run")
+            self._metrics.add("steps_overlapped", result.next_was_ready)
+            self._metrics.add("step_seconds", result.seconds)
+            pack(result, self._results.place_to_write(readers=1))
+            self._results.publish()
+            self.scheduler.send(ResultReady())
+
+    def _catch_up(self) -> None:
+        while self._launched:
+            self.finish(next_is_there=True)
+
+
 def serve(me: child.Child, runner: Runner, profiler: Profiler | None = None) -> None:
-    """Runs plans until the scheduler is gone: then raises Closed. Rank 0 answers for all ranks.
+    """Runs plans until the scheduler is gone: then raises Closed.
 
     A plan that comes while the device computes the one before is launched at once, so that the device need not wait.
     """
-    plans, results, rank = Ring(me.memory("plans")), Ring(me.memory("results")), me.start.index
-    launched: deque[Launched] = deque()
-    tracing = Tracing(profiler)
-    with closing(me.channel("scheduler")) as scheduler:
+    steps, tracing = Steps(me, runner), Tracing(profiler)
+    with closing(steps.scheduler):
         while True:
-            if not launched or (len(launched) < _MOST_LAUNCHED and not launched[0].is_ready()):
-                timeout_s = _LOOK_EVERY_S if launched else None
-                plan = _next_plan(plans, scheduler, rank, tracing, timeout_s=timeout_s)
-                if plan is not None:
-                    with _other_ranks(), tracing.step(plan):
-                        launched.append(runner.launch(plan))
+            if not steps.has_room:
+                steps.finish()
                 continue
-            with _other_ranks():
-                result = launched.popleft().result()
-            result.next_was_ready = bool(launched) or plans.place_to_read(rank) is not None
-            if rank == 0:
-                me.metrics.add("steps_run")
-                me.metrics.add("steps_overlapped", result.next_was_ready)
-                me.metrics.add("step_seconds", result.seconds)
-                pack(result, results.place_to_write(readers=1))
-                results.publish()
-                scheduler.send(ResultReady())
+            timeout_s = None if steps.is_idle else _LOOK_EVERY_S
+            plan = _next_plan(steps.plans, steps.scheduler, steps.rank, tracing, timeout_s=timeout_s)
+            if plan is not None:
+                with tracing.step(plan):
+                    steps.launch(plan)
+
+
+def _masks(me: child.Child, *, catch_up: Callable[[], None]) -> "GrammarMasks":
+    from lightllm.compute.execution.grammar_masks import GrammarMasks
+
+    config = me.start.config
+    assert config.max_req_total_len is not None, "the supervisor has looked it up"
+    lines = StepLimits.of(config, config.max_req_total_len).rows
+    memory = MaskMemory(me.memory("masks"), lines=lines, vocab=me.start.vocab)
+    return GrammarMasks(
+        lines, memory, MaskMakers(me), timeout_s=config.mask_timeout_s, metrics=me.metrics, catch_up=catch_up
+    )
 
 
 def _next_plan(

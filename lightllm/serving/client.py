@@ -14,11 +14,13 @@ import numpy as np
 
 from lightllm.base.config import EngineConfig
 from lightllm.base.errors import Closed, RequestError
+from lightllm.base.grammar import encode
 from lightllm.base.messages import AnyMessage, Message, Profile, Profiled, Requests, TextReady, parse_references
 from lightllm.base.metrics import Metrics
 from lightllm.base.request import NO_TERMS, FinishReason, Refusal, SamplingParams, Terms
 from lightllm.base.request_table import RequestTable
 from lightllm.base.status import State, Status
+from lightllm.serving.grammar_checks import GrammarChecks, OnAnswer
 from lightllm.serving.records import Records, Request, Update
 from lightllm.serving.scheduling.admission import longest_admissible, why_not_alone
 from lightllm.serving.scheduling.beam_search import why_not as why_no_beams
@@ -55,16 +57,20 @@ class EngineClient:
         vocab_size: int = 2**31 - 1,
         default_max_tokens: int | None = None,
         ttft_target_s: float | None = None,
+        grammar: Channel | None = None,
+        why_no_grammar: str | None = None,
     ):
         """`default_max_tokens` bounds the output of requests that set no maximum, as far as the engine allows it.
 
-        With `ttft_target_s` requests are refused that would wait longer for their first token.
+        With `ttft_target_s` requests are refused that would wait longer for their first token. `grammar` is the
+        process that enforces grammars; without it requests that have one are refused, and `why_no_grammar` says why.
         """
         self._ttft_target_s = math.inf if ttft_target_s is None else ttft_target_s
         self._records, self._has_others = Records(table, client), table.shape.clients > 1
         self._status, self._metrics, self._config = status, metrics, config
         self._channels: dict[str, Channel | None] = {"scheduler": scheduler, "detokenizer": detokenizer}
         self._eos_ids, self.vocab_size, self._default_max_tokens = list(eos_ids), vocab_size, default_max_tokens
+        self._grammars = GrammarChecks(self._records.pages, grammar, why_never=why_no_grammar)
         self._open: dict[int, Request] = {}
         self._refusal: str | None = None
         self._on_profiled: OnProfiled | None = None
@@ -171,6 +177,20 @@ class EngineClient:
         """Whether the next read completes the request."""
         return request.error is not None or self._records.has_ended(request)
 
+    # Grammars.
+
+    def check(self, params: SamplingParams, on_answer: OnAnswer) -> None:
+        """Calls `on_answer` with why the grammar of `params` cannot be enforced, or None; from `take_checks` if not at
+        once. To be asked before `submit`, which does not look at it. Raises RequestError for one that is too large."""
+        if params.grammar is None:
+            on_answer(None)
+        else:
+            self._grammars.ask(encode(params.grammar), on_answer)
+
+    def take_checks(self) -> None:
+        """Takes in what the process `grammar` has sent. Raises Closed after its death."""
+        self._grammars.take_answers()
+
     # Profiling.
 
     def profile(self, *, starts: bool, on_done: OnProfiled) -> None:
@@ -205,6 +225,7 @@ class EngineClient:
     def engine_lost(self, reason: str) -> None:
         """The engine died: open requests end with FinishReason.ERROR and this reason, new ones are refused."""
         self._channels = dict.fromkeys(self._channels)
+        self._grammars.reconnect(None)
         self._profiled(Profiled(failure=reason))
         now = time.monotonic()
         for request in list(self._open.values()):
@@ -213,8 +234,11 @@ class EngineClient:
                 _tell(request, now)
 
     def reconnect(self, name: str, channel: Channel) -> None:
-        """The engine was started again; `name` is "scheduler" or "detokenizer"."""
-        assert name in self._channels, "clients speak with the scheduler and the detokenizer only"
+        """A process was started again; `name` is "scheduler", "detokenizer" or "grammar"."""
+        if name == "grammar":
+            self._grammars.reconnect(channel)
+            return
+        assert name in self._channels, "clients speak with no other processes"
         self._channels[name] = channel
 
     def refuse(self, reason: str) -> None:

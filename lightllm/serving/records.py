@@ -10,6 +10,8 @@ from dataclasses import dataclass
 import msgspec
 import numpy as np
 
+from lightllm.base.grammar import encode
+from lightllm.base.pages import PageRegion
 from lightllm.base.request import NO_TERMS, FinishReason, Refusal, SamplingParams, Terms
 from lightllm.base.request_table import NO_TOKEN_WORDS, Options, RequestTable, TokenWords
 
@@ -18,15 +20,22 @@ _SAME_NAME = (
     "min_tokens", "temperature", "top_p", "min_p", "typical_p", "repetition_penalty", "presence_penalty",
     "frequency_penalty", "input_penalty",
 )  # fmt: skip
+_NO_MASK = (
+    "what the grammar allows next was not known in time (--mask_timeout_s), or is nothing: it is too complex, or other "
+    "parameters of the request forbid all that it allows"
+)
 _ERROR = "the engine had to end this request, most likely for want of room in the request table; try again later"
+
+_ERRORS = {FinishReason.ERROR: _ERROR, FinishReason.GRAMMAR: _NO_MASK}
 
 
 @dataclass(slots=True)
 class _Pages:
-    """Prompt and options in the request table, shared by the samples of one prompt."""
+    """Prompt, options and grammar in the request table, shared by the samples of one prompt."""
 
     prompt: int
     options: int
+    grammar: int  # -1: none
     users: int
 
 
@@ -109,6 +118,10 @@ class Records:
         self._pages = table.client_pages(client)
 
     @property
+    def pages(self) -> PageRegion:
+        return self._pages
+
+    @property
     def num_free(self) -> int:
         return len(self._free)
 
@@ -135,7 +148,8 @@ class Records:
                 beams=params.beams,
             )
         )
-        if (pages := self._store(tokens, options, users=params.num_samples)) is None:
+        grammar = b"" if params.grammar is None else encode(params.grammar)
+        if (pages := self._store(tokens, options, grammar, users=params.num_samples)) is None:
             return None
         now = time.monotonic()
         indexes = [self._free.pop() for _ in range(params.num_samples)]
@@ -144,6 +158,8 @@ class Records:
             "prompt_length": len(tokens),
             "options_page": pages.options,
             "options_bytes": len(options),
+            "grammar_page": pages.grammar,
+            "grammar_bytes": len(grammar),
             "arrival": now,
             "priority": terms.priority,
             "tenant": terms.tenant,
@@ -169,13 +185,15 @@ class Records:
             for i, index in enumerate(indexes)
         ]
 
-    def _store(self, tokens: np.ndarray, options: bytes, *, users: int) -> _Pages | None:
-        if (prompt_page := self._pages.store(tokens)) is None:
+    def _store(self, tokens: np.ndarray, options: bytes, grammar: bytes, *, users: int) -> _Pages | None:
+        stored: list[int | None] = [self._pages.store(tokens), self._pages.store_bytes(options)]
+        stored.append(self._pages.store_bytes(grammar) if grammar else -1)
+        prompt_page, options_page, grammar_page = stored
+        if prompt_page is None or options_page is None or grammar_page is None:
+            for page in stored:
+                self._pages.release(-1 if page is None else page)
             return None
-        if (options_page := self._pages.store_bytes(options)) is None:
-            self._pages.release(prompt_page)
-            return None
-        return _Pages(prompt_page, options_page, users)
+        return _Pages(prompt_page, options_page, grammar_page, users)
 
     def give_back(self, request: Request) -> None:
         """The record may be used again, and once no sample needs the prompt, so may its pages."""
@@ -185,6 +203,7 @@ class Records:
         if request.pages.users == 0:
             self._pages.release(request.pages.prompt)
             self._pages.release(request.pages.options)
+            self._pages.release(request.pages.grammar)
 
     def read(self, request: Request, *, with_tokens: bool) -> Update:
         """What is new of a request that the engine still knows."""
@@ -213,7 +232,7 @@ class Records:
             finish_reason=finish or None,
             stop_index=int(columns["stop_index"][index]) if finish else -1,
             cached_tokens=max(0, int(columns["cached_tokens"][index])),
-            error=_ERROR if finish is FinishReason.ERROR else None,
+            error=_ERRORS.get(finish),
         )
 
     def has_ended(self, request: Request) -> bool:

@@ -17,6 +17,7 @@ from lightllm.base.messages import (
     ClientLost,
     Connect,
     Drain,
+    MasksReady,
     PlanReady,
     Progress,
     Ready,
@@ -27,9 +28,12 @@ from lightllm.base.messages import (
 from lightllm.processes import child
 from lightllm.processes.channels import Channel
 
-HELLO = {"scheduler": PlanReady, "worker": ResultReady, "api": Requests, "detokenizer": lambda: TextReady(b"")}
+HELLO = {
+    "scheduler": PlanReady, "worker": ResultReady, "api": Requests, "detokenizer": lambda: TextReady(b""),
+    "grammar": MasksReady,
+}  # fmt: skip
 # Whom each process hears from before it is ready; workers are ready before the scheduler is told anything.
-HEARS = {"scheduler": ("worker", "client"), "worker": (), "api": ("detokenizer",), "detokenizer": ()}
+HEARS = {"scheduler": ("worker", "client"), "worker": (), "api": ("detokenizer",), "detokenizer": (), "grammar": ()}
 
 
 class FakeChild:

@@ -43,7 +43,7 @@ class Run:
 
     def __init__(self, folder: Path, **settings):
         self.folder, self.error, self.seconds = folder, None, 0.0
-        (folder / "config.json").write_text(json.dumps({"max_position_embeddings": 512}))
+        (folder / "config.json").write_text(json.dumps({"max_position_embeddings": 512, "vocab_size": 64}))
         config = {"load_format": "dummy", "running_max_req_size": 4, "max_queued_requests": 4, "port": 0}
         self.supervisor = Supervisor(
             ServerConfig(model_dir=str(folder), **(config | settings)),
@@ -186,7 +186,8 @@ def test_the_engine_is_started_again_where_asked(start):
         assert run.pids("api.0") == api
         assert len(run.pids("worker.1")) == len(worker) + 1
         told = re.findall(r"EngineLost|Connect\(name='\w+'", run.diary("api.0"))
-        assert told == ["EngineLost", "Connect(name='scheduler'", "Connect(name='detokenizer'"] * restarts
+        connected = [f"Connect(name='{process}'" for process in ("scheduler", "detokenizer", "grammar")]
+        assert told == ["EngineLost", *connected] * restarts
     run.supervisor.stop()
     assert run.ends()
     assert run.error is None
@@ -216,6 +217,30 @@ def test_a_dead_api_process_is_replaced_alone(start):
     assert eventually(lambda: replaced.ready)
 
 
+def test_a_dead_grammar_process_is_replaced_alone(start):
+    run = start(httpserver_workers=2, tp=2)
+    assert run.serves()
+
+    def times_told() -> set[int]:
+        return {run.diary(name).count("Connect(name='grammar')") for name in ("worker.0", "api.0", "api.1")}
+
+    for number in (1, 2):
+        os.kill(run.pids("grammar.0")[-1], signal.SIGKILL)
+        assert eventually(lambda number=number: len(run.pids("grammar.0")) == number + 1)
+        assert eventually(lambda number=number: times_told() == {number})
+        assert eventually(lambda: run.supervisor._crew.engine["grammar"].ready)
+    assert "grammar" not in run.diary("worker.1")
+    assert run.status.state is State.SERVING
+    for name in ("api.0", "scheduler.0", "worker.0", "detokenizer.0"):
+        assert len(run.pids(name)) == 1
+
+
+def test_without_grammars_there_is_no_process_for_them(start):
+    run = start(output_constraint_mode="none")
+    assert run.serves()
+    assert not run.diary("grammar.0")
+
+
 def test_an_api_process_that_cannot_be_replaced_ends_all(start, tmp_path):
     run = start()
     assert run.serves()
@@ -234,14 +259,14 @@ def test_children_end_when_the_supervisor_is_killed(tmp_path):
         assert process.stdout is not None
         process.stdout.readline()
         children = [int(path.read_text().split()[1]) for path in tmp_path.glob("*.[0-9]")]
-        assert len(children) == 4
+        assert len(children) == 5
         assert all(map(is_alive, children))
         process.kill()
     assert eventually(lambda: not any(map(is_alive, children)), 5)
 
 
 def test_the_offline_api_is_a_client_itself(tmp_path):
-    (tmp_path / "config.json").write_text(json.dumps({"max_position_embeddings": 512}))
+    (tmp_path / "config.json").write_text(json.dumps({"max_position_embeddings": 512, "vocab_size": 64}))
     ours, theirs = Channel.pair()
     offline = Supervisor(
         ServerConfig(model_dir=str(tmp_path), load_format="dummy", running_max_req_size=4),
@@ -253,17 +278,17 @@ def test_the_offline_api_is_a_client_itself(tmp_path):
     with contextlib.closing(Channel(ours)) as control:
         me = child.receive_start(control)
         me.channel("scheduler").close()  # in its place: hears nothing of the client and is not ready
-        assert set(me.descriptors) == {"requests", "status", "metrics", "scheduler", "detokenizer"}
+        assert set(me.descriptors) == {"requests", "status", "metrics", "scheduler", "detokenizer", "grammar"}
         assert me.status.state is State.STARTING
         assert not list(tmp_path.glob("api*"))
     thread.join(10)
     assert not thread.is_alive()  # the client's end is the end of all
-    for name in ("requests", "status", "metrics", "detokenizer"):
+    for name in ("requests", "status", "metrics", "detokenizer", "grammar"):
         os.close(me.descriptors[name])
 
 
 def test_an_occupied_port_is_refused_before_anything_starts(tmp_path):
-    (tmp_path / "config.json").write_text(json.dumps({"max_position_embeddings": 512}))
+    (tmp_path / "config.json").write_text(json.dumps({"max_position_embeddings": 512, "vocab_size": 64}))
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         with pytest.raises(ConfigError, match=f"--port={port}.*already in use"):

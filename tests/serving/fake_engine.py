@@ -1,4 +1,4 @@
-"""Scheduler, worker and detokenizer of tests, in one thread: scripted answers, over real channels and a real table."""
+"""The engine of tests, in one thread: scripted answers, over real channels and a real table."""
 
 import math
 import select
@@ -12,7 +12,7 @@ import numpy as np
 from tokenizers import Tokenizer
 
 from lightllm.base.errors import Closed
-from lightllm.base.messages import Profile, Requests, TextReady
+from lightllm.base.messages import Compile, Compiled, Profile, Requests, TextReady
 from lightllm.base.request import FinishReason, Refusal
 from lightllm.base.request_table import Options, RequestTable, TableShape
 from lightllm.base.status import State, Status
@@ -60,6 +60,8 @@ class FakeEngine:
     profiles: list[Profile] = field(default_factory=list)  # orders, never answered
     refusal: Refusal = Refusal.NONE  # if any, everything that comes is refused for it
     predicted_wait: float = math.nan
+    grammars: list[bytes] = field(default_factory=list)  # that were asked about
+    grammar_refusal: str = ""  # the answer to that
 
     def __post_init__(self) -> None:
         self.table_memory, self.status_memory = RequestTable.create(self.shape), Status.create()
@@ -74,6 +76,8 @@ class FakeEngine:
         self._requests = Channel(mine)
         self.detokenizer, mine = Channel.pair()
         self._news = Channel(mine)
+        self.grammar, mine = Channel.pair()
+        self._checks = Channel(mine)
         self._output = OutputWriter(self.table)
         self._text = OutputText(self.table, Decoders(self.tokenizer))
         self.running, self.waiting, self.open, self._begun, self._is_ended = {}, {}, set(), set(), False
@@ -87,6 +91,7 @@ class FakeEngine:
         self._thread.join()
         self._requests.close()
         self._news.close()
+        self._checks.close()
 
     def is_idle(self, timeout_s: float = 5) -> bool:
         """Whether all requests are gone, now or soon."""
@@ -97,13 +102,20 @@ class FakeEngine:
 
     def _run(self) -> None:
         while not self._is_ended:
-            readable, _, _ = select.select([self._requests], [], [], 0 if self.running else 0.005)
+            readable, _, _ = select.select([self._requests, self._checks], [], [], 0 if self.running else 0.005)
             try:
+                self._check_grammars()
                 while readable and (message := self._requests.receive()) is not None:
                     self._receive(message)
                 self._tick()
             except Closed:
                 return
+
+    def _check_grammars(self) -> None:
+        while (message := self._checks.receive()) is not None:
+            assert isinstance(message, Compile)
+            self.grammars.append(self.table.pages.read_bytes(message.page, 0, message.size))
+            self._checks.send(Compiled(message.number, self.grammar_refusal))
 
     def _receive(self, message: object) -> None:
         if isinstance(message, Profile):

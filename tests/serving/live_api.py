@@ -63,6 +63,7 @@ class LiveApi:
         descriptors = {
             "scheduler": self.engine.scheduler.detach(),
             "detokenizer": self.engine.detokenizer.detach(),
+            "grammar": self.engine.grammar.detach(),
             "listener": listener.detach(),
         }
         self._me = Child(
@@ -104,7 +105,8 @@ class LiveApi:
 
     def restart_engine(self) -> None:
         self.engine.connect()
-        for name, end in (("scheduler", self.engine.scheduler), ("detokenizer", self.engine.detokenizer)):
+        for name in ("scheduler", "detokenizer", "grammar"):
+            end = getattr(self.engine, name)
             self.control.send(Connect(name), [end.fileno()])
             end.close()
 

@@ -13,6 +13,7 @@ from lightllm.base.config import EngineConfig
 from lightllm.base.step import StepPlan, StepResult
 from lightllm.compute import kernels
 from lightllm.compute.execution import made_up_steps, memory, mixed_graphs
+from lightllm.compute.execution.grammar_masks import GrammarMasks
 from lightllm.compute.execution.graphs import CudaRecorder, sizes_up_to
 from lightllm.compute.execution.launched import Launched, Stopwatch
 from lightllm.compute.execution.loading import Progress, choose_device, load, read_blueprint
@@ -85,6 +86,10 @@ class Runner:
             started=started,
             stopwatch=self._stopwatch,
         )
+
+    def use_masks(self, masks: GrammarMasks) -> None:
+        """From now on sampling waits for what grammars allow."""
+        self.stepper.masks = masks
 
     def tell_of_compiling(self, listener: Callable[[str], None] | None) -> None:
         """From now on `listener` is called with the name of each kernel that has to be compiled. None is expected:

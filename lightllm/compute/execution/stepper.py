@@ -10,6 +10,7 @@ from torch import Tensor
 from lightllm.base.step import StepPlan
 from lightllm.compute import ops
 from lightllm.compute.execution import batch
+from lightllm.compute.execution.grammar_masks import GrammarMasks
 from lightllm.compute.execution.graphs import Graphs, Recorder, Sampling
 from lightllm.compute.execution.mixed_graphs import MixedGraphs
 from lightllm.compute.execution.rows import Rows
@@ -60,6 +61,7 @@ class Stepper:
             upload=upload,
             history=(self._rows.slot_table, self._rows.token_of_slot),
         )
+        self.masks: GrammarMasks | None = None  # where there is none, no row has a grammar
         self._graphs: Graphs | None = None
         self._mixed_graphs: MixedGraphs | None = None
 
@@ -88,6 +90,8 @@ class Stepper:
         """Computes a plan. All ranks are given the same ones, and all learn what rank 0 samples."""
         if self._group.rank == 0 and len(plan.begins):
             self._sampler.begin(plan.begins, plan.stop_tokens, plan.words)
+            if self.masks is not None:
+                self.masks.begin(plan.begins)
         which = np.flatnonzero(plan.samples)
         scores = None
         if len(plan.scored):
@@ -134,7 +138,8 @@ class Stepper:
         if self._group.rank == 0:
             lengths = (plan.starts + plan.counts)[which]
             on_device = sampling.row, sampling.length
-            tokens, logprobs = self._sampler.sample(logits, plan.rows[which], lengths, on_device)
+            allowed = None if self.masks is None else self.masks.of(plan, which)
+            tokens, logprobs = self._sampler.sample(logits, plan.rows[which], lengths, on_device, allowed)
         tokens = self._group.broadcast(tokens)
         self._rows.last_token.index_copy_(0, sampling.row, tokens)
         return tokens, logprobs

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from lightllm.compute import ops
+from lightllm.compute.sampling.allowed import Allowed
 from lightllm.compute.sampling.forbidden import forbid
 from lightllm.compute.sampling.masks import Masks
 from lightllm.compute.sampling.parameters import CHANGES, Asked, Parameters
@@ -44,7 +45,6 @@ class Sampler:
             Asked.MIN_TOKENS: self._hold_back,
             Asked.MASK: self._mask,
             Asked.FIRST_MASK: self._mask_first,
-            Asked.TYPICAL: self._keep_typical,
         }
 
     def begin(self, begins: np.ndarray, stop_tokens: np.ndarray, words: np.ndarray) -> None:
@@ -57,29 +57,47 @@ class Sampler:
         rows: np.ndarray,
         lengths: np.ndarray,
         on_device: tuple[Tensor, Tensor] | None = None,
+        allowed: Allowed | None = None,
     ) -> tuple[Tensor, Logprobs | None]:
         """The next token of each sequence, [n] int64, and log-probabilities of the raw logits where they are wanted.
 
         logits [n, vocab]; rows [n]; lengths [n]: tokens so far, so also the position of the token to be drawn.
-        on_device: rows and lengths, int64, if they are there already.
+        on_device: rows and lengths, int64, if they are there already. allowed: what grammars allow.
         """
         asked = self._parameters.asked(rows, lengths)
+        if allowed is not None:
+            self._let_end(asked, rows, allowed)
         asked_by_any = int(np.bitwise_or.reduce(asked))
-        changed = self._changed(logits, asked, rows, lengths) if asked_by_any & CHANGES else logits
+        is_changed = allowed is not None or asked_by_any & CHANGES
+        changed = self._changed(logits, asked, rows, lengths, allowed) if is_changed else logits
         if asked_by_any & Asked.DRAW:
             tokens = self._draw(changed, *(on_device or (self._upload(rows), self._upload(lengths))))
         else:
             tokens = ops.most_likely(changed)
         return tokens, self._logprobs(logits, tokens, rows) if asked_by_any & Asked.LOGPROBS else None
 
-    def _changed(self, logits: Tensor, asked: np.ndarray, rows: np.ndarray, lengths: np.ndarray) -> Tensor:
+    def _changed(
+        self, logits: Tensor, asked: np.ndarray, rows: np.ndarray, lengths: np.ndarray, allowed: Allowed | None
+    ) -> Tensor:
         """A new tensor, float32: the raw logits stay as they are."""
         logits = logits.to(torch.float32, copy=True)
         for what, change in self._changes.items():
             which = np.flatnonzero(asked & what)
             if len(which):
                 change(logits, which, rows[which], lengths[which])
+        if allowed is not None:
+            self._restrict(logits, allowed)
+        if len(which := np.flatnonzero(asked & Asked.TYPICAL)):
+            self._keep_typical(logits, which, rows[which])
         return logits
+
+    def _let_end(self, asked: np.ndarray, rows: np.ndarray, allowed: Allowed) -> None:
+        """An answer that is complete ends, even if it has fewer than min_tokens."""
+        short = np.flatnonzero(asked[allowed.which] & Asked.MIN_TOKENS)
+        if len(short):
+            which = allowed.which[short]
+            other_tokens = allowed.masks_without(short, *self._parameters.stops.of(rows[which]))
+            asked[which[~other_tokens.any(axis=1)]] &= ~Asked.MIN_TOKENS
 
     def _penalize(self, logits: Tensor, which: np.ndarray, rows: np.ndarray, lengths: np.ndarray) -> None:
         where, row, length = (self._upload(x) for x in (which, rows, lengths))
@@ -131,9 +149,14 @@ class Sampler:
     def _allow(self, logits: Tensor, which: np.ndarray, rows: np.ndarray, masks: Masks) -> None:
         ops.allow(logits, self._upload(which), masks.tensor, self._upload(rows))
 
-    def _keep_typical(self, logits: Tensor, which: np.ndarray, rows: np.ndarray, lengths: np.ndarray) -> None:
+    def _keep_typical(self, logits: Tensor, which: np.ndarray, rows: np.ndarray) -> None:
         chosen = self._parameters.choose(self._upload(rows))
         ops.keep_typical(logits, self._upload(which), chosen.temperature, chosen.typical_p)
+
+    def _restrict(self, logits: Tensor, allowed: Allowed) -> None:
+        # Uploaded as what they are not, as integers would become wider.
+        masks = self._upload(allowed.masks.view(np.float32)).view(torch.int32)
+        ops.allow(logits, self._upload(allowed.which), masks, self._upload(np.arange(len(allowed.which))))
 
     def _draw(self, logits: Tensor, rows: Tensor, positions: Tensor) -> Tensor:
         chosen = self._parameters.choose(rows)

@@ -6,13 +6,13 @@ from collections.abc import Iterable
 from lightllm.base.config import ServerConfig
 from lightllm.base.messages import ClientLost, Connect, EngineLost, Start
 from lightllm.processes.supervision.member import ChildProcess, Command, Member, end_all
-from lightllm.processes.supervision.wiring import EngineParts, Segments
+from lightllm.processes.supervision.wiring import EngineParts, Segments, has_grammars
 
 _END_WITHIN_S = 2.0
 
 
 class Crew:
-    """The engine (workers, scheduler, detokenizer) and its clients (api processes, or this process itself)."""
+    """The engine (workers, scheduler, detokenizer, grammar) and its clients (api processes, or this process itself)."""
 
     def __init__(self, config: ServerConfig, segments: Segments, command: Command, door: socket.socket, archive: bytes):
         """`door` is the listening socket of the api processes or the control channel of the offline API.
@@ -54,8 +54,11 @@ class Crew:
             self.engine[process] = self._spawn(process, 0)
         for rank in range(self._config.tp):
             store = {"store": self._parts.store} if rank == 0 and self._parts.store else {}
-            self._introduce(f"worker:{rank}", self.workers[rank], {**self._parts.rings, **_fds(store)})
+            masks = self._parts.mask_memory if rank == 0 else {}
+            self._introduce(f"worker:{rank}", self.workers[rank], {**self._parts.rings, **masks, **_fds(store)})
         self._introduce("detokenizer", self.engine["detokenizer"])
+        if has_grammars(self._config):
+            self._start_grammar()
 
     def start_scheduler(self, pool_tokens: int) -> None:
         self.is_scheduled = True
@@ -66,9 +69,12 @@ class Crew:
         name = f"client:{client}"
         if not self._running.wires.ends.get(name):
             self._running.wires.connect_client(client)
-            self._tell_of_client("detokenizer", name)
+            self._tell("detokenizer", name)
             if self.is_scheduled:
-                self._tell_of_client("scheduler", name)
+                self._tell("scheduler", name)
+            if "grammar" in self.engine:
+                self._running.wires.connect("grammar", name)
+                self._tell("grammar", name)
         if self._door.family == socket.AF_UNIX:
             self.clients[client] = Member("client", client, self._door)
             self._introduce(name, self.clients[client])
@@ -76,7 +82,21 @@ class Crew:
             self.clients[client] = self._spawn("api", client)
             self._introduce(name, self.clients[client], {"listener": self._door.fileno()})
 
+    def _start_grammar(self) -> None:
+        self.engine["grammar"] = self._spawn("grammar", 0)
+        self._introduce("grammar", self.engine["grammar"], self._running.mask_memory)
+
     # ---- changes ----
+
+    def restart_grammar(self) -> None:
+        """The process has ended; another one takes its place."""
+        end_all([self.engine.pop("grammar")], within_s=_END_WITHIN_S)
+        self._running.wires.connect_grammar(self._segments.shape.clients)
+        self._start_grammar()
+        self._tell("worker:0", "grammar")
+        for number, client in self.clients.items():
+            with self._running.wires.taken(f"client:{number}", "grammar") as ends:
+                client.send(Connect("grammar"), [ends["grammar"].fileno()])
 
     def forget_client(self, client: int) -> None:
         """A client has ended: its requests are to be ended too. The scheduler says when that is done."""
@@ -134,6 +154,7 @@ class Crew:
                 pool_tokens=pool_tokens,
                 metrics_block=self._metrics_block(member),
                 archive=self._archive,
+                vocab=self._running.vocab,
                 store_port=self._running.store_port,
             )
             member.send(start, list(descriptors.values()))
@@ -141,10 +162,11 @@ class Crew:
     def _metrics_block(self, member: Member) -> int:
         tp = self._config.tp
         # Clients are last: what each of them has of its own is found there (base/metrics).
-        first = {"scheduler": 0, "detokenizer": 1, "worker": 2, "api": 2 + tp, "client": 2 + tp}
+        first = {"scheduler": 0, "detokenizer": 1, "grammar": 2, "worker": 3, "api": 3 + tp, "client": 3 + tp}
         return first[member.process] + member.index
 
-    def _tell_of_client(self, process: str, name: str) -> None:
+    def _tell(self, process: str, name: str) -> None:
+        """Hands a process of the engine its end to somebody who has come anew."""
         with self._running.wires.taken(process, name) as ends:
             self.engine[process].send(Connect(name), [ends[name].fileno()])
 

@@ -6,8 +6,9 @@ import select
 import threading
 
 from lightllm.base.config import ServerConfig
-from lightllm.base.errors import Closed, EngineDeadError
+from lightllm.base.errors import Closed, EngineDeadError, RequestError
 from lightllm.base.messages import Connect, EngineLost, Ready
+from lightllm.base.request import SamplingParams
 from lightllm.base.status import State
 from lightllm.processes.channels import Channel
 from lightllm.processes.child import receive_start
@@ -16,6 +17,7 @@ from lightllm.processes.supervisor import Supervisor
 from lightllm.serving.api.service import Service
 from lightllm.serving.records import Request
 
+_PEERS = ("scheduler", "detokenizer", "grammar")
 _LOOK_EVERY_S = 0.01
 _END_WITHIN_S = 10.0
 
@@ -48,7 +50,7 @@ class OfflineEngine:
         for name in ("requests", "status", "metrics"):
             self._resources.callback(os.close, me.descriptors[name])
         self._status = me.status
-        self._channels = {name: me.channel(name) for name in ("scheduler", "detokenizer")}
+        self._channels = {name: me.channel(name) for name in _PEERS if name in me.descriptors}
         self._resources.callback(lambda: [channel.close() for channel in self._channels.values()])
         self.service = Service.load(
             me.start.config,
@@ -58,6 +60,7 @@ class OfflineEngine:
             metrics=me.metrics,
             scheduler=self._channels["scheduler"],
             detokenizer=self._channels["detokenizer"],
+            grammar=self._channels.get("grammar"),
         )
         self._control.send(Ready())
         self.wait_until_serving()
@@ -86,6 +89,20 @@ class OfflineEngine:
             return []
         finally:
             self._obey()
+
+    def check_grammar(self, params: SamplingParams) -> None:
+        """Raises RequestError if no engine can enforce the grammar that the parameters hold, if any."""
+        answers: list[RequestError | None] = []
+        self.service.client.check(params, answers.append)
+        while not answers:
+            select.select([self._control, self._channels["grammar"]], [], [])
+            try:
+                self.service.client.take_checks()
+            except Closed:
+                select.select([self._control], [], [])  # the supervisor says what becomes of it
+            self._obey()
+        if answers[0] is not None:
+            raise answers[0]
 
     def close(self) -> None:
         """Ends all processes. May be repeated."""

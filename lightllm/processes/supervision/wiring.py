@@ -5,8 +5,10 @@ import socket
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 
+from lightllm.base.checkpoint_files import read_json, vocab_size
 from lightllm.base.config import ServerConfig
 from lightllm.base.errors import ConfigError
+from lightllm.base.masks import MaskMemory
 from lightllm.base.metrics import Metrics
 from lightllm.base.request_table import RequestTable, TableShape
 from lightllm.base.ring import Ring
@@ -14,7 +16,7 @@ from lightllm.base.shared_memory import SharedMemory
 from lightllm.base.status import Status
 from lightllm.processes.channels import Channel
 from lightllm.serving.archive.server import ArchiveServer
-from lightllm.serving.scheduling.plan import plan_bytes, result_bytes
+from lightllm.serving.scheduling.plan import StepLimits, plan_bytes, result_bytes
 
 _BACKLOG = 2048
 # The table has room for every record at this length, which bounds its size; single requests may be longer.
@@ -34,6 +36,11 @@ def table_shape(config: ServerConfig, *, clients: int) -> TableShape:
         output_pages=min(shape.output_pages, _MOST_PAGES),
         text_pages=min(shape.text_pages, _MOST_PAGES),
     )
+
+
+def has_grammars(config: ServerConfig) -> bool:
+    """Whether there is a process `grammar`."""
+    return config.output_constraint_mode != "none" and config.tokenizer_mode != "none"
 
 
 def listen(host: str, port: int) -> socket.socket:
@@ -93,6 +100,12 @@ class Wires:
         self.ends.setdefault(one, {})[other] = first
         self.ends.setdefault(other, {})[one] = second
 
+    def connect_grammar(self, clients: int) -> None:
+        """The process `grammar` with the worker that samples and with all clients."""
+        self.connect("grammar", "worker:0")
+        for client in range(clients):
+            self.connect("grammar", f"client:{client}")
+
     def connect_client(self, client: int) -> None:
         for process in ("scheduler", "detokenizer"):
             self.connect(process, f"client:{client}")
@@ -122,6 +135,8 @@ class EngineParts:
     results: SharedMemory
     wires: Wires
     store: socket.socket | None  # where the ranks find one another
+    masks: SharedMemory | None  # of tokens that grammars allow
+    vocab: int  # token ids that the model knows
 
     @classmethod
     def create(cls, config: ServerConfig, *, clients: int) -> "EngineParts":
@@ -133,12 +148,23 @@ class EngineParts:
             wires.connect("scheduler", f"worker:{rank}")
         for client in range(clients):
             wires.connect_client(client)
+        masks, vocab = None, vocab_size(read_json(config.model_dir, "config.json", required=True))
+        if has_grammars(config):
+            wires.connect_grammar(clients)
+            masks = MaskMemory.create(lines=StepLimits.of(config, longest).rows, vocab=vocab)
         return cls(
             Ring.create("plans", plan_bytes(config, longest)),
             Ring.create("results", result_bytes(config, longest)),
             wires,
             listen("127.0.0.1", 0) if config.tp > 1 else None,
+            masks,
+            vocab,
         )
+
+    @property
+    def mask_memory(self) -> dict[str, int]:
+        """What the process `grammar` shares with the worker that samples; nothing if there is none."""
+        return {} if self.masks is None else {"masks": self.masks.fd}
 
     @property
     def rings(self) -> dict[str, int]:
@@ -152,5 +178,7 @@ class EngineParts:
         self.wires.close()
         self.plans.close()
         self.results.close()
+        if self.masks:
+            self.masks.close()
         if self.store:
             self.store.close()

@@ -84,6 +84,7 @@ class GenerationBody(msgspec.Struct, kw_only=True, forbid_unknown_fields=True, f
     prompt_cache_retention: Any = None
     prompt_cache_options: Any = None
     spaces_between_special_tokens: Any = None
+    # What the answer must look like, see structured.py
     response_format: Any = None
     guided_json: Any = None
     guided_regex: Any = None
@@ -97,12 +98,6 @@ NEUTRAL: dict[str, tuple[object, ...]] = {
     "prompt_cache_retention": ("in_memory", "in-memory"),
     "prompt_cache_options": ({}, {"mode": "implicit"}),
     "spaces_between_special_tokens": (True, False),  # there are none between those of a tokenizer.json
-    "response_format": ({"type": "text"},),
-    "guided_json": (),
-    "guided_regex": (),
-    "guided_choice": (),
-    "guided_grammar": (),
-    "structured_outputs": (),
 }
 
 

@@ -13,7 +13,7 @@ from fastapi import APIRouter, Request, Response
 from lightllm.base.errors import RequestError
 from lightllm.base.request import SamplingParams
 from lightllm.serving import best_of
-from lightllm.serving.api import beams, terms
+from lightllm.serving.api import beams, structured, terms
 from lightllm.serving.api import body as bodies
 from lightllm.serving.api.body import Int
 from lightllm.serving.api.chunks import TokenEvent
@@ -31,12 +31,10 @@ _SAME_NAME = (
     "exponential_decay_length_penalty", "truncate_prompt_tokens", "truncation_side", "long_truncation_mode",
     "include_stop_str_in_output", "input_penalty", "first_token_ids", "token_healing",
 )  # fmt: skip
+_GRAMMARS = ("regular_constraint", "guided_grammar", "guided_json")
 _MAKES_IT_SAMPLE = ("temperature", "top_p", "top_k", "min_p", "typical_p")
 NEUTRAL: dict[str, tuple[object, ...]] = {
     "image_max_patch_num": (-1,),
-    "regular_constraint": ("",),
-    "guided_grammar": ("",),
-    "guided_json": ("",),
     "add_spaces_between_special_tokens": (True, False),  # there are none between those of a tokenizer.json
     "print_eos_token": (False,),
     "group_request_id": (-1,),
@@ -90,11 +88,12 @@ class Parameters(msgspec.Struct, kw_only=True, forbid_unknown_fields=True, froze
     priority: Int | None = None
     timeout_s: float | None = None
     user: str | None = None
+    # What the answer must look like: one at most
+    regular_constraint: str | None = None
+    guided_grammar: str | None = None
+    guided_json: Any = None
     # Refused unless they say nothing, see NEUTRAL
     image_max_patch_num: Any = None
-    regular_constraint: Any = None
-    guided_grammar: Any = None
-    guided_json: Any = None
     add_spaces_between_special_tokens: Any = None
     print_eos_token: Any = None
     group_request_id: Any = None
@@ -222,6 +221,7 @@ async def _submit(
     granted = terms.of(service, request, body.parameters, cache_salt=salt)
     if isinstance(prompt, str):
         prompt = await service.encode(prompt, add_special_tokens=body.parameters.add_special_tokens is not False)
+    await service.check_grammar(params)
     generation = Generation(service.client, granted, until_end=until_end)
     generation.submit(*await service.healed(prompt, params))
     return generation
@@ -251,6 +251,7 @@ def _params(service: Service, parameters: Parameters, *, logprobs: int | None) -
             "stop": stop,
             "stop_token_ids": stop_token_ids,
             "logprobs": logprobs,
+            "grammar": structured.grammar_of({name: getattr(parameters, name) for name in _GRAMMARS}),
         }
     )
 

@@ -10,6 +10,7 @@ from msgspec import UNSET, UnsetType
 
 from lightllm.base.errors import RequestError
 from lightllm.base.request import FinishReason
+from lightllm.serving.api import structured
 from lightllm.serving.api.body import GenerationBody
 from lightllm.serving.api.service import Service
 from lightllm.serving.records import Request, Update
@@ -51,7 +52,8 @@ def sampling_values(body: GenerationBody, *, max_tokens: int | None, logprobs: i
     values = {name: getattr(body, name) for name in _SAME_NAME}
     if body.stream and body.prompt_logprobs is not None:
         raise RequestError("prompt_logprobs do not come with stream=true; leave one out", param="prompt_logprobs")
-    return values | {"stop": stop, "max_tokens": max_tokens, "logprobs": logprobs}
+    grammar = structured.grammar_of({name: getattr(body, name) for name in structured.FIELDS})
+    return values | {"stop": stop, "max_tokens": max_tokens, "logprobs": logprobs, "grammar": grammar}
 
 
 def check_stream_options(body: GenerationBody) -> None:

@@ -114,6 +114,7 @@ async def begun(service: Service, request: Request, body: ChatBody, *, until_end
     ]
     granted = terms.of(service, request, body, cache_salt=body.cache_salt)
     generation = Generation(service.client, granted, until_end=until_end)
+    await service.check_grammar(params)
     generation.submit(prompt.tokens, params)
     needs_tokens = bool(body.logprobs or body.return_token_ids) or parsing.reasoning_format is not None
     return Chat(generation, readers, needs_tokens)

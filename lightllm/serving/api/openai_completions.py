@@ -80,6 +80,7 @@ def router(service: Service) -> APIRouter:
         writers = [ChoiceWriter(service, body, echo) for echo in echoes for _ in range(params.num_samples)]
         granted = terms.of(service, request, body, cache_salt=body.cache_salt)
         generation = Generation(service.client, granted, until_end=not body.stream)
+        await service.check_grammar(params)
         for prompt, healed in [await service.healed(prompt, params) for prompt in tokens]:
             generation.submit(prompt, healed)
         for writer, one in zip(writers, generation.requests, strict=True):

@@ -22,6 +22,7 @@ from lightllm.base.status import Status
 from lightllm.base.version import package_version
 from lightllm.serving.archive.client import ArchiveClient
 from lightllm.serving.client import Channel, EngineClient
+from lightllm.serving.grammar.choice import why_not
 from lightllm.serving.parsing.choice import Formats, choose
 from lightllm.serving.text import healing
 from lightllm.serving.text.chat_template import ChatTemplate
@@ -63,6 +64,7 @@ class Service:
         scheduler: Channel,
         detokenizer: Channel,
         archive: bytes = b"",
+        grammar: Channel | None = None,
     ) -> "Service":
         """With what the checkpoint in config.model_dir says. `archive` is where stored responses are.
 
@@ -84,6 +86,8 @@ class Service:
             vocab_size=vocab_size(checkpoint),
             default_max_tokens=generation.get("max_new_tokens"),
             ttft_target_s=config.ttft_target_s,
+            grammar=grammar,
+            why_no_grammar=why_not(config),
         )
         defaults, samples = sampling_defaults(generation), generation.get("do_sample") is True
         stored = ArchiveClient(archive) if archive else None
@@ -126,6 +130,15 @@ class Service:
             )
         ways = [way for word in params.bad_words for way in tokenizer.ways_to_write(word)]
         return msgspec.structs.replace(params, bad_words_token_ids=[*params.bad_words_token_ids, *ways])
+
+    async def check_grammar(self, params: SamplingParams) -> None:
+        """Raises RequestError if no engine can enforce the grammar that the parameters hold, if any."""
+        if params.grammar is None:
+            return
+        answer: asyncio.Future[RequestError | None] = asyncio.get_running_loop().create_future()
+        self.client.check(params, lambda error: None if answer.done() else answer.set_result(error))
+        if (error := await answer) is not None:
+            raise error
 
     async def aside(self, work: Callable[[], Result], characters: int) -> Result:
         """Runs `work` on so many characters without holding up the streams of others."""

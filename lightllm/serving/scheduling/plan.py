@@ -166,7 +166,9 @@ def _beginnings(begun: list[int], rows: Rows) -> tuple[np.ndarray, np.ndarray, n
         request = rows.requests[row]
         assert request is not None, "a row that begins has a request"
         begin = request.sampling.copy()
+        assert request.tokens is not None, "which knows its tokens"
         begin["row"], begin["num_stops"] = row, len(request.stops_to_tell)
+        begin["num_output"] = len(request.tokens) - request.prompt_length
         begins.append(begin)
         stops.append(request.stops_to_tell)
         words.append(request.words)

@@ -17,7 +17,8 @@ if TYPE_CHECKING:
 
 _decode_options = msgspec.msgpack.Decoder(Options).decode
 _OF_WORDS = ("num_bias_words", "num_ends", "num_mask_words", "num_first_mask_words", "num_biases")
-_SAME_NAME = [name for name in ROW.names or () if name not in ("row", "num_stops", *_OF_WORDS)]
+_NOT_IN_RECORDS = ("row", "index", "generation", "has_grammar", "num_output", "num_stops", *_OF_WORDS)
+_SAME_NAME = [name for name in ROW.names or () if name not in _NOT_IN_RECORDS]
 _NO_WORDS = np.empty(0, dtype=np.int32)
 
 
@@ -44,6 +45,7 @@ class Request:
     sampling: np.ndarray  # [1] of ROW, without its row
     num_prompt_logprobs: int = -1  # -1: none wanted
     words: NDArray[np.int32] = field(default_factory=lambda: _NO_WORDS)  # what it wants of single tokens
+    has_grammar: bool = False  # only tokens are sampled that its grammar allows
     expected_tokens: int = 0  # of output, as was thought when it came
     predicted_wait: float = math.nan  # s, from its coming to its first token; NaN: nothing was known
     beams: BeamOptions | None = None
@@ -94,6 +96,8 @@ def read_request(table: RequestTable, index: int, generation: int, *, order: int
         sampling[name] = record[name]
     for name in _OF_WORDS:
         sampling[name] = getattr(options.token_words, name)
+    sampling["index"], sampling["generation"] = index, generation
+    sampling["has_grammar"] = record["grammar_bytes"] > 0
     return Request(
         index=index,
         generation=generation,
@@ -111,6 +115,7 @@ def read_request(table: RequestTable, index: int, generation: int, *, order: int
         came=now,
         deadline=now + (float(record["timeout_s"]) or math.inf),
         stop_tokens=np.unique(np.array(options.stop_token_ids, dtype=np.int32)),
+        has_grammar=bool(record["grammar_bytes"] > 0),
         can_stop=bool(options.stop_token_ids or options.stop),
         sampling=sampling,
         words=np.frombuffer(options.token_words.words, dtype=np.int32),

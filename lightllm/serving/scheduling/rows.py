@@ -28,6 +28,7 @@ _SAME_NAME = (
     "can_stop",
     "num_preemptions",
     "priority",
+    "has_grammar",
 )
 
 
@@ -46,6 +47,7 @@ class Rows:
         self.goal, self.limit, self.length = column(np.int64), column(np.int64), column(np.int64)
         self.in_tree, self.told, self.node = column(np.int64), column(np.int64), column(np.int32)
         self.family, self.common = column(np.int64), column(np.int64)  # family -1: none
+        self.has_grammar = column(np.bool_)
         self.can_stop = column(np.bool_)  # False: generates max_tokens
         self.is_beam = column(np.bool_)  # its next token is not what it samples, so it runs no further than `goal`
         self.scores = column(np.bool_)  # computes tokens whatever the tree has, to have them scored

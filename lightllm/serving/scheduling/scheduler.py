@@ -18,7 +18,7 @@ from lightllm.base.messages import Progress, Reference, references
 from lightllm.base.metrics import Metrics
 from lightllm.base.request import FinishReason
 from lightllm.base.request_table import RequestTable
-from lightllm.base.step import StepPlan, StepResult
+from lightllm.base.step import FAILED, StepPlan, StepResult
 from lightllm.serving.scheduling import admission, orders
 from lightllm.serving.scheduling.beam_group import BeamGroup, members, written
 from lightllm.serving.scheduling.beam_search import Candidates
@@ -201,12 +201,13 @@ class Scheduler:
             self._keep_scores(landed, result)
             goes_on = [rows.requests[row] is not None for row in seated.tolist()]
             positions, seated = positions[goes_on], seated[goes_on]
+        positions, seated = self._end_failed(result, positions, seated)
         if (is_beam := rows.is_beam[seated]).any():
             self._hear_of_beams(positions[is_beam], seated[is_beam], result)
             positions, seated = positions[~is_beam], seated[~is_beam]
         indexes = rows.index[seated]
-        # Before min_tokens no token stops a request.
-        may_stop = self._output.num_tokens(indexes) >= rows.min_tokens[seated]
+        # Before min_tokens no token stops a request, unless its grammar allows no other.
+        may_stop = (self._output.num_tokens(indexes) >= rows.min_tokens[seated]) | rows.has_grammar[seated]
         is_stopped = may_stop & rows.are_stops(seated, result.tokens[positions])
         is_written = self._output.append(indexes, positions, result)
         num_tokens = self._output.num_tokens(indexes)
@@ -266,6 +267,15 @@ class Scheduler:
         message = Progress(progressed=b"".join(self._progressed), released=released)
         self._progressed, self._released = [], []
         return message
+
+    def _end_failed(
+        self, result: StepResult, positions: np.ndarray, seated: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Ends the requests for which no token could be sampled; the others are left."""
+        has_failed = result.tokens[positions] == FAILED
+        for row in seated[has_failed]:
+            self._end(self._request_of(int(row)), FinishReason.GRAMMAR)
+        return positions[~has_failed], seated[~has_failed]
 
     def _note_preemption(self, request: Request) -> None:
         self._records[request.index]["preemptions"] += 1

@@ -123,8 +123,8 @@ def test_sampling_is_greedy_unless_asked_for(http, live, parameters, temperature
 
 
 REFUSED = {
-    "guided_json": "{}",
-    "regular_constraint": "a+",
+    "guided_json": "{",
+    "regular_constraint": 1,
     "allowed_token_ids": [10**6],
     "print_eos_token": True,
     "exponential_decay_length_penalty": [2, 0.5],

@@ -8,7 +8,7 @@ import pytest
 
 from lightllm.base.request import FinishReason
 from lightllm.base.request_table import output_words, rows_per_page
-from lightllm.base.step import LAST_SAMPLED
+from lightllm.base.step import FAILED, LAST_SAMPLED
 from tests.serving.scheduling.device import alone, context_hashes, logprobs, score
 from tests.serving.scheduling.engine import Asked, Engine
 
@@ -79,6 +79,23 @@ def test_a_request_whose_prompts_scores_find_no_page_ends_alone():
     assert engine.finish(scored) == FinishReason.ERROR
     engine.release(scored)
     finish_and_check(engine, [engine.ask([1] * 60, 1)])
+
+
+def test_a_sequence_without_a_token_ends_alone():
+    engine = Engine(**AMPLE)
+    first, second = engine.ask([1, 2, 3], 10), engine.ask([4, 5], 10)
+    digest = engine.scheduler.digest
+
+    def fail_first(result) -> None:
+        if len(engine.output(first)) == 4 and not engine.finish(first):
+            result.tokens[0] = FAILED
+        digest(result)
+
+    engine.scheduler.digest = fail_first  # type: ignore[method-assign]
+    engine.run()
+    assert engine.finish(first) is FinishReason.GRAMMAR
+    assert engine.output(first) == first.expected(64)[: len(engine.output(first))]
+    engine.check_output(second)
 
 
 def test_preempted_requests_resume_exactly_and_say_so():

@@ -1,0 +1,142 @@
+"""What an engine lets through, and what it refuses and by which name."""
+
+import json
+import random
+
+import jsonschema
+import numpy as np
+import pytest
+
+from lightllm.base.grammar import (
+    AnyText,
+    ConstString,
+    ContextFree,
+    Either,
+    JsonSchema,
+    Optional,
+    Plus,
+    Regex,
+    Sequence,
+    Star,
+    Tag,
+    TagsWithSeparator,
+    TriggeredTags,
+)
+from lightllm.base.masks import words_of
+from lightllm.serving.grammar.engine import UnenforceableError
+from tests.serving.grammar import schemas
+from tests.serving.grammar.engines import END, VOCAB, allowed, engine, follows, tokenizer
+
+POINT = JsonSchema(
+    {"type": "object", "properties": {"x": {"type": "integer"}}, "required": ["x"], "additionalProperties": False}
+)
+CALL = Tag('<tool_call>\n{"name": "f", "arguments": ', POINT, "}\n</tool_call>")
+CALLED = '<tool_call>\n{"name": "f", "arguments": {"x": 5}}\n</tool_call>'
+CASES = {
+    "schema": (POINT, ['{"x": 5}', '{\n  "x": -12\n}'], ['{"x": "5"}', '{"x": 5, "y": 1}', "{}", '{"x": 5} ok']),
+    "regex": (Regex("a/b{2}|é+"), ["a/bb", "ééé"], ["a/b", "éa", ""]),
+    "gbnf": (ContextFree('root ::= "yes" | "no" root'), ["yes", "nonoyes"], ["no", "yesyes"]),
+    "lark": (ContextFree('start: "yes" | "no" start'), ["yes", "nonoyes"], ["no", "yesyes"]),
+    "choice": (Either([ConstString("red"), ConstString("dark red")]), ["red", "dark red"], ["dark", "blue"]),
+    "repeated": (
+        Sequence([Star(ConstString("a")), Plus(ConstString("b")), Optional(ConstString("c"))]),
+        ["aabbc", "b"],
+        ["aac", "bcc"],
+    ),
+    "any text": (AnyText(), ["", "all of it\n{"], []),
+    "special token": (Sequence([ConstString("a<|im_start|>b")]), ["a<|im_start|>b"], ["ab"]),
+    "free text before a tag": (
+        Sequence([Optional(Tag("<think>", AnyText(), "</think>")), POINT]),
+        ['<think>so { </thin </think>{"x": 1}', '{"x": 1}'],
+        ["<think>hm", '<think></think>{"y": 1}'],
+    ),
+    "triggered tags": (
+        TriggeredTags(["<tool_call>"], [CALL]),
+        ["hello", f"so {CALLED} and {CALLED}"],
+        ['<tool_call>\n{"name": "g"', '<tool_call>\n{"name": "f", "arguments": {"x": ""}}'],
+    ),
+    "one triggered tag": (
+        TriggeredTags(["<tool_call>"], [CALL], at_least_one=True, stop_after_first=True),
+        [f"so {CALLED}"],
+        ["hello", f"{CALLED}{CALLED}"],
+    ),
+    "tags alone": (
+        TagsWithSeparator([CALL], "\n", at_least_one=True),
+        [CALLED, f"{CALLED}\n{CALLED}"],
+        ["", f"so {CALLED}", f"{CALLED}{CALLED}"],
+    ),
+}
+REFUSED = {
+    "uniqueItems": JsonSchema({"type": "array", "uniqueItems": True}),
+    "not": JsonSchema({"properties": {"a": {"not": {"type": "string"}}}}),
+    "if": JsonSchema({"if": {"type": "string"}, "then": {"maxLength": 3}}),
+    "propertyNames": JsonSchema({"propertyNames": {"maxLength": 3}}),
+    "dependentRequired": JsonSchema({"dependentRequired": {"a": ["b"]}}),
+    "contains": JsonSchema({"contains": {"const": 1}}),
+    "unevaluatedProperties": JsonSchema({"unevaluatedProperties": False}),
+    "oneOf": JsonSchema({"oneOf": [{"type": "integer"}, {"type": "number"}]}),
+    "format": JsonSchema({"type": "string", "format": "colour"}),
+    "look-ahead": JsonSchema({"type": "string", "pattern": "(?=a)b"}),
+    "minimum": JsonSchema({"type": "number", "minimum": 3, "maximum": 2}),
+    "Invalid type": JsonSchema({"type": "text"}),
+    "false": JsonSchema(False),
+    "too big": JsonSchema({"enum": [f"value {i}" for i in range(100_000)]}),
+    "too large": JsonSchema(
+        {"$defs": {"a": {"anyOf": [{"type": "integer"}] * 9}}, "allOf": [{"$ref": "#/$defs/a"}] * 9}
+    ),
+    "unclosed": Regex("(a"),
+    "trigger": TriggeredTags(["<x>"], [CALL]),
+    "any_text": Sequence([AnyText(), POINT]),
+    "or": Either([]),
+}
+
+
+@pytest.mark.parametrize(("grammar", "right", "wrong"), CASES.values(), ids=CASES)
+def test_only_answers_that_follow_the_grammar_can_be_written(grammar, right, wrong):
+    assert [text for text in right if not follows(grammar, text)] == []
+    assert [text for text in wrong if follows(grammar, text)] == []
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_cannot_be_enforced_is_refused_by_its_name(name):
+    with pytest.raises(UnenforceableError, match=name):
+        engine().compile(REFUSED[name])
+
+
+def test_a_schema_cannot_loosen_its_own_enforcement():
+    loose = {"x-guidance": {"lenient": True, "coerce_one_of": True, "whitespace_pattern": "[ x]+"}}
+    with pytest.raises(UnenforceableError, match="uniqueItems"):
+        engine().compile(JsonSchema({**loose, "type": "array", "uniqueItems": True}))
+    assert not follows(JsonSchema({**loose, "type": "array", "items": {"type": "null"}}), "[xnull]")
+
+
+def test_a_matcher_goes_back_and_says_no():
+    matcher = engine().compile(Regex("ab|ac")).new_matcher()
+    a, b, c = (tokenizer().token_to_id(letter) for letter in "abc")
+    assert matcher.consume(a)
+    assert matcher.consume(b)
+    matcher.rollback(1)
+    assert matcher.consume(c)
+    assert not matcher.consume(a)
+
+
+def random_answer(schema: dict, seed: int) -> str:
+    """An answer that is drawn from all that the masks allow, each token as likely as any other."""
+    random_, masks, tokens = random.Random(seed), np.zeros((1, words_of(VOCAB)), np.int32), []
+    matcher = engine().compile(JsonSchema(schema)).new_matcher()
+    while len(tokens) < 4000:
+        assert engine().fill([matcher], [0], masks) == [True]
+        choices = allowed(masks[0])
+        token = END if END in choices and random_.random() < 0.7 else int(random_.choice(choices))
+        if token in (0, END):
+            return tokenizer().decode(tokens, skip_special_tokens=False)
+        assert matcher.consume(token)
+        tokens.append(token)
+    raise AssertionError("the answer has no end")
+
+
+def test_whatever_the_masks_allow_satisfies_the_schema():
+    for seed in range(120):
+        schema = schemas.make(seed)
+        jsonschema.Draft202012Validator.check_schema(schema)
+        jsonschema.validate(json.loads(random_answer(schema, seed)), schema, jsonschema.Draft202012Validator)
