@@ -254,9 +254,9 @@ class ChatStream:
     def _chunk(
         self, choice: int, delta: bytes, chosen: bytes = b"null", finish: bytes = b"null", more: bytes = b""
     ) -> bytes:
-        return b'%s%s,"logprobs":%s,"finish_reason":%s}]%s%s' % (
-            self._heads[choice], delta, chosen, finish, more, self._tail.tail(),
-        )  # fmt: skip
+        return self._tail.end(
+            b'%s%s,"logprobs":%s,"finish_reason":%s}]%s' % (self._heads[choice], delta, chosen, finish, more)
+        )
 
     def end(self) -> bytes:
         if not self._tail.is_asked:

@@ -25,6 +25,7 @@ _SAME_NAME = (
     "first_token_ids",
     "exponential_decay_length_penalty", "truncate_prompt_tokens", "truncation_side", "long_truncation_mode",
 )  # fmt: skip
+_FULL_BYTES = 128  # few tokens have more
 json = msgspec.json.encode
 
 
@@ -62,8 +63,6 @@ def check_stream_options(body: GenerationBody) -> None:
         return
     if not body.stream:
         raise RequestError("stream_options need stream=true", param="stream_options")
-    if body.stream_options.include_obfuscation:
-        raise RequestError("include_obfuscation is not supported; leave it out", param="stream_options")
 
 
 def answer_id(prefix: str) -> str:
@@ -119,15 +118,24 @@ class UsageCount:
 
 
 class UsageTail:
-    """How the chunks of a stream end: with nothing about usage, with null, or with the count so far."""
+    """How the chunks of a stream end: with nothing about usage, with null, or with the count so far. With obfuscation
+    they are filled up to a multiple of bytes, so that who sees only sizes learns little of the text."""
 
     def __init__(self, count: UsageCount, body: GenerationBody):
         options = body.stream_options
         self.count = count
         self.is_asked = bool(options and options.include_usage)
         self._is_continuous = bool(self.is_asked and options and options.continuous_usage_stats)
+        self._obfuscates = bool(options and options.include_obfuscation)
 
-    def tail(self) -> bytes:
+    def end(self, chunk: bytes) -> bytes:
+        """The chunk, whose object is still open, with its end."""
         if self._is_continuous:
-            return b',"usage":' + json(self.count.usage()) + b"}\n\n"
-        return b',"usage":null}\n\n' if self.is_asked else b"}\n\n"
+            chunk += b',"usage":' + json(self.count.usage())
+        elif self.is_asked:
+            chunk += b',"usage":null'
+        if self._obfuscates:
+            chunk += b',"obfuscation":"'
+            filling = -(len(chunk) + 1) % _FULL_BYTES
+            chunk += secrets.token_hex(filling)[:filling].encode() + b'"'
+        return chunk + b"}\n\n"

@@ -297,9 +297,9 @@ class CompletionStream:
             finish = b'"%s","stop_reason":%s' % (FINISH[update.finish_reason].encode(), reason)
         elif not text and chosen == b"null":
             return b""
-        return b'%s%s,"logprobs":%s,"finish_reason":%s}]%s' % (
-            self._heads[choice], json(text), chosen, finish, self._tail.tail(),
-        )  # fmt: skip
+        return self._tail.end(
+            b'%s%s,"logprobs":%s,"finish_reason":%s}]' % (self._heads[choice], json(text), chosen, finish)
+        )
 
     def end(self) -> bytes:
         if not self._tail.is_asked:

@@ -193,3 +193,15 @@ def test_marks_of_the_cache_are_taken_as_they_are_meant(ask):
     marks = {"prompt_cache_breakpoint": {"mode": "explicit"}, "cache_control": {"type": "ephemeral"}}
     content = [{"type": "text", "text": PROMPT} | marks]
     ask("/v1/chat/completions", messages=[{"role": "user", "content": content}])
+
+
+@openai_routes
+@pytest.mark.parametrize("usage", [False, True])
+def test_with_obfuscation_chunks_are_filled_up(http, route, usage):
+    options = {"include_obfuscation": True, "include_usage": usage}
+    body = BASES[route] | {"stream": True, "stream_options": options, "seed": 3}
+    chunks = http.post(route, json=body).text.encode().split(b"\n\n")[: -3 if usage else -2]
+    assert {len(chunk) % 128 for chunk in chunks} == {1}
+    assert all("obfuscation" in json.loads(chunk.removeprefix(b"data: ")) for chunk in chunks)
+    plain = http.post(route, json=body | {"stream_options": {"include_obfuscation": False}}).text
+    assert "obfuscation" not in plain
