@@ -1,6 +1,7 @@
 """Every setting, once. Flags, the offline API's keywords and the documentation are generated from these structs."""
 
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Annotated, Any, Literal, TypeVar, get_args, get_type_hints
 
 import msgspec
@@ -56,6 +57,23 @@ QuantType = Literal[
     "ao-int4wo-32",
     "ppl-w4a16-128",
 ]
+KvType = Literal["bf16", "fp8", "int8", "int4"]
+# The seed system's --mode: what it keeps keys and values in, or how it computes attention, which is ours to choose.
+MODES: Mapping[str, KvType | None] = MappingProxyType(
+    {
+        "triton_int8kv": "int8",
+        "ppl_int8kv": "int8",
+        "ppl_int8kv_flashdecoding": "int8",
+        "ppl_int4kv_flashdecoding": "int4",
+        "triton_fp8kv": "fp8",
+        "ppl_fp16": None,
+        "ppl_fp16_flashdecoding": None,
+        "triton_flashdecoding": None,
+        "triton_gqa_attention": None,
+        "triton_gqa_flashdecoding": None,
+        "triton_gqa_flashdecoding_vsm": None,
+    }
+)
 Device = Literal["auto", "cpu", "cuda"]
 Admission = Literal["past_future", "conservative", "watermark"]
 Preemption = Literal["cheapest", "latest"]
@@ -97,6 +115,11 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     )
     quant_type: A[QuantType, about("What floats of the checkpoint are made of as they are read")] = "none"
     quant_cfg: A[str, about("YAML file that names such a format for single layers and matrices")] = ""
+    kv_type: A[
+        KvType,
+        about("What keys, values and latents are kept in; bf16: the type of activations, which is float32 on a CPU"),
+    ] = "bf16"
+    mode: A[list[str], about("Older names of such types, as triton_int8kv; see docs/quantization.md")] = []
     trust_remote_code: A[bool, about("Accepted for compatibility: code in a checkpoint is never run")] = False
 
     # The devices
@@ -260,6 +283,19 @@ class ServerConfig(EngineConfig, frozen=True, kw_only=True, forbid_unknown_field
 
     # Operation
     graceful_timeout_s: A[float, at_least(0), about("After SIGTERM, seconds that open requests have to finish")] = 60.0
+
+
+def kv_type_of(config: EngineConfig) -> KvType:
+    """What --kv_type and --mode ask for together. Raises ConfigError naming what is unknown or at odds."""
+    asked = {config.kv_type: "--kv_type"} if config.kv_type != "bf16" else {}
+    for mode in config.mode:
+        if mode not in MODES:
+            raise ConfigError(f"--mode={mode} is not supported; supported: {', '.join(MODES)}")
+        if kind := MODES[mode]:
+            asked[kind] = f"--mode={mode}"
+    if len(asked) > 1:
+        raise ConfigError(f"{' and '.join(asked.values())} ask for {' and '.join(asked)}; give one")
+    return next(iter(asked), "bf16")
 
 
 def parse(kind: type[Config], values: Mapping[str, Any]) -> Config:

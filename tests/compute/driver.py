@@ -15,11 +15,13 @@ from lightllm.compute.layers.decoder import CausalLM
 from lightllm.compute.models import registry
 from lightllm.compute.parallel.mesh import Group, Mesh
 from lightllm.compute.quant.select import method_for
+from lightllm.compute.state.layer_state import Format
 from lightllm.compute.state.token_pool import TokenPool
 from lightllm.compute.weights.checkpoint import Safetensors
 
 CPU = torch.device("cpu")
 WHOLE = Mesh()
+FLOAT = Format(torch.float32)
 
 
 def load(directory: Path, mesh: Mesh = WHOLE, dtype: torch.dtype = torch.float32, **asked: str) -> CausalLM:
@@ -38,11 +40,11 @@ def tensor_mesh(group: Group, *, expert_parallel: bool = False) -> Mesh:
 class Driver:
     """Feeds token lists to a model in chosen chunks. Every chunk's logits are kept."""
 
-    def __init__(self, model: CausalLM, sequences: Sequence[Tensor], *, seed: int = 1):
+    def __init__(self, model: CausalLM, sequences: Sequence[Tensor], *, seed: int = 1, form: Format = FLOAT):
         self.model, self.sequences = model, sequences
         width = max(map(len, sequences)) + 3
         slots = len(sequences) * width
-        self.pool = TokenPool(model.states(), slots, torch.float32, CPU)
+        self.pool = TokenPool(model.states(), slots, form, CPU)
         self.pool.bind(model)
         generator = torch.Generator().manual_seed(seed)
         self.table = torch.randperm(slots, generator=generator).view(len(sequences), width).to(torch.int32)
@@ -89,9 +91,11 @@ class Driver:
         return [torch.cat(parts) for parts in self.outputs]
 
 
-def run(model: CausalLM, sequences: Sequence[Tensor], steps: Sequence[Sequence[int]]) -> list[Tensor]:
+def run(
+    model: CausalLM, sequences: Sequence[Tensor], steps: Sequence[Sequence[int]], form: Format = FLOAT
+) -> list[Tensor]:
     """The logits of every token of every sequence, computed in these steps."""
-    driver = Driver(model, sequences)
+    driver = Driver(model, sequences, form=form)
     with torch.inference_mode():
         for counts in steps:
             driver.step(counts)

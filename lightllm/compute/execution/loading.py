@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from lightllm.base.checkpoint_files import read_json
-from lightllm.base.config import EngineConfig
+from lightllm.base.config import EngineConfig, kv_type_of
 from lightllm.base.errors import ConfigError
 from lightllm.compute.execution.materialize import materialize
 from lightllm.compute.layers.decoder import CausalLM
@@ -17,6 +17,7 @@ from lightllm.compute.models import registry
 from lightllm.compute.parallel.mesh import Mesh
 from lightllm.compute.quant.method import LinearMethod
 from lightllm.compute.quant.select import method_for
+from lightllm.compute.state.layer_state import Format
 from lightllm.compute.weights.checkpoint import Safetensors
 from lightllm.compute.weights.dummy import Dummy
 
@@ -28,6 +29,11 @@ DTYPES = {
     "bf16": torch.bfloat16,
     "float16": torch.float16,
     "fp16": torch.float16,
+}
+STATE_FORMATS = {
+    "fp8": Format(torch.float8_e4m3fn, scaled=True),
+    "int8": Format(torch.int8, scaled=True),
+    "int4": Format(torch.uint8, packed=2, scaled=True),
 }
 
 
@@ -42,11 +48,15 @@ class Blueprint:
     longest: int
     quant_type: str = "none"
     quant_cfg: str = ""
+    kv_type: str = "bf16"
 
     @property
-    def state_dtype(self) -> torch.dtype:
+    def state_format(self) -> Format:
+        """How keys and values are kept."""
+        if self.kv_type in STATE_FORMATS:
+            return STATE_FORMATS[self.kv_type]
         # Attention in half precision is several times slower than in float32 on a CPU.
-        return torch.float32 if self.device.type == "cpu" else self.dtype
+        return Format(torch.float32 if self.device.type == "cpu" else self.dtype)
 
     def build(self) -> CausalLM:
         """The model without tensors."""
@@ -85,7 +95,16 @@ def read_blueprint(config: EngineConfig, device: torch.device) -> Blueprint:
     directory = Path(config.model_dir)
     raw = read_json(directory, "config.json", required=True)
     longest = config.max_req_total_len or registry.build(registry.load_config(raw)[1]).max_positions
-    return Blueprint(directory, raw, device, _dtype(config, raw, device), longest, config.quant_type, config.quant_cfg)
+    return Blueprint(
+        directory,
+        raw,
+        device,
+        _dtype(config, raw, device),
+        longest,
+        config.quant_type,
+        config.quant_cfg,
+        kv_type_of(config),
+    )
 
 
 def load(

@@ -46,7 +46,7 @@ def rehearse(
         rows=rows,
         longest=longest,
         slots=longest,
-        dtype=blueprint.state_dtype,
+        form=blueprint.state_format,
         group=alone,
         upload=Upload(META),
     )

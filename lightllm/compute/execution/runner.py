@@ -57,8 +57,8 @@ class Runner:
             memory.explained("loading the weights", "use more ranks (--tp) or a smaller checkpoint"),
         ):
             self._model, weight_bytes = load(self._blueprint, config, Mesh(tensor=self._group), progress)
-        state_dtype = self._blueprint.state_dtype
-        self._token_bytes = 4 + sum(state.bytes_per_token(state_dtype) for state in self._model.states())
+        form = self._blueprint.state_format
+        self._token_bytes = 4 + sum(state.bytes_per_token(form) for state in self._model.states())
         self.memory: list[tuple[str, int]] = [("weights", weight_bytes)]
         self.pool_tokens = self._fit_pool(available, weight_bytes)
         with memory.explained(f"making a KV pool of {self.pool_tokens} tokens", "lower --mem_fraction"):
@@ -158,7 +158,7 @@ class Runner:
             rows=self._num_rows,
             longest=longest or min(blueprint.longest, slots),
             slots=slots,
-            dtype=blueprint.state_dtype,
+            form=blueprint.state_format,
             group=self._group,
             upload=self._upload,
         )

@@ -18,6 +18,7 @@ from lightllm.compute.execution.transfers import Upload
 from lightllm.compute.layers.decoder import CausalLM
 from lightllm.compute.parallel.mesh import Group
 from lightllm.compute.sampling.sampler import Logprobs, Sampler
+from lightllm.compute.state.layer_state import Format
 from lightllm.compute.state.token_pool import TokenPool
 
 SCORED_AT_ONCE = 256  # tokens: so many logits are in memory at a time
@@ -46,12 +47,12 @@ class Stepper:
     """Everything that depends on the size of the pool. Nothing here waits for the device."""
 
     def __init__(
-        self, model: CausalLM, *, rows: int, longest: int, slots: int, dtype: torch.dtype, group: Group, upload: Upload
+        self, model: CausalLM, *, rows: int, longest: int, slots: int, form: Format, group: Group, upload: Upload
     ):
-        """longest: positions of a row; slots, dtype: of the pool."""
+        """longest: positions of a row; slots, form: of the pool."""
         self._model, self._group, self._upload = model, group, upload
         device = upload.device
-        self._pool = TokenPool(model.states(), slots, dtype, device)
+        self._pool = TokenPool(model.states(), slots, form, device)
         self._pool.bind(model)
         self._rows = Rows(rows, longest, slots, device)
         self._sampler = Sampler(

@@ -6,7 +6,7 @@ import importlib
 from lightllm.compute.ops.op import ALL, Choice, Facts
 
 _EVERYWHERE = ["lightllm.compute.kernels.torch_native"]
-_CPU = ("attention", "experts", "rope", "sampling")
+_CPU = ("attention", "experts", "kv_formats", "rope", "sampling")
 _TRITON = (
     "activation",
     "attention",

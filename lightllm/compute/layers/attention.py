@@ -20,6 +20,7 @@ class Attention(nn.Module):
 
     keys: Tensor
     values: Tensor
+    scales: tuple[Tensor, Tensor] | None
 
     def __init__(
         self,
@@ -48,11 +49,13 @@ class Attention(nn.Module):
 
     def bind(self, tensors: Mapping[str, Tensor]) -> None:
         self.keys, self.values = tensors["keys"], tensors["values"]
+        are_scaled = "keys_scale" in tensors
+        self.scales = (tensors["keys_scale"], tensors["values_scale"]) if are_scaled else None
 
     def forward(self, x: Tensor, batch: Batch) -> Tensor:
         """x [tokens, hidden] -> [outputs, hidden]; stores this step's keys and values in the batch's slots."""
         q, k, v = self.qkv_proj.heads(x)
-        q = ops.norm_rotate_store(
+        given = (
             q,
             k,
             v,
@@ -62,14 +65,13 @@ class Attention(nn.Module):
             batch.positions,
             self.rope.table,
             batch.slots,
-            self.keys,
-            self.values,
         )
+        if self.scales is None:
+            q = ops.norm_rotate_store(*given, self.keys, self.values)
+        else:
+            q = ops.norm_rotate_store_quantized(*given, self.keys, self.scales[0], self.values, self.scales[1])
         asking = batch.queries()
-        attended = ops.attend(
-            batch.outputs(q),
-            self.keys,
-            self.values,
+        where = (
             asking.slot_table,
             asking.row,
             asking.query_start,
@@ -82,4 +84,9 @@ class Attention(nn.Module):
             asking.max_length,
             asking.memo,
         )
+        q = batch.outputs(q)
+        if self.scales is None:
+            attended = ops.attend(q, self.keys, self.values, *where)
+        else:
+            attended = ops.attend_quantized(q, self.keys, self.scales[0], self.values, self.scales[1], *where)
         return self.o_proj(attended.flatten(1))

@@ -48,6 +48,7 @@ class LatentAttention(nn.Module):
     """
 
     latents: Tensor
+    latents_scale: Tensor | None
 
     def __init__(
         self,
@@ -83,7 +84,7 @@ class LatentAttention(nn.Module):
         return LayerState({"latents": TokenPart((self.width,), heads_axis=None)})
 
     def bind(self, tensors: Mapping[str, Tensor]) -> None:
-        self.latents = tensors["latents"]
+        self.latents, self.latents_scale = tensors["latents"], tensors.get("latents_scale")
 
     def project(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """x [tokens, hidden] -> queries [tokens, local heads * dim], compressed [tokens, latent + rope dim]."""
@@ -96,7 +97,7 @@ class LatentAttention(nn.Module):
         """x [tokens, hidden] -> [outputs, hidden]; stores this step's latents in the batch's slots."""
         q, compressed = self.project(x)
         fixed, turning = q.unflatten(-1, (-1, sum(self.query_parts))).split(self.query_parts, dim=-1)
-        turning = ops.norm_rotate_store_latent(
+        given = (
             turning,
             compressed,
             self.kv_a_layernorm.weight,
@@ -106,13 +107,13 @@ class LatentAttention(nn.Module):
             batch.slots,
             self.latents,
         )
+        if self.latents_scale is None:
+            turning = ops.norm_rotate_store_latent(*given)
+        else:
+            turning = ops.norm_rotate_store_latent_quantized(*given, self.latents_scale)
         asking = batch.queries()
-        attended = ops.attend_latent(
-            batch.outputs(fixed),
-            batch.outputs(turning),
-            self.kv_b_proj.key,
-            self.kv_b_proj.value,
-            self.latents,
+        queries = batch.outputs(fixed), batch.outputs(turning), self.kv_b_proj.key, self.kv_b_proj.value
+        where = (
             asking.slot_table,
             asking.row,
             asking.query_start,
@@ -124,4 +125,8 @@ class LatentAttention(nn.Module):
             asking.max_length,
             asking.memo,
         )
+        if self.latents_scale is None:
+            attended = ops.attend_latent(*queries, self.latents, *where)
+        else:
+            attended = ops.attend_latent_quantized(*queries, self.latents, self.latents_scale, *where)
         return self.o_proj(attended.flatten(1))

@@ -7,6 +7,12 @@ from lightllm.compute.ops.biases import add_biases
 from lightllm.compute.ops.embedding import embedding
 from lightllm.compute.ops.experts import gated_experts, route_sigmoid, route_softmax, router_logits
 from lightllm.compute.ops.fp8_block import gated_experts_fp8_block, linear_fp8_block
+from lightllm.compute.ops.kv_formats import (
+    attend_latent_quantized,
+    attend_quantized,
+    norm_rotate_store_latent_quantized,
+    norm_rotate_store_quantized,
+)
 from lightllm.compute.ops.linear import gated_linear, linear
 from lightllm.compute.ops.masks import allow
 from lightllm.compute.ops.norm import add_rms_norm, rms_norm
@@ -27,6 +33,8 @@ __all__ = [
     "allow",
     "attend",
     "attend_latent",
+    "attend_latent_quantized",
+    "attend_quantized",
     "draw",
     "embedding",
     "gated_experts",
@@ -44,6 +52,8 @@ __all__ = [
     "most_likely",
     "norm_rotate_store",
     "norm_rotate_store_latent",
+    "norm_rotate_store_latent_quantized",
+    "norm_rotate_store_quantized",
     "penalize",
     "prepare_step",
     "rms_norm",

@@ -18,13 +18,24 @@ class TokenPart:
 
 
 @dataclass(frozen=True)
+class Format:
+    """How a pool keeps numbers: of `dtype`, `packed` of them in one; if `scaled`, the last axis has a float32 scale."""
+
+    dtype: torch.dtype
+    packed: int = 1
+    scaled: bool = False
+
+
+@dataclass(frozen=True)
 class LayerState:
     """The parts that one layer keeps for every token, by name."""
 
     parts: Mapping[str, TokenPart]
 
-    def bytes_per_token(self, dtype: torch.dtype) -> int:
-        return sum(math.prod(part.shape) for part in self.parts.values()) * dtype.itemsize
+    def bytes_per_token(self, form: Format) -> int:
+        numbers = sum(math.prod(part.shape) for part in self.parts.values())
+        scales = sum(math.prod(part.shape[:-1]) for part in self.parts.values()) if form.scaled else 0
+        return numbers // form.packed * form.dtype.itemsize + scales * torch.float32.itemsize
 
 
 @runtime_checkable
@@ -36,5 +47,5 @@ class Stateful(Protocol):
         ...
 
     def bind(self, tensors: Mapping[str, Tensor]) -> None:
-        """Use these tensors [slots + 1, *part's shape] from now on."""
+        """Use these tensors [slots + 1, *part's shape] from now on; "NAME_scale" are the scales of part NAME."""
         ...
