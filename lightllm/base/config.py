@@ -287,7 +287,7 @@ class ServerConfig(EngineConfig, frozen=True, kw_only=True, forbid_unknown_field
 
 def kv_type_of(config: EngineConfig) -> KvType:
     """What --kv_type and --mode ask for together. Raises ConfigError naming what is unknown or at odds."""
-    asked = {config.kv_type: "--kv_type"} if config.kv_type != "bf16" else {}
+    asked: dict[KvType, str] = {config.kv_type: "--kv_type"} if config.kv_type != "bf16" else {}
     for mode in config.mode:
         if mode not in MODES:
             raise ConfigError(f"--mode={mode} is not supported; supported: {', '.join(MODES)}")

@@ -14,6 +14,7 @@ _TRITON = (
     "biases",
     "embedding",
     "experts",
+    "grouped",
     "masks",
     "matvec",
     "norm",

@@ -21,6 +21,7 @@ from lightllm.compute.kernels.triton import (
     biases,
     embedding,
     experts,
+    grouped,
     masks,
     matvec,
     matvec_hopper,
@@ -170,6 +171,16 @@ def choices(tokens: int) -> tuple[torch.Tensor, torch.Tensor]:
     return torch.zeros(tokens, 8, dtype=torch.int64), torch.zeros(tokens, 8)
 
 
+def product_of_tiles(tokens: int) -> None:
+    weight, scale = torch.zeros(4096, 14336, dtype=torch.float8_e4m3fn), torch.zeros(32, 112)
+    grouped.linear_fp8_block(half(tokens, 14336), weight, scale, WHERE, WHERE, None)
+
+
+def product_of_4_bits(tokens: int) -> None:
+    weight, zeros = (torch.zeros(size, 512, dtype=torch.int32) for size in (14336, 112))
+    grouped.linear_awq(half(tokens, 14336), weight, zeros, torch.zeros(112, 4096), WHERE, None)
+
+
 def draw() -> None:
     numbers = torch.ones(TOKENS)
     sampling.draw(half(TOKENS, 128256), numbers, WHERE, numbers, numbers, WHERE, WHERE)
@@ -226,6 +237,9 @@ LAUNCHES: dict[str, Callable[[], Any]] = {
     "fp8 streamed gated linear, 64 tokens": lambda: multiply_8_bits(torch.float8_e4m3fn, 64, gated=True),
     "int8 streamed gated linear, 64 tokens": lambda: multiply_8_bits(torch.int8, 64, gated=True),
     "int8 linear, 2048 tokens": lambda: multiply_8_bits(torch.int8, 2048),
+    "fp8 tiles, 64 tokens": lambda: product_of_tiles(64),
+    "int4 linear, 1 token": lambda: product_of_4_bits(1),
+    "int4 linear, 64 tokens": lambda: product_of_4_bits(64),
     "draw": draw,
     "logprobs": lambda: sampling.logprobs(half(TOKENS, 128256), WHERE, 5),
 }

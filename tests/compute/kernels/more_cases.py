@@ -6,11 +6,12 @@ from typing import Any
 
 import torch
 
-from lightllm.compute.ops import fp8_block
+from lightllm.compute.ops import awq, fp8_block, per_channel
 from lightllm.compute.ops.attention import arguments as attention
 from lightllm.compute.ops.attention import latent_arguments as latent_attention
 from lightllm.compute.ops.op import Facts
 
+QUANTIZED_SIZES = tuple((tokens, 4096, 14336) for tokens in (1, 17, 64, 1000))
 Cases = Callable[[Facts], Iterable[tuple[Any, ...]]]
 
 
@@ -41,6 +42,34 @@ def _linear(facts: Facts):
     for tokens, outputs, inputs in [(2, 34, 300), (64, 96, 512), (65, 40, 64)]:
         weight = torch.randn(outputs, inputs + 8, **make)[:, :inputs] * inputs**-0.5
         yield torch.randn(tokens, inputs + 8, **make)[:, 8:], weight, torch.randn(outputs, **make)
+
+
+def _linear_per_channel(
+    facts: Facts, sizes: Iterable[tuple[int, int, int]] = ((3, 40, 200), (100, 64, 256)), offset: int = 8
+):
+    """More tokens than are streamed; sizes that no tile divides; x a view."""
+    for tokens, outputs, inputs in sizes:
+        x = torch.randn(tokens, inputs + offset, dtype=facts.dtype, device=facts.device)[:, offset:]
+        bias = torch.randn(outputs, dtype=facts.dtype, device=facts.device)
+        for kind in (torch.float8_e4m3fn, torch.int8):
+            for rounds in (True, False):
+                yield x, *per_channel.random_matrix(outputs, inputs, kind, facts), bias, rounds
+
+
+def _linear_fp8_block(facts: Facts, sizes: Iterable[tuple[int, int, int]] = ((3, 40, 256), (70, 200, 128))):
+    """Whole tiles along the inputs, which are multiplied as they are."""
+    for tokens, outputs, inputs in sizes:
+        x = torch.randn(tokens, inputs, dtype=facts.dtype, device=facts.device)
+        yield x, *fp8_block.random_matrix(outputs, inputs, facts, start=0), None
+
+
+def _linear_awq(facts: Facts, sizes: Iterable[tuple[int, int, int]] = ((3, 40, 200), (70, 64, 256))):
+    """Groups in order, and inputs scattered over them."""
+    for tokens, outputs, inputs in sizes:
+        x = torch.randn(tokens, inputs, dtype=facts.dtype, device=facts.device)
+        *tensors, group_of = awq.random_matrix(outputs, inputs, facts)
+        for groups in (group_of, group_of[torch.randperm(inputs, device=facts.device)]):
+            yield x, *tensors, groups, None
 
 
 def routing(tokens: int, experts: int, top_k: int, facts: Facts, *, uneven: bool = False):
@@ -77,6 +106,9 @@ CASES: dict[str, Cases] = defaultdict(
         "gated_experts_fp8_block": expert_cases_fp8,
         "gated_linear": _linear,
         "linear": _linear,
+        "linear_awq": _linear_awq,
+        "linear_fp8_block": _linear_fp8_block,
+        "linear_per_channel": _linear_per_channel,
         "penalize": lambda facts: _penalties(facts, 70, 40, 8),
         "rms_norm": _norm,
         "silu_and_mul": _silu_and_mul,
@@ -251,6 +283,9 @@ LARGE_CASES: dict[str, Cases] = defaultdict(
         "gated_linear": _large_linear,
         "keep_typical": _large_typical,
         "linear": _large_linear,
+        "linear_awq": lambda facts: _linear_awq(facts, QUANTIZED_SIZES),
+        "linear_fp8_block": lambda facts: _linear_fp8_block(facts, QUANTIZED_SIZES),
+        "linear_per_channel": lambda facts: _linear_per_channel(facts, QUANTIZED_SIZES, 0),
         "logprobs": _large_logprobs,
         "norm_rotate_store": _large_store,
         "penalize": lambda facts: _penalties(facts, 150, 128_256, 5000),
