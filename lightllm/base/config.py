@@ -295,7 +295,8 @@ def kv_type_of(config: EngineConfig) -> KvType:
             asked[kind] = f"--mode={mode}"
     if len(asked) > 1:
         raise ConfigError(f"{' and '.join(asked.values())} ask for {' and '.join(asked)}; give one")
-    return next(iter(asked), "bf16")
+    kinds: list[KvType] = [*asked, "bf16"]
+    return kinds[0]
 
 
 def parse(kind: type[Config], values: Mapping[str, Any]) -> Config:
