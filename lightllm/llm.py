@@ -23,7 +23,7 @@ from tqdm import tqdm
 from lightllm.base import env, log
 from lightllm.base.config import EngineConfig, ServerConfig, parse
 from lightllm.base.errors import EngineDeadError, RequestError
-from lightllm.base.request import SamplingParams
+from lightllm.base.request import SamplingParams, Terms
 from lightllm.processes.supervision.offline import OfflineEngine
 from lightllm.serving import best_of
 from lightllm.serving.api.messages import Message, prepared, prepared_tools
@@ -91,15 +91,17 @@ class LLM:
         prompts: Prompt | Sequence[Prompt],
         sampling_params: SamplingParams | Sequence[SamplingParams] | None = None,
         *,
+        priority: int | Sequence[int] = 0,
         use_tqdm: bool = False,
     ) -> list[RequestOutput]:
         """Continues each prompt: a text, token ids, or {"prompt": text} or {"prompt_token_ids": ids}.
 
-        One SamplingParams serves all prompts; None means what the checkpoint recommends. Results are in the prompts'
-        order. Raises RequestError for a prompt that cannot be served, EngineDeadError if a process of the engine dies.
+        One SamplingParams serves all prompts; None means what the checkpoint recommends. With schedule_policy=priority
+        prompts of smaller `priority` go first, one for all or one for each. Results are in the prompts' order. Raises
+        RequestError for a prompt that cannot be served, EngineDeadError if a process of the engine dies.
         """
         each = [_parse_prompt(prompt) for prompt in _as_list(prompts)]
-        return self._run([(RequestOutput(text, ids), True) for text, ids in each], sampling_params, use_tqdm)
+        return self._run([(RequestOutput(text, ids), True) for text, ids in each], sampling_params, priority, use_tqdm)
 
     def chat(
         self,
@@ -110,6 +112,7 @@ class LLM:
         add_generation_prompt: bool = True,
         continue_final_message: bool = False,
         chat_template_kwargs: Mapping[str, Any] | None = None,
+        priority: int | Sequence[int] = 0,
         use_tqdm: bool = False,
     ) -> list[RequestOutput]:
         """As `generate`, for one conversation or a list of them, rendered with the chat template."""
@@ -125,7 +128,7 @@ class LLM:
             )
             for conversation in conversations
         ]
-        return self._run([(RequestOutput(prompt), False) for prompt in prompts], sampling_params, use_tqdm)
+        return self._run([(RequestOutput(prompt), False) for prompt in prompts], sampling_params, priority, use_tqdm)
 
     def close(self) -> None:
         """Ends the engine's processes. May be repeated."""
@@ -141,16 +144,18 @@ class LLM:
         self,
         results: list[tuple[RequestOutput, bool]],
         sampling_params: SamplingParams | Sequence[SamplingParams] | None,
+        priority: int | Sequence[int],
         use_tqdm: bool,
     ) -> list[RequestOutput]:
         if not self._end.alive:
             raise EngineDeadError("this LLM was closed; make a new one")
-        params = self._params(sampling_params, len(results))
+        params, priorities = self._params(sampling_params, len(results)), _priorities(priority, len(results))
         with self._lock, tqdm(total=len(results), unit="prompt", disable=not use_tqdm) as bar:
             self._engine.wait_until_serving()
             run = _Run(self._engine, self._most_open, bar)
-            for (result, add_special_tokens), one in zip(results, params, strict=True):
-                run.add(result, one, add_special_tokens=add_special_tokens)
+            for at in sorted(range(len(results)), key=priorities.__getitem__):
+                result, add_special_tokens = results[at]
+                run.add(result, params[at], Terms(priority=priorities[at]), add_special_tokens=add_special_tokens)
             run.finish()
         return [result for result, _ in results]
 
@@ -166,6 +171,7 @@ class LLM:
 class _Job:
     result: RequestOutput
     params: SamplingParams
+    terms: Terms
     add_special_tokens: bool
     ended: dict[Request, Update] = field(default_factory=dict)
 
@@ -179,8 +185,8 @@ class _Run:
         self._waiting: deque[_Job] = deque()
         self._open: dict[Request, _Job] = {}
 
-    def add(self, result: RequestOutput, params: SamplingParams, *, add_special_tokens: bool) -> None:
-        self._waiting.append(_Job(result, params, add_special_tokens))
+    def add(self, result: RequestOutput, params: SamplingParams, terms: Terms, *, add_special_tokens: bool) -> None:
+        self._waiting.append(_Job(result, params, terms, add_special_tokens))
 
     def finish(self) -> None:
         """Completes the results of all jobs; whatever happens, nothing of this call stays in the engine."""
@@ -206,7 +212,7 @@ class _Run:
             self._engine.check_grammar(job.params)
             try:
                 asked = self._engine.service.healed_now(job.result.prompt_token_ids, job.params)
-                requests = self._client.submit(*asked)
+                requests = self._client.submit(*asked, terms=job.terms)
             except RequestError as error:
                 if error.status == 429 and self._open:
                     return  # there is room when some of the open ones have ended
@@ -268,6 +274,14 @@ def _logprobs(service: Service, tokens: Tokens) -> list[dict[int, Logprob]] | No
             {one: Logprob(*about, service.token_text(one)) for one, about in ({token: (logprob, None)} | top).items()}
         )
     return each
+
+
+def _priorities(given: int | Sequence[int], count: int) -> Sequence[int]:
+    if isinstance(given, int):
+        return [given] * count
+    if len(given) != count:
+        raise RequestError(f"{len(given)} priorities for {count} prompts; give one, or one for each", param="priority")
+    return given
 
 
 def _as_list(prompts: Prompt | Sequence[Prompt]) -> Sequence[Prompt]:

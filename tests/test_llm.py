@@ -29,7 +29,8 @@ def checkpoint(tmp_path_factory) -> Path:
 @pytest.fixture(scope="module")
 def llm(checkpoint):
     # Fewer records than the tests have prompts: they are fed as places become free.
-    with LLM(str(checkpoint), **SETTINGS, running_max_req_size="4", max_queued_requests=1) as llm:
+    settings = {"running_max_req_size": "4", "max_queued_requests": 1, "schedule_policy": "priority"}
+    with LLM(str(checkpoint), **SETTINGS, **settings) as llm:
         yield llm
 
 
@@ -55,6 +56,24 @@ def test_results_are_in_order_and_as_long_as_asked(llm):
     assert {output.finish_reason for result in results for output in result.outputs} == {"length"}
     alone = [ids_of(llm.generate(prompt, one))[0] for prompt, one in zip(prompts[:3], params, strict=False)]
     assert ids_of(results)[:3] == alone
+
+
+def test_the_smallest_priority_goes_first_and_results_stay_in_order(llm, monkeypatch):
+    client, submitted = llm._engine.service.client, []
+    submit = client.submit
+
+    def note(tokens, params, *, terms):
+        submitted.append((*tokens, terms.priority))
+        return submit(tokens, params, terms=terms)
+
+    monkeypatch.setattr(client, "submit", note)
+    results = llm.generate([[5], [6], [7]], GREEDY, priority=[3, -1, 0])
+    assert list(dict.fromkeys(submitted)) == [(6, -1), (7, 0), (5, 3)], "some more than once, where the queue was full"
+    assert [result.prompt_token_ids for result in results] == [[5], [6], [7]]
+    with pytest.raises(RequestError, match="2 priorities for 1 prompts"):
+        llm.generate([5], GREEDY, priority=[1, 2])
+    with pytest.raises(RequestError, match="priority=5000 is not allowed"):
+        llm.generate([5], GREEDY, priority=5000)
 
 
 def test_samples_come_in_order_and_repeat_with_their_seed(llm):
@@ -221,6 +240,8 @@ def test_a_dead_worker_is_an_error_and_not_a_hang(checkpoint):
     assert llm.generate([5], GREEDY)[0].outputs[0].text == ""
     with pytest.raises(RequestError, match="tokenizer_mode=none"):
         llm.generate("text", GREEDY)
+    with pytest.raises(RequestError, match="priority=1 has no effect with --schedule_policy=fcfs"):
+        llm.generate([5], GREEDY, priority=1)
     worker = llm._engine._supervisor._crew.workers[0].pid
     threading.Timer(0.3, os.kill, (worker, signal.SIGKILL)).start()
     with pytest.raises(EngineDeadError, match=r"worker 0 .* SIGKILL"):
