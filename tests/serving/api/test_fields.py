@@ -1,13 +1,16 @@
 """Fields of requests reach the engine as they were meant, and answers say what was asked for, on all three routes."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
 from openai.types import completion_create_params
 from openai.types.chat import completion_create_params as chat_create_params
 
+import lightllm
 from lightllm.base.token_words import mask_of, pack
+from lightllm.serving.api.native import Parameters
 from lightllm.serving.api.openai_chat import ChatBody
 from lightllm.serving.api.openai_completions import CompletionBody
 from tests.serving import checkpoint_for_tests
@@ -178,6 +181,12 @@ def test_what_is_not_allowed_is_refused_by_name(http, name):
 def test_every_field_of_the_official_client_is_known():
     for body, module in ((ChatBody, chat_create_params), (CompletionBody, completion_create_params)):
         assert set(body.__struct_fields__) >= module.CompletionCreateParamsBase.__annotations__.keys()
+
+
+@pytest.mark.parametrize("body", [ChatBody, CompletionBody, Parameters], ids=lambda body: body.__name__)
+def test_the_documentation_names_every_field(body):
+    page = (Path(lightllm.__file__).parent.parent / "docs" / "api.md").read_text()
+    assert [name for name in body.__struct_fields__ if f"`{name}`" not in page] == []
 
 
 def test_no_effort_switches_reasoning_off_where_the_template_has_a_switch(start, http, tmp_path):
