@@ -65,7 +65,7 @@ class ChatBody(GenerationBody, kw_only=True, forbid_unknown_fields=True, frozen=
 
 
 _decoder = msgspec.json.Decoder(ChatBody)
-_SWITCHES = ("enable_thinking", "thinking")  # by which templates let models reason or not
+SWITCHES = ("enable_thinking", "thinking")  # by which templates let models reason or not
 
 
 def router(service: Service) -> APIRouter:
@@ -220,7 +220,7 @@ def _effort(effort: str | None, template: ChatTemplate, *, has_tools: bool) -> d
     if effort is None:
         return {}
     if effort == "none" and not template.knows("reasoning_effort", has_tools=has_tools):
-        for switch in _SWITCHES:
+        for switch in SWITCHES:
             if template.knows(switch, has_tools=has_tools):
                 return {switch: False}
     return {"reasoning_effort": effort}

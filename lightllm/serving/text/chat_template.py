@@ -109,10 +109,6 @@ class ChatTemplate:
             raise RequestError(f"the chat template refuses these messages: {reason}", param="messages") from None
         return _cut_at_end_mark(text) if continue_final_message else text
 
-    def has_variable(self, name: str) -> bool:
-        """Whether a client can set this variable in any of the templates."""
-        return any(name in variables for variables in self._variables.values())
-
     def _call_form(self, name: str) -> "_CallForm":
         """The form in which a template understands calls; the commonest where it understands none."""
         if name not in self._call_forms:

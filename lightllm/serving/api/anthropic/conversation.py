@@ -21,7 +21,7 @@ from lightllm.serving.api.anthropic.body import (
     ToolResultBlock,
     ToolUseBlock,
 )
-from lightllm.serving.api.openai_chat import ChatBody
+from lightllm.serving.api.openai_chat import SWITCHES, ChatBody
 from lightllm.serving.api.service import Service
 
 _LEAST_BUDGET = 1024  # tokens, as Anthropic's documentation has it
@@ -29,7 +29,6 @@ _SAME_NAME = (
     "model", "stream", "max_tokens", "temperature", "top_p", "top_k", "min_p", "repetition_penalty", "seed",
     "priority", "timeout_s",
 )  # fmt: skip
-_SWITCHES = ("enable_thinking", "thinking")  # what templates call the variable
 _CHOICES = {"auto": "auto", "any": "required", "none": "none"}
 _Parts = list[dict[str, str]]
 
@@ -45,7 +44,7 @@ def chat_of(service: Service, body: CountTokensBody) -> ChatBody:
         messages=_messages(body),
         continue_final_message=bool(body.messages) and body.messages[-1].role == "assistant",
         tools=[_tool(tool, f"tools[{i}]") for i, tool in enumerate(body.tools or [])] or None,
-        chat_template_kwargs=_thinking(service, body.thinking),
+        chat_template_kwargs=_thinking(service, body.thinking, has_tools=bool(body.tools)),
         **values,
         **_tool_choice(body.tool_choice),
         **_output(body.output_config),
@@ -183,13 +182,13 @@ def _check_budget(thinking: Thinking | None, max_tokens: int) -> None:
         )
 
 
-def _thinking(service: Service, thinking: Thinking | None) -> dict[str, bool] | None:
+def _thinking(service: Service, thinking: Thinking | None, *, has_tools: bool) -> dict[str, bool] | None:
     """The template's variable that makes the model think, or not; None where nothing needs to be said."""
     if thinking is None:
         return None
     wanted, template = thinking.type != "disabled", service.need_template()
-    for name in _SWITCHES:
-        if template.has_variable(name):
+    for name in SWITCHES:
+        if template.knows(name, has_tools=has_tools):
             return {name: wanted}
     if wanted == (service.formats.reasoning is not None):
         return None
