@@ -52,7 +52,7 @@ class Model:
 MODELS = {
     "qwen3-30b-a3b": Model(128, 2048, 768, 8, "plain", (1, 8, 32, 64, 256, 1024, 8192)),
     "deepseek-v2-lite": Model(64, 2048, 1408, 6, "plain", (1, 8, 64)),
-    "deepseek-v3 tp8": Model(256, 7168, 256, 8, "fp8", (1, 8, 16, 32, 64, 256, 1024, 4096)),
+    "deepseek-v3 tp8": Model(256, 7168, 256, 8, "scaled", (1, 8, 16, 32, 64, 256, 1024, 4096)),
 }
 
 
@@ -83,15 +83,17 @@ class Layer:
         rows = sort(choice, 0, model.experts, shape.rows)
         yield "sort", lambda: sort(choice, 0, model.experts, shape.rows)
         given, scale = self.x, None
-        if model.format == "fp8":
-            given, scale = quantize_groups(self.x)
-            yield "quantize", lambda: quantize_groups(self.x)
+        if model.format == "scaled":
+            given, scale = quantize_groups(self.x, torch.float8_e4m3fn)
+            yield "quantize", lambda: quantize_groups(self.x, torch.float8_e4m3fn)
         first = functools.partial(
             multiply_gated, given, scale, self.gate_up, rows, shape.wide, top_k=model.top_k, dtype=self.x.dtype
         )
         yield "first", first
         wide, wide_scale = first()
-        second = functools.partial(multiply, wide, wide_scale, self.down, rows, shape.narrow, dtype=self.x.dtype)
+        second = functools.partial(
+            multiply, wide, wide_scale, self.down, rows, shape.narrow, group=shape.outputs, dtype=self.x.dtype
+        )
         yield "second", second
         narrow = second()
         yield "combine", lambda: combine(narrow, rows.place, share)
@@ -153,7 +155,7 @@ def reference(layer: Layer, routed: tuple[Tensor, Tensor]) -> Tensor:
 
 
 def _tensors(matrices: Matrices) -> list[Tensor]:
-    return [matrices.weight, *(matrices.more or ())]
+    return [matrices.weight, *matrices.more]
 
 
 def compile_all(models: dict[str, Model]) -> None:

@@ -105,7 +105,7 @@ def _streams(product: Product, tokens: int) -> list[matvec_hopper.Shape]:
 
 def mixture_tunable(mixture: Mixture, tokens: int, facts: Facts) -> Tunable:
     """All of a mixture but its router, for tokens that choose evenly."""
-    format_, op = ("plain", ops.gated_experts) if mixture.bits == 16 else ("fp8", ops.gated_experts_fp8_block)
+    format_, op = ("plain", ops.gated_experts) if mixture.bits == 16 else ("scaled", ops.gated_experts_fp8_block)
     sizes = (tokens, mixture.top_k, mixture.experts, 2 * mixture.width, mixture.hidden)
 
     def matrix(outputs: int, inputs: int) -> tuple[Tensor, ...]:
@@ -125,7 +125,7 @@ def mixture_tunable(mixture: Mixture, tokens: int, facts: Facts) -> Tunable:
         *matrices, choice, share, first = others
         half = len(matrices) // 2
         wide, narrow = (
-            experts.Matrices(format_, weight, *weight.shape[1:], tuple(more) or None)
+            experts.Matrices(format_, weight, weight.shape[1], weight.shape[2], tuple(more))
             for weight, *more in (matrices[:half], matrices[half:])
         )
         return experts.mixture(x, wide, narrow, choice, share, first, parameters)

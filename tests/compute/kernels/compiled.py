@@ -155,8 +155,15 @@ def mixture_fp8(tokens: int, count: int, hidden: int, width: int) -> None:
     for outputs, inputs in ((2 * width, hidden), (hidden, width)):
         weight = torch.zeros(count, outputs, inputs, dtype=torch.float8_e4m3fn)
         scales = torch.zeros(count, outputs // 128, inputs // 128), WHERE, WHERE
-        made.append(experts.Matrices("fp8", weight, outputs, inputs, scales))
+        made.append(experts.Matrices("scaled", weight, outputs, inputs, scales))
     experts.mixture(half(tokens, hidden), *made, *choices(tokens), 0)
+
+
+def mixture_of_integers() -> None:
+    def matrix(outputs: int, inputs: int) -> tuple[torch.Tensor, torch.Tensor]:
+        return torch.zeros(16, outputs, inputs, dtype=torch.int8), torch.zeros(16, outputs)
+
+    experts.gated_experts_per_channel(half(8, 2048), *matrix(1536, 2048), *matrix(2048, 768), *choices(8), 0, True)
 
 
 def mixture_awq() -> None:
@@ -231,6 +238,7 @@ LAUNCHES: dict[str, Callable[[], Any]] = {
     ),
     "router, 256 experts": lambda: routing.router_logits(half(TOKENS, 7168), torch.zeros(256, 7168)),
     "awq experts of 2048 x 768": mixture_awq,
+    "experts of 2048 x 768 in integers, 8 tokens": mixture_of_integers,
     "experts of 2048 x 768, 8 tokens": lambda: mixture(8, 16, 2048, 768),
     "experts of 7168 x 256 in 8 bits, 256 tokens": lambda: mixture_fp8(256, 16, 7168, 256),
     "fp8 streamed linear, 1 token": lambda: multiply_8_bits(torch.float8_e4m3fn, 1),

@@ -150,7 +150,7 @@ def test_experts_round_to_8_bits_as_the_reference_does(run, hidden):
     facts = Facts(CPU, torch.bfloat16)
     x, *matrices, choice, share, first = next(expert_cases_fp8(facts, [(20, 6, 4, 1, hidden, 128)]))
     wide, narrow = (
-        expert_products.Matrices("fp8", weight, *weight.shape[1:], tuple(more))
+        expert_products.Matrices("scaled", weight, *weight.shape[1:], tuple(more))
         for weight, *more in (matrices[:4], matrices[4:])
     )
     got = experts.mixture(x, wide, narrow, choice, share, first, shape).float()
@@ -242,7 +242,7 @@ def test_what_tuning_runs_is_the_op(monkeypatch):
         "attend chunks",
         "attend chunks",
         "experts plain",
-        "experts fp8",
+        "experts scaled",
     ]
     for one in searched:
         arguments = one.workloads[0].make()

@@ -89,6 +89,17 @@ def _experts(facts: Facts, sizes: Iterable[tuple[int, ...]] = ((3, 3, 2, 1, 40, 
             yield x, gate_up, down, *routing(tokens, experts, 2, facts, uneven=uneven), first
 
 
+def _experts_awq(facts: Facts):
+    """Groups in an order of their own for each expert."""
+    matrices = [awq.random_matrix(outputs, 64, facts, experts=3) for outputs in (128, 64)]
+    shuffled = [
+        (*tensors, torch.stack([groups[torch.randperm(64, device=facts.device)] for _ in range(3)]))
+        for *tensors, groups in matrices
+    ]
+    x = torch.randn(20, 64, dtype=facts.dtype, device=facts.device)
+    yield x, *shuffled[0], *shuffled[1], *routing(20, 5, 2, facts), 1
+
+
 def expert_cases_fp8(facts: Facts, sizes: Iterable[tuple[int, ...]] = ((40, 5, 4, 1, 128, 256),)):
     for tokens, experts, local, first, hidden, width in sizes:
         gate_up = fp8_block.random_matrix(2 * width, hidden, facts, experts=local, start=0)
@@ -103,6 +114,7 @@ CASES: dict[str, Cases] = defaultdict(
         "attend": _attend,
         "gated_experts": _experts,
         "attend_latent": _attend_latent,
+        "gated_experts_awq": _experts_awq,
         "gated_experts_fp8_block": expert_cases_fp8,
         "gated_linear": _linear,
         "linear": _linear,

@@ -18,7 +18,8 @@ for module in kernels.MODULES["cuda"]:
     importlib.import_module(module)
 # ||got - expected|| / ||expected||. bf16 rounds by up to 2^-9; what is summed in float32 is rounded once or twice.
 LIMITS = {torch.float32: 2e-5, torch.float16: 1e-3, torch.bfloat16: 6e-3}
-ROUGH = {"gated_experts_fp8_block": 4e-2}  # see its tolerance
+# Where activations of 16 bits are rounded to 8, and kernels have scales for fewer of them than references.
+ROUGH = {"gated_experts_fp8_block": 4e-2, "gated_experts_per_channel": 4e-2}
 PARTS = 4  # of the cases, so that processes side by side compile for as long as one another
 KERNELS = {
     op.name: implementation.function

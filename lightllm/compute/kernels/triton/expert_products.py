@@ -5,9 +5,9 @@ As in matvec.py the matrix is the tall operand of the matrix unit and the rows i
 in most steps, and then the cost is reading the matrices. A program takes a block of an expert's rows and OUTPUTS of its
 matrix; the first product takes gates and what they multiply together, so that only their product is written.
 
-Numbers (FORMAT): "plain": of one type. "fp8": matrices and rows in 8 bits, multiplied as they are; what few enough
-inputs give that all have one scale is scaled, then added. "wide": matrices of 8 bits scaled before they are multiplied,
-by rows that are rounded to 8 bits. "awq": of 4 bits.
+Numbers (FORMAT): "plain": of one type. "scaled": matrices and rows in 8 bits, multiplied as they are; what few enough
+inputs give that all have one scale is scaled, then added. Matrices of 8 bits that are scaled first: "tiles", by rows
+that are rounded to 8 bits, and "channels". "awq": of 4 bits.
 Suffixes: O outputs of a tile, I inputs of a tile, R rows.
 """
 
@@ -22,7 +22,8 @@ from torch import Tensor
 from lightllm.compute.kernels.triton.expert_rows import ENTRY, Rows
 from lightllm.compute.kernels.triton.launch import begin, depends
 from lightllm.compute.kernels.triton.quantize import rounded
-from lightllm.compute.ops.fp8_block import LARGEST, SMALLEST_SCALE, TILE
+from lightllm.compute.ops.fp8_block import TILE
+from lightllm.compute.ops.per_channel import LARGEST, SMALLEST_SCALE
 
 
 @dataclass(frozen=True)
@@ -38,40 +39,50 @@ class Product:
 
 @dataclass(frozen=True)
 class Matrices:
-    """Of all experts here: weights [experts, ...], and what the format adds, in the order of the op's arguments."""
+    """Of all experts here: weights [experts, ...], and what the format adds, in the order of the op's arguments.
+
+    In "scaled", scales are of outputs if nothing else is added, and otherwise of tiles.
+    """
 
     format: str
     weight: Tensor
     outputs: int
     inputs: int
-    more: tuple[Tensor, Tensor, Tensor] | None = None
+    more: tuple[Tensor, ...] = ()
 
     @property
     def added(self) -> tuple[Tensor | None, ...]:
         """What kernels are given of `more`."""
-        return self.more or (None, None, None)
+        return (*self.more, None, None, None)[:3]
 
     @property
     def groups(self) -> int:
         """Scales along the inputs."""
-        if self.more is None:
+        if len(self.more) < 2:
             return 1
         return self.more[0].shape[1 if self.format == "awq" else 2]
 
     @property
     def lines(self) -> int:
-        """Scales along the outputs."""
-        return 1 if self.more is None else self.more[0].shape[1]
+        """Of scales an expert has. In "awq": inputs from one expert's numbers of groups to the next one's."""
+        if self.format == "awq":
+            return self.inputs if self.more[2].ndim == 2 else 0
+        return self.more[0].shape[1] if self.more else 1
+
+    @property
+    def group(self) -> int:
+        """Inputs of an output that have one scale, 0 if all have."""
+        return TILE if len(self.more) > 1 else 0
 
 
 @triton.jit
 def _awq_tile(
-    weight, zeros, scales, group_of, row_O, input_I, mask_IO, is_input_I, outputs, inputs, groups, expert,
+    weight, zeros, scales, group_of, row_O, input_I, mask_IO, is_input_I, outputs, inputs, lines, groups, expert,
     KIND: tl.constexpr,
 ):  # fmt: skip
     # Eight neighbouring outputs share a number; the order of their four bits is ops.awq.NIBBLE.
     shift_O = ((row_O % 2) * 4 + (row_O % 8) // 2) * 4
-    line_I = expert * groups + tl.load(group_of + input_I, mask=is_input_I, other=0)
+    line_I = expert * groups + tl.load(group_of + expert * lines + input_I, mask=is_input_I, other=0)
     weight_I = weight + (expert.to(tl.int64) * inputs + input_I) * (outputs // 8)
     packed_IO = tl.load(weight_I[:, None] + (row_O // 8)[None, :], mask=mask_IO, other=0)
     zeros_IO = tl.load(zeros + (line_I * (outputs // 8))[:, None] + (row_O // 8)[None, :], mask=mask_IO, other=0)
@@ -81,10 +92,12 @@ def _awq_tile(
 
 
 @triton.jit
-def _scales_of(scale, row_tile, row_O, is_row_O, lines, groups, expert):
+def _scales_of(scale, row_tile, row_O, is_row_O, lines, groups, expert, WEIGHT_GROUP: tl.constexpr):
     """Where the scales of some rows begin, each with `groups` along the inputs."""
-    tile_O = tl.load(row_tile + row_O, mask=is_row_O, other=0).to(tl.int32)
-    return scale + (expert * lines + tile_O) * groups
+    line_O = row_O
+    if WEIGHT_GROUP > 0:
+        line_O = tl.load(row_tile + row_O, mask=is_row_O, other=0).to(tl.int32)
+    return scale + (expert * lines + line_O) * groups
 
 
 @triton.jit
@@ -96,19 +109,23 @@ def _tile(
     mask_OI = is_row_O[:, None] & is_input_I[None, :]
     if FORMAT == "awq":
         weight_OI = _awq_tile(
-            weight, first, second, third, row_O, input_I, mask_OI.T, is_input_I, outputs, inputs, groups, expert, KIND
-        )
+            weight, first, second, third, row_O, input_I, mask_OI.T, is_input_I, outputs, inputs, lines, groups,
+            expert, KIND,
+        )  # fmt: skip
     else:
         weight_O = weight + (expert.to(tl.int64) * outputs + row_O) * inputs
         if EVEN:
             weight_OI = tl.load(weight_O[:, None] + input_I[None, :])
         else:
             weight_OI = tl.load(weight_O[:, None] + input_I[None, :], mask=mask_OI, other=0.0)
-        if FORMAT == "wide":
-            scale_O = _scales_of(first, second, row_O, is_row_O, lines, groups, expert)
+        if FORMAT == "tiles":
+            scale_O = _scales_of(first, second, row_O, is_row_O, lines, groups, expert, 1)
             tile_I = tl.load(third + input_I, mask=is_input_I, other=0)
             scale_OI = tl.load(scale_O[:, None] + tile_I[None, :], mask=mask_OI, other=0.0)
             weight_OI = (weight_OI.to(tl.float32) * scale_OI).to(KIND)
+        if FORMAT == "channels":
+            scale_O = tl.load(first + expert * lines + row_O, mask=is_row_O, other=0.0)
+            weight_OI = (weight_OI.to(tl.float32) * scale_O[:, None]).to(KIND)
     return weight_OI
 
 
@@ -122,8 +139,8 @@ def _rows(
     if not EVEN:
         mask_RI = is_row_R[:, None] & is_input_I[None, :]
     x_RI = tl.load(x_R[:, None] + input_I[None, :], mask=mask_RI, other=0.0)
-    if FORMAT == "wide" and KIND.primitive_bitwidth == 16:
-        x_RI, scale_R = rounded(x_RI.to(tl.float32), LARGEST, SMALLEST_SCALE)
+    if FORMAT == "tiles" and KIND.primitive_bitwidth == 16:
+        x_RI, scale_R = rounded(x_RI.to(tl.float32), LARGEST, SMALLEST_SCALE, tl.float8e4nv)
         x_RI = (x_RI.to(tl.float32) * scale_R[:, None]).to(KIND)
     return x_RI
 
@@ -144,10 +161,12 @@ def _add_tile(
         weight, first, second, third, row_O, input_I, is_row_O, is_input_I, outputs, inputs, lines, groups, expert,
         FORMAT, EVEN, kind,
     )  # fmt: skip
-    if FORMAT == "fp8":
+    if FORMAT == "scaled":
         scale_R = tl.load(x_scale_R + start // X_GROUP, mask=is_row_R, other=0.0)
-        scales_O = tl.load(scale_O + start // WEIGHT_GROUP, mask=is_row_O, other=0.0)
-        sum_OR += tl.dot(weight_OI, x_RI.T) * scale_R[None, :] * scales_O[:, None]
+        if WEIGHT_GROUP > 0:
+            scale_O += start // WEIGHT_GROUP
+        scales_O = tl.load(scale_O, mask=is_row_O, other=0.0)
+        sum_OR += tl.dot(weight_OI, x_RI.T).to(tl.float32) * scale_R[None, :] * scales_O[:, None]
     else:
         sum_OR = tl.dot(weight_OI, x_RI.T, sum_OR, input_precision=PRECISION)
     return sum_OR
@@ -172,8 +191,9 @@ def _multiply_gated(
 ):  # fmt: skip
     """silu(gate) * up for OUTPUTS of a block's rows, where the first half of `outputs` are gates; x is tokens.
 
-    EVEN: no tile of the matrix sticks out. In "fp8" X_GROUP inputs of a token have one scale, and so do OUTPUTS of y;
-    WEIGHT_GROUP: inputs of a matrix that have one; INPUTS divides both. In "wide" INPUTS of a row are rounded alike.
+    EVEN: no tile of the matrix sticks out. In "scaled" X_GROUP inputs of a token have one scale, and so do OUTPUTS of
+    y; WEIGHT_GROUP: inputs of a matrix that have one, 0 if all have; INPUTS divides both. In "tiles" INPUTS of a row
+    are rounded alike.
     """
     block, column = tl.program_id(0) // columns, tl.program_id(0) % columns
     width = outputs // 2
@@ -184,10 +204,10 @@ def _multiply_gated(
         expert, row_R, is_row_R = _find(table, block, ROWS, ENTRY)
         token_R = (tl.load(order + row_R, mask=is_row_R, other=0) // top_k).to(tl.int64)
         x_R, x_scale_R, scale_O, other_scale_O = x + token_R * x_stride, token_R, row_O, other_O
-        if FORMAT == "fp8":
-            x_scale_R = x_scale + token_R * (inputs // X_GROUP)
-            scale_O = _scales_of(first, second, row_O, is_row_O, lines, groups, expert)
-            other_scale_O = _scales_of(first, second, other_O, is_row_O, lines, groups, expert)
+        if FORMAT == "scaled":
+            x_scale_R = x_scale + token_R * tl.cdiv(inputs, X_GROUP)
+            scale_O = _scales_of(first, second, row_O, is_row_O, lines, groups, expert, WEIGHT_GROUP)
+            other_scale_O = _scales_of(first, second, other_O, is_row_O, lines, groups, expert, WEIGHT_GROUP)
         gate_OR, up_OR = tl.zeros([OUTPUTS, ROWS], tl.float32), tl.zeros([OUTPUTS, ROWS], tl.float32)
         for start in range(0, inputs, INPUTS):
             gate_OR = _add_tile(
@@ -201,8 +221,8 @@ def _multiply_gated(
                 LARGEST, SMALLEST_SCALE,
             )  # fmt: skip
         y_RO = (gate_OR / (1.0 + tl.exp(-gate_OR)) * up_OR).T
-        if FORMAT == "fp8":
-            y_RO, scale_R = rounded(y_RO, LARGEST, SMALLEST_SCALE)
+        if FORMAT == "scaled":
+            y_RO, scale_R = rounded(y_RO, LARGEST, SMALLEST_SCALE, y.dtype.element_ty)
             tl.store(y_scale + row_R * columns + column, scale_R, mask=is_row_R)
         mask_RO = is_row_R[:, None] & is_row_O[None, :]
         tl.store(y + (row_R * width)[:, None] + row_O[None, :], y_RO.to(y.dtype.element_ty), mask=mask_RO)
@@ -225,13 +245,13 @@ def _multiply(
     if block < tl.load(table):
         expert, row_R, is_row_R = _find(table, block, ROWS, ENTRY)
         x_R, x_scale_R = x + row_R * x_stride, row_R
-        if FORMAT == "fp8":
-            x_scale_R = x_scale + row_R * (inputs // X_GROUP)
+        if FORMAT == "scaled":
+            x_scale_R = x_scale + row_R * tl.cdiv(inputs, X_GROUP)
         for piece in range(RUN):
             row_O = (column * RUN + piece) * OUTPUTS + tl.arange(0, OUTPUTS)
             scale_O, is_row_O = row_O, row_O < outputs
-            if FORMAT == "fp8":
-                scale_O = _scales_of(first, second, row_O, is_row_O, lines, groups, expert)
+            if FORMAT == "scaled":
+                scale_O = _scales_of(first, second, row_O, is_row_O, lines, groups, expert, WEIGHT_GROUP)
             sum_OR = tl.zeros([OUTPUTS, ROWS], tl.float32)
             if RUN > 1:
                 for tile in tl.static_range(TILES):
@@ -257,9 +277,9 @@ def multiply_gated(
 ) -> tuple[Tensor, Tensor | None]:
     """silu(gate) * up of each row's token: [pairs, outputs / 2] of `dtype`, or if the format is fp8 in 8 bits, with a
     scale for each shape.outputs of it."""
-    pairs, width, is_8_bit = len(rows.order), matrices.outputs // 2, matrices.format == "fp8"
+    pairs, width, is_8_bit = len(rows.order), matrices.outputs // 2, matrices.format == "scaled"
     columns = triton.cdiv(width, shape.outputs)
-    y = torch.empty(pairs, width, dtype=torch.float8_e4m3fn if is_8_bit else dtype, device=x.device)
+    y = torch.empty(pairs, width, dtype=matrices.weight.dtype if is_8_bit else dtype, device=x.device)
     y_scale = torch.empty(pairs, columns, dtype=torch.float32, device=x.device) if is_8_bit else None
     _multiply_gated[(rows.most_blocks * columns,)](
         x, x_scale, matrices.weight, *matrices.added, y, y_scale, rows.order, rows.table,
@@ -270,12 +290,11 @@ def multiply_gated(
 
 
 def multiply(
-    x: Tensor, x_scale: Tensor | None, matrices: Matrices, rows: Rows, shape: Product, *, dtype: torch.dtype
+    x: Tensor, x_scale: Tensor | None, matrices: Matrices, rows: Rows, shape: Product, *, group: int, dtype: torch.dtype
 ) -> Tensor:
-    """[pairs, outputs] of `dtype`. x_scale: of as many inputs each as there are scales for."""
+    """[pairs, outputs] of `dtype`. group: inputs of a row that have one scale."""
     columns = triton.cdiv(matrices.outputs, shape.outputs * shape.run)
     y = torch.empty(len(x), matrices.outputs, dtype=dtype, device=x.device)
-    group = TILE if x_scale is None else triton.cdiv(matrices.inputs, x_scale.shape[1])
     _multiply[(rows.most_blocks * columns,)](
         x, x_scale, matrices.weight, *matrices.added, y, rows.table,
         matrices.outputs, matrices.inputs, matrices.lines, matrices.groups, x.stride(0), columns,
@@ -291,7 +310,7 @@ def _constants(matrices: Matrices, width: int, rows: Rows, shape: Product, x_gro
     even = width % (shape.outputs * shape.run) == 0 and matrices.inputs % shape.inputs == 0
     return {
         "FORMAT": matrices.format, "EVEN": even, "ROWS": rows.block, "OUTPUTS": shape.outputs, "INPUTS": shape.inputs,
-        "X_GROUP": x_group, "WEIGHT_GROUP": TILE, "PRECISION": "ieee", "LARGEST": LARGEST,
-        "SMALLEST_SCALE": SMALLEST_SCALE, "ENTRY": ENTRY, "DEPENDENT": dependent, "launch_pdl": dependent,
-        "num_warps": shape.warps, "num_stages": shape.stages,
+        "X_GROUP": x_group, "WEIGHT_GROUP": matrices.group, "PRECISION": "ieee",
+        "LARGEST": LARGEST.get(matrices.weight.dtype, 0.0), "SMALLEST_SCALE": SMALLEST_SCALE, "ENTRY": ENTRY,
+        "DEPENDENT": dependent, "launch_pdl": dependent, "num_warps": shape.warps, "num_stages": shape.stages,
     }  # fmt: skip

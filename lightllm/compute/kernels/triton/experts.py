@@ -53,7 +53,7 @@ MEASURED = {
         (128, Shape(64, 64, 64, 4, 4, 64, 64, 4, 4)),
         (math.inf, Shape(128, 128, 64, 8, 4, 128, 64, 8, 4)),
     ],
-    "fp8": [
+    "scaled": [
         (0.1, Shape(16, 64, 128, 4, 6, 256, 64, 8, 4)),
         (0.5, Shape(16, 128, 128, 8, 4, 128, 128, 4, 2)),
         (1.5, Shape(16, 64, 128, 4, 4, 128, 64, 4, 4)),
@@ -66,9 +66,9 @@ MEASURED = {
 
 def shape_for(format: str, tokens: int, experts: int, top_k: int, dtype: torch.dtype) -> Shape:  # noqa: A002
     """Parameters for so many tokens, a power of two, if all experts are chosen alike."""
-    if format == "wide":
+    if format == "tiles":
         return Shape(NARROWEST, 32, TILE, 4, 2, 32, TILE, 4, 2)
-    if dtype == torch.float32 or format == "awq":
+    if dtype == torch.float32 or format in ("awq", "channels"):
         return Shape(NARROWEST, 32, 32, 4, 2, 32, 32, 4, 2)
     return next(shape for most, shape in MEASURED[format] if tokens * top_k <= most * experts)
 
@@ -87,9 +87,9 @@ def mixture(
         shape = tuned.shape(x.device, f"experts {gate_up.format}", Shape, sizes_of(gate_up, counted, top_k), default)
     assert shape is not None, "no library computes this"
     rows = sort(choice, first, experts, shape.rows)
-    given, scale = quantize_groups(x) if gate_up.format == "fp8" else (x, None)
+    given, scale = quantize_groups(x, gate_up.weight.dtype) if gate_up.format == "scaled" else (x, None)
     wide, scale = multiply_gated(given, scale, gate_up, rows, shape.wide, top_k=top_k, dtype=x.dtype)
-    narrow = multiply(wide, scale, down, rows, shape.narrow, dtype=x.dtype)
+    narrow = multiply(wide, scale, down, rows, shape.narrow, group=shape.outputs, dtype=x.dtype)
     return combine(narrow, rows.place, share)
 
 
@@ -122,7 +122,7 @@ def gated_experts_fp8_block(
     wide_more = gate_up_scale, gate_up_row_tile, gate_up_column_tile
     narrow_more = down_scale, down_row_tile, down_column_tile
     are_whole = _has_whole_tiles(gate_up, gate_up_scale) and _has_whole_tiles(down, down_scale)
-    format_ = "fp8" if are_whole and x.dtype != torch.float32 else "wide"
+    format_ = "scaled" if are_whole and x.dtype != torch.float32 else "tiles"
     wide = Matrices(format_, gate_up, *gate_up.shape[1:], wide_more)
     return mixture(x, wide, Matrices(format_, down, *down.shape[1:], narrow_more), choice, share, first)
 
@@ -130,6 +130,26 @@ def gated_experts_fp8_block(
 def _has_whole_tiles(weight: Tensor, scale: Tensor) -> bool:
     """Whether each TILE inputs have one scale: tiles are cut nowhere, or are larger."""
     return weight.shape[2] == scale.shape[2] * TILE
+
+
+@ops.gated_experts_per_channel.implementation("triton", why_not)
+def gated_experts_per_channel(
+    x: Tensor,
+    gate_up: Tensor,
+    gate_up_scale: Tensor,
+    down: Tensor,
+    down_scale: Tensor,
+    choice: Tensor,
+    share: Tensor,
+    first: int,
+    rounds: bool,
+) -> Tensor:
+    format_ = "scaled" if rounds and x.dtype != torch.float32 else "channels"
+    wide, narrow = (
+        Matrices(format_, weight, *weight.shape[1:], (scale,))
+        for weight, scale in ((gate_up, gate_up_scale), (down, down_scale))
+    )
+    return mixture(x, wide, narrow, choice, share, first)
 
 
 @ops.gated_experts_awq.implementation("triton", why_not)

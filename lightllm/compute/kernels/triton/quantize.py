@@ -11,17 +11,20 @@ from torch import Tensor
 from triton.language.extra import libdevice
 
 from lightllm.compute.kernels.triton.launch import begin, depends, rows_of
-from lightllm.compute.ops import per_channel
-from lightllm.compute.ops.fp8_block import LARGEST, SMALLEST_SCALE, TILE
+from lightllm.compute.ops.fp8_block import TILE
+from lightllm.compute.ops.per_channel import LARGEST, SMALLEST_SCALE
 
 GROUPS = 16  # of a program
 
 
 @triton.jit
-def rounded(x_GI, LARGEST: tl.constexpr, SMALLEST_SCALE: tl.constexpr):
-    """Groups along the last axis, in E4M3, and the scale of each."""
+def rounded(x_GI, LARGEST: tl.constexpr, SMALLEST_SCALE: tl.constexpr, KIND: tl.constexpr):
+    """Groups along the last axis in numbers of KIND, E4M3 or whole ones, and the scale of each."""
     scale_G = tl.maximum(tl.max(tl.abs(x_GI), axis=1) / LARGEST, SMALLEST_SCALE)
-    return (x_GI / scale_G[:, None]).to(tl.float8e4nv), scale_G
+    y_GI = x_GI / scale_G[:, None]
+    if tl.int8 == KIND:
+        y_GI = libdevice.rint(y_GI)
+    return y_GI.to(KIND), scale_G
 
 
 @triton.jit
@@ -35,22 +38,22 @@ def _quantize_groups(
     input_GI = group_G[:, None] * GROUP + tl.arange(0, GROUP)[None, :]
     begin(DEPENDENT)
     x_GI = tl.load(x + token * x_stride + input_GI, mask=input_GI < inputs, other=0.0).to(tl.float32)
-    y_GI, scale_G = rounded(x_GI, LARGEST, SMALLEST_SCALE)
+    y_GI, scale_G = rounded(x_GI, LARGEST, SMALLEST_SCALE, y.dtype.element_ty)
     tl.store(y + token * inputs + input_GI, y_GI, mask=input_GI < inputs)
     tl.store(scale + token * groups + group_G, scale_G, mask=group_G < groups)
 
 
-def quantize_groups(x: Tensor) -> tuple[Tensor, Tensor]:
-    """x [tokens, inputs] -> E4M3 [tokens, inputs] and scales [tokens, groups] float32; see ops.fp8_block.rounded."""
+def quantize_groups(x: Tensor, kind: torch.dtype) -> tuple[Tensor, Tensor]:
+    """x [tokens, inputs] -> E4M3 or whole numbers [tokens, inputs] and scales [tokens, groups of TILE inputs] float32."""
     x = rows_of(x)
     tokens, inputs = x.shape
     groups = triton.cdiv(inputs, TILE)
-    y = torch.empty(tokens, inputs, dtype=torch.float8_e4m3fn, device=x.device)
+    y = torch.empty(tokens, inputs, dtype=kind, device=x.device)
     scale = torch.empty(tokens, groups, dtype=torch.float32, device=x.device)
     if tokens:
         dependent = depends(x.device)
         _quantize_groups[(tokens, triton.cdiv(groups, GROUPS))](
-            x, y, scale, inputs, groups, x.stride(0), GROUP=TILE, GROUPS=GROUPS, LARGEST=LARGEST,
+            x, y, scale, inputs, groups, x.stride(0), GROUP=TILE, GROUPS=GROUPS, LARGEST=LARGEST[kind],
             SMALLEST_SCALE=SMALLEST_SCALE, DEPENDENT=dependent, launch_pdl=dependent, num_warps=4,
         )  # fmt: skip
     return y, scale
@@ -86,8 +89,8 @@ def quantize_tokens(x: Tensor, kind: torch.dtype) -> tuple[Tensor, Tensor]:
     if tokens:
         dependent, padded = depends(x.device), triton.next_power_of_2(inputs)
         _quantize_tokens[(tokens,)](
-            x, y, scale, inputs, x.stride(0), INPUTS=padded, LARGEST=per_channel.LARGEST[kind],
-            SMALLEST_SCALE=per_channel.SMALLEST_SCALE, DEPENDENT=dependent, launch_pdl=dependent,
+            x, y, scale, inputs, x.stride(0), INPUTS=padded, LARGEST=LARGEST[kind],
+            SMALLEST_SCALE=SMALLEST_SCALE, DEPENDENT=dependent, launch_pdl=dependent,
             num_warps=max(min(padded // 1024, 16), 1),
         )  # fmt: skip
     return y, scale
