@@ -44,7 +44,7 @@ def _quantize_groups(
 
 
 def quantize_groups(x: Tensor, kind: torch.dtype) -> tuple[Tensor, Tensor]:
-    """x [tokens, inputs] -> 8-bit floats or integers [tokens, inputs], scales [tokens, groups of TILE inputs] float32."""
+    """x [tokens, inputs] -> 8-bit numbers [tokens, inputs] and scales [tokens, groups of TILE inputs] float32."""
     x = rows_of(x)
     tokens, inputs = x.shape
     groups = triton.cdiv(inputs, TILE)
