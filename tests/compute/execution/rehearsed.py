@@ -164,7 +164,7 @@ def test_no_step_needs_a_kernel_that_was_not_rehearsed(model, card, noted, monke
 
     upload = Upload(torch.device("cpu"))
     stepper = Stepper(
-        loaded, rows=ROWS, longest=LONGEST, slots=SLOTS, dtype=torch.bfloat16, group=Group(), upload=upload
+        loaded, rows=ROWS, longest=LONGEST, slots=SLOTS, form=blueprint.state_format, group=Group(), upload=upload
     )
     generator = np.random.default_rng(0)
 
