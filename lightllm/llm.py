@@ -18,14 +18,16 @@ from types import TracebackType
 from typing import Any
 
 import msgspec
+import numpy as np
 from tqdm import tqdm
 
 from lightllm.base import env, log
 from lightllm.base.config import EngineConfig, ServerConfig, parse
 from lightllm.base.errors import EngineDeadError, RequestError
 from lightllm.base.request import SamplingParams, Terms
+from lightllm.base.task import Kind
 from lightllm.processes.supervision.offline import OfflineEngine
-from lightllm.serving import best_of
+from lightllm.serving import best_of, vectors
 from lightllm.serving.api.messages import Message, prepared, prepared_tools
 from lightllm.serving.api.service import Service
 from lightllm.serving.records import Request, Tokens, Update
@@ -66,6 +68,7 @@ class RequestOutput:
     prompt_token_ids: list[int] = field(default_factory=list)
     outputs: list[CompletionOutput] = field(default_factory=list)
     num_cached_tokens: int = 0  # of the prompt, found in the prefix tree
+    vector: np.ndarray | None = None  # of a model that does not generate
     prompt_logprobs: list[dict[int, Logprob] | None] | None = None  # as a sample's; None for the prompt's first token
 
 
@@ -130,6 +133,41 @@ class LLM:
         ]
         return self._run([(RequestOutput(prompt), False) for prompt in prompts], sampling_params, priority, use_tqdm)
 
+    def embed(self, prompts: Prompt | Sequence[Prompt], *, use_tqdm: bool = False) -> list[list[float]]:
+        """The embedding of each prompt, from an embedding model. Prompts as `generate` takes them."""
+        return [vector.tolist() for vector in self._vectors(prompts, "embed", use_tqdm)]
+
+    def reward(self, prompts: Prompt | Sequence[Prompt], *, use_tqdm: bool = False) -> list[float]:
+        """What a reward model thinks of each prompt, which is a conversation rendered with its template."""
+        return [float(vector[0]) for vector in self._vectors(prompts, "reward", use_tqdm)]
+
+    def classify(self, prompts: Prompt | Sequence[Prompt], *, use_tqdm: bool = False) -> list[list[float]]:
+        """A classifier's raw scores of each prompt, one for each label."""
+        return [vector.tolist() for vector in self._vectors(prompts, "classify", use_tqdm)]
+
+    def score(self, left: str | Sequence[str], right: str | Sequence[str], *, use_tqdm: bool = False) -> list[float]:
+        """How well texts match, pair by pair; a single `left` is compared with each of `right`.
+
+        The cosine of their embeddings, or a classifier's only label, between 0 and 1.
+        """
+        ones, others = ([text] if isinstance(text, str) else list(text) for text in (left, right))
+        ones = ones * len(others) if len(ones) == 1 else ones
+        if len(ones) != len(others):
+            raise RequestError(f"{len(ones)} texts for {len(others)} others; give one, or one for each")
+        service = self._engine.service
+        task, tokenizer = service.client.task, service.need_tokenizer()
+        pairs = [vectors.pair(task, tokenizer, *texts).prompts for texts in zip(ones, others, strict=True)]
+        prompts = [{"prompt_token_ids": prompt} for prompts in pairs for prompt in prompts]
+        found, each = self._vectors(prompts, task.kind, use_tqdm), len(pairs[0]) if pairs else 1
+        return [vectors.score(found[at : at + each]) for at in range(0, len(found), each)]
+
+    def _vectors(self, prompts: Prompt | Sequence[Prompt], kind: Kind, use_tqdm: bool) -> list[np.ndarray]:
+        if (task := self._engine.service.client.task).kind != kind:
+            raise RequestError(f"the model {task.name}; this takes one of another kind")
+        each = [_parse_prompt(prompt) for prompt in _as_list(prompts)]
+        results = self._run([(RequestOutput(text, ids), True) for text, ids in each], vectors.PARAMS, 0, use_tqdm, True)
+        return [result.vector for result in results if result.vector is not None]
+
     def close(self) -> None:
         """Ends the engine's processes. May be repeated."""
         self._end()
@@ -146,13 +184,14 @@ class LLM:
         sampling_params: SamplingParams | Sequence[SamplingParams] | None,
         priority: int | Sequence[int],
         use_tqdm: bool,
+        wants_vectors: bool = False,
     ) -> list[RequestOutput]:
         if not self._end.alive:
             raise EngineDeadError("this LLM was closed; make a new one")
         params, priorities = self._params(sampling_params, len(results)), _priorities(priority, len(results))
         with self._lock, tqdm(total=len(results), unit="prompt", disable=not use_tqdm) as bar:
             self._engine.wait_until_serving()
-            run = _Run(self._engine, self._most_open, bar)
+            run = _Run(self._engine, self._most_open, bar, wants_vectors=wants_vectors)
             for at in sorted(range(len(results)), key=priorities.__getitem__):
                 result, add_special_tokens = results[at]
                 run.add(result, params[at], Terms(priority=priorities[at]), add_special_tokens=add_special_tokens)
@@ -179,8 +218,8 @@ class _Job:
 class _Run:
     """One call of the offline API: prompts that wait, requests in the engine's hands."""
 
-    def __init__(self, engine: OfflineEngine, most_open: int, bar: tqdm):
-        self._engine, self._most_open, self._bar = engine, most_open, bar
+    def __init__(self, engine: OfflineEngine, most_open: int, bar: tqdm, *, wants_vectors: bool):
+        self._engine, self._most_open, self._bar, self._wants_vectors = engine, most_open, bar, wants_vectors
         self._client = engine.service.client
         self._waiting: deque[_Job] = deque()
         self._open: dict[Request, _Job] = {}
@@ -212,7 +251,7 @@ class _Run:
             self._engine.check_grammar(job.params)
             try:
                 asked = self._engine.service.healed_now(job.result.prompt_token_ids, job.params)
-                requests = self._client.submit(*asked, terms=job.terms)
+                requests = self._client.submit(*asked, terms=job.terms, wants_vector=self._wants_vectors)
             except RequestError as error:
                 if error.status == 429 and self._open:
                     return  # there is room when some of the open ones have ended
@@ -229,6 +268,7 @@ class _Run:
         self._client.release(request)
         job = self._open.pop(request)
         job.ended[request] = update
+        job.result.vector = update.vector
         if update.error:
             _log.warning("%s", update.error)
         if request.sample == 0 and job.params.prompt_logprobs is not None:

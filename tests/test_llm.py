@@ -167,7 +167,7 @@ def test_prompt_logprobs_are_those_of_the_same_tokens_when_they_are_sampled(llm)
 
 
 def test_a_healed_prompt_goes_on_with_its_last_tokens_text(llm):
-    prompt = "The quick brown fo"
+    prompt = "The quick brown f"
     params = {"max_tokens": 8, "temperature": 0, "ignore_eos": True}
     plain = llm.generate(prompt, SamplingParams(**params))[0]
     last = llm._engine.service.tokenizer.token_text(plain.prompt_token_ids[-1])

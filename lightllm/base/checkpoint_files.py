@@ -16,13 +16,28 @@ def read_json(model_dir: str | Path, name: str, *, required: bool) -> dict[str, 
                 f"--model_dir={model_dir}: no {name} there; give the directory of a Hugging Face checkpoint"
             )
         return {}
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise ConfigError(f"{path} is not valid JSON: {error}; restore the file from the checkpoint's source") from None
+    content = _content(path)
     if not isinstance(content, dict):
         raise ConfigError(f"{path} holds a {type(content).__name__}, not an object; restore the file")
     return content
+
+
+def read_json_list(model_dir: str | Path, name: str) -> list[dict[str, Any]]:
+    """`name` of the checkpoint as a list of objects; empty if it is absent. Raises ConfigError."""
+    path = Path(model_dir) / name
+    if not path.is_file():
+        return []
+    content = _content(path)
+    if not isinstance(content, list) or not all(isinstance(one, dict) for one in content):
+        raise ConfigError(f"{path} holds no list of objects; restore the file")
+    return content
+
+
+def _content(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise ConfigError(f"{path} is not valid JSON: {error}; restore the file from the checkpoint's source") from None
 
 
 def max_length(config: dict[str, Any]) -> int:

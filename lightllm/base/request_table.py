@@ -57,7 +57,7 @@ RECORD = np.dtype(
         ("output_page", np.int32),  # rows of `output_words(num_logprobs)` words, see there
         ("num_output", np.int32),  # publishes the tokens
         # Logprobs of the prompt's tokens from the second on, there before the first output token is: rows of
-        # `output_words(num_prompt_logprobs)` words
+        # `output_words(num_prompt_logprobs)` words. Or, of a model that does not generate, so many words of a vector
         ("scores_page", np.int32),
         ("num_scores", np.int32),
         ("cached_tokens", np.int32),  # of the prompt, found in the prefix tree at first admission
@@ -192,6 +192,11 @@ class RequestTable:
         record = self.records[index]
         width = output_words(int(record["num_prompt_logprobs"]))
         return self._read_rows(int(record["scores_page"]), 0, int(record["num_scores"]), width)
+
+    def vector(self, index: int) -> np.ndarray:
+        """What stands for the prompt, [width] float32: of a model that does not generate."""
+        record = self.records[index]
+        return self.pages.read(int(record["scores_page"]), 0, int(record["num_scores"])).view(np.float32)
 
     def _read_rows(self, page: int, start: int, stop: int, width: int) -> np.ndarray:
         return _rows(self.pages.read(page, *_word_run(start, stop, width)), start, stop, width)

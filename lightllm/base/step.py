@@ -94,6 +94,7 @@ class StepResult:
     scores: np.ndarray = _empty(np.float32)  # [N] float32
     score_top_tokens: np.ndarray = _empty(np.int32, 0, 0)  # [N, K] int32, likeliest first
     score_top_logprobs: np.ndarray = _empty(np.float32, 0, 0)  # [N, K] float32
+    vectors: np.ndarray = _empty(np.float32, 0, 0)  # [S, width] float32, of a model that does not generate
 
 
 _DTYPES = {np.dtype(t).str: np.dtype(t) for t in (np.int32, np.float32, np.bool_)} | {"row": ROW}

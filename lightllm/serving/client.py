@@ -20,6 +20,7 @@ from lightllm.base.metrics import Metrics
 from lightllm.base.request import NO_TERMS, FinishReason, Refusal, SamplingParams, Terms
 from lightllm.base.request_table import RequestTable
 from lightllm.base.status import State, Status
+from lightllm.base.task import Task
 from lightllm.serving.grammar_checks import GrammarChecks, OnAnswer
 from lightllm.serving.records import Records, Request, Update
 from lightllm.serving.scheduling.admission import longest_admissible, why_not_alone
@@ -30,6 +31,13 @@ from lightllm.serving.wanted_tokens import words_of
 OnNews = Callable[[Request], None]
 OnProfiled = Callable[[Profiled], None]
 _OUTCOMES = {FinishReason.ABORT: "request_aborted", FinishReason.TIMEOUT: "request_failure"}
+_GENERATES = Task()
+_ROUTES = {
+    "generate": "it has no vectors and no scores to give; use a route that generates",
+    "embed": "use /v1/embeddings, /v1/score or /v1/rerank",
+    "classify": "use /v1/score, /v1/rerank or /get_score",
+    "reward": "use /get_score",
+}
 _TOO_LATE = "its time was up before its first token; try again later, or give it more (timeout_s, --timeout_s)"
 
 
@@ -59,6 +67,7 @@ class EngineClient:
         ttft_target_s: float | None = None,
         grammar: Channel | None = None,
         why_no_grammar: str | None = None,
+        task: Task = _GENERATES,
     ):
         """`default_max_tokens` bounds the output of requests that set no maximum, as far as the engine allows it.
 
@@ -73,6 +82,7 @@ class EngineClient:
         self._grammars = GrammarChecks(self._records.pages, grammar, why_never=why_no_grammar)
         self._open: dict[int, Request] = {}
         self._refusal: str | None = None
+        self.task = task
         self._on_profiled: OnProfiled | None = None
 
     # What the engine is asked.
@@ -84,6 +94,7 @@ class EngineClient:
         on_news: OnNews | None = None,
         *,
         terms: Terms = NO_TERMS,
+        wants_vector: bool = False,
     ) -> list[Request]:
         """Sends a request for each sample, with seeds seed, seed + 1, ...; `poll` calls `on_news` when there is news.
 
@@ -91,6 +102,8 @@ class EngineClient:
         """
         if reason := self.why_not_serving():
             raise RequestError(f"{reason}; try again later", status=503)
+        if wants_vector == (self.task.kind == "generate"):
+            raise RequestError(f"the model {self.task.name}: {_ROUTES[self.task.kind]}", param="model")
         tokens = self._shortened(self._checked_prompt(prompt), params)
         max_tokens, timeout_s = self._max_tokens(len(tokens), params), self._timeout_s(terms)
         token_words = words_of(params, vocabulary=self.vocab_size, eos_ids=self._eos_ids)
@@ -109,6 +122,8 @@ class EngineClient:
         )
         if requests is None:
             raise RequestError("the prompts of open requests fill the request table; try again later", status=429)
+        for request in requests:
+            request.wants_vector = wants_vector
         self._send(requests, on_news)
         self._metrics.add("request_count", params.num_samples)
         return requests

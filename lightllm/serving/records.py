@@ -58,6 +58,7 @@ class Request:
     num_tokens: int = 0  # read so far
     hidden: str = ""  # what is still to come of text that is not shown
     wants_prompt: bool = False  # its prompt's logprobs are still to be read
+    wants_vector: bool = False  # its answer is a vector
     error: str | None = None  # why the engine that ran it is gone, and with it the pages of its output
     is_finished: bool = False  # its end was read
     is_released: bool = False
@@ -86,6 +87,7 @@ class Update:
     text: str = ""
     tokens: Tokens = NO_TOKENS
     num_tokens: int = 0  # output tokens so far, all reads together
+    vector: np.ndarray | None = None  # [width] float32, at the end, of a model that does not generate
     prompt: Tokens = NO_TOKENS  # the prompt's from the second on, where logprobs of them were asked for; comes once
     finish_reason: FinishReason | None = None
     stop_index: int = -1  # into Request.stops: what ended it; -1: none of them
@@ -228,7 +230,8 @@ class Records:
             text,
             tokens,
             visible,
-            prompt,
+            prompt=prompt,
+            vector=self._table.vector(index) if finish and request.wants_vector else None,
             finish_reason=finish or None,
             stop_index=int(columns["stop_index"][index]) if finish else -1,
             cached_tokens=max(0, int(columns["cached_tokens"][index])),

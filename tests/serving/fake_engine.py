@@ -46,6 +46,7 @@ class FakeEngine:
     shape: TableShape
     tick_s: float = 0.0
     max_running: int = 1000
+    vector_of: Callable[[list[int]], list[float]] | None = None  # a prompt's, of a model that does not generate
     pool_tokens: int = 100_000
     max_length: int = 4096
     ticks: int = 0
@@ -214,6 +215,8 @@ class FakeEngine:
         request, (index, _) = self.running[reference], reference
         token = request.tokens[request.done % len(request.tokens)]
         request.done += 1
+        if self.vector_of is not None:
+            self._output.scores.put(index, np.array(self.vector_of(request.prompt), dtype=np.float32))
         self._output.append(np.array([index]), np.array([0]), _result(token, request.num_logprobs))
         finish = FinishReason.LENGTH if request.done >= request.max_tokens else FinishReason.NONE
         self.table.records[index]["finish_reason"] = FinishReason.STOP if token in request.stops else finish

@@ -24,7 +24,7 @@ class Stopwatch:
 
 class Launched:
     """What the sequences `which` of a plan sample, and those at `logprobs_of` their log-probabilities; after these,
-    if `has_scores`, those of the plan's successors."""
+    if `has_scores`, those of the plan's successors, or if `has_vectors` these."""
 
     def __init__(
         self,
@@ -34,11 +34,13 @@ class Launched:
         which: np.ndarray,
         logprobs_of: np.ndarray | None,
         has_scores: bool = False,
+        has_vectors: bool = False,
         started: float,
         stopwatch: Stopwatch,
     ):
         self._plan, self._download = plan, download
         self._which, self._logprobs_of, self._has_scores = which, logprobs_of, has_scores
+        self._has_vectors = has_vectors
         self._started, self._stopwatch = started, stopwatch
 
     def is_ready(self) -> bool:
@@ -52,6 +54,7 @@ class Launched:
         if self._has_scores:
             *arrays, chosen, top_tokens, top = arrays
             scores = chosen, top_tokens.astype(np.int32), top
+        vectors = _spread(arrays.pop(), self._which, len(sampled)) if self._has_vectors else None
         if arrays:
             sampled[self._which], *fetched = arrays
             if self._logprobs_of is not None:
@@ -59,6 +62,8 @@ class Launched:
                 known = [_spread(values, places, len(sampled)) for values in fetched]
         result = StepResult(self._plan.step, sampled, *known, seconds=0.0, next_was_ready=False)
         result.scores, result.score_top_tokens, result.score_top_logprobs = scores
+        if vectors is not None:
+            result.vectors = vectors
         result.seconds = self._stopwatch.lap(self._started)
         return result
 

@@ -11,8 +11,10 @@ import torch
 from lightllm.base.checkpoint_files import read_json
 from lightllm.base.config import EngineConfig, kv_type_of
 from lightllm.base.errors import ConfigError
+from lightllm.base.task import Task
 from lightllm.compute.execution.materialize import materialize
 from lightllm.compute.layers.decoder import CausalLM
+from lightllm.compute.layers.heads import head_for
 from lightllm.compute.models import registry
 from lightllm.compute.parallel.mesh import Mesh
 from lightllm.compute.quant.method import LinearMethod
@@ -49,6 +51,7 @@ class Blueprint:
     quant_type: str = "none"
     quant_cfg: str = ""
     kv_type: str = "bf16"
+    task: Task = Task()
 
     @property
     def state_format(self) -> Format:
@@ -60,7 +63,10 @@ class Blueprint:
 
     def build(self) -> CausalLM:
         """The model without tensors."""
-        model = registry.build(registry.load_config(self.raw)[1])
+        config = registry.load_config(self.raw)[1]
+        model = registry.build(config)
+        if (head := head_for(self.task, config.hidden_size)) is not None:
+            model.replace_head(head)
         model.extend(self.longest)
         return model
 
@@ -104,6 +110,7 @@ def read_blueprint(config: EngineConfig, device: torch.device) -> Blueprint:
         config.quant_type,
         config.quant_cfg,
         kv_type_of(config),
+        Task.of(directory),
     )
 
 
@@ -115,7 +122,7 @@ def load(
     model = blueprint.build()
     weight_bytes = materialize(
         model,
-        Dummy(blueprint.device) if config.load_format == "dummy" else Safetensors(blueprint.directory),
+        Dummy(blueprint.device) if config.load_format == "dummy" else _stored(blueprint),
         mesh=mesh,
         dtype=blueprint.dtype,
         device=blueprint.device,
@@ -124,6 +131,14 @@ def load(
         allow_reference=config.allow_reference_ops,
     )
     return model.eval(), weight_bytes
+
+
+def _stored(blueprint: Blueprint) -> Safetensors:
+    """The checkpoint's tensors. Embedding models may be stored as a decoder alone, without the prefix of its names."""
+    tensors = Safetensors(blueprint.directory)
+    if blueprint.task.kind == "embed":
+        tensors.put_under("model.")
+    return tensors
 
 
 def _dtype(config: EngineConfig, raw: dict[str, Any], device: torch.device) -> torch.dtype:

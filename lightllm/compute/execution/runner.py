@@ -83,6 +83,7 @@ class Runner:
             which=outcome.which,
             logprobs_of=None if outcome.logprobs is None else outcome.logprobs.which,
             has_scores=outcome.scores is not None,
+            has_vectors=outcome.vectors is not None,
             started=started,
             stopwatch=self._stopwatch,
         )

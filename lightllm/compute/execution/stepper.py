@@ -32,12 +32,15 @@ class Outcome:
     which: np.ndarray  # [n], on the host
     tokens: Tensor | None = None  # [n] int64
     logprobs: Logprobs | None = None
+    vectors: Tensor | None = None  # [n, width] float32, of a model that does not generate
     scores: Scores | None = None  # of the plan's successors
 
     @property
     def tensors(self) -> list[Tensor]:
         """What the host has to know: tokens; logprobs of these; scores. Each only if there are any."""
         known, tensors = self.logprobs, [] if self.tokens is None else [self.tokens]
+        if self.vectors is not None:
+            return [*tensors, self.vectors]
         if known is not None:
             tensors += [known.chosen, known.top_tokens, known.top]
         return [*tensors, *(self.scores or ())]
@@ -94,13 +97,18 @@ class Stepper:
             if self.masks is not None:
                 self.masks.begin(plan.begins)
         which = np.flatnonzero(plan.samples)
+        if self._model.score is not None:
+            sampling = self._replay(plan) or self._compute(plan)
+            if not len(which):
+                return Outcome(which)
+            return Outcome(which, torch.zeros_like(sampling.row), vectors=self._model.vectors(sampling.hidden))
         scores = None
         if len(plan.scored):
             sampling, scores = self._compute_and_score(plan)
         else:
             sampling = self._replay(plan) or self._compute(plan)
         tokens, logprobs = self._sample(plan, sampling, which) if len(which) else (None, None)
-        return Outcome(which, tokens, logprobs, scores)
+        return Outcome(which, tokens, logprobs, scores=scores)
 
     def _replay(self, plan: StepPlan) -> Sampling | None:
         """A step that a graph fits."""

@@ -13,6 +13,8 @@ from lightllm.compute.layers.vocabulary import OutputHead, Vocabulary
 from lightllm.compute.state.layer_state import LayerState
 from lightllm.compute.state.token_pool import stateful
 
+_OUTPUT_HEAD = r"^lm_head\.weight$"
+
 
 class Block(nn.Module):
     """x += attention(norm(x)); x += mlp(norm(x)).
@@ -82,16 +84,30 @@ class CausalLM(nn.Module):
         self.vocab, self.rope = config.vocab_size, rope
         self.model = Decoder(config, blocks)
         tied = config.tie_word_embeddings
-        self.lm_head = self.model.embed_tokens if tied else OutputHead(config.vocab_size, config.hidden_size)
-        patterns = filter(None, [unused, r"^lm_head\.weight$" if tied else None])
+        lm_head = self.model.embed_tokens if tied else OutputHead(config.vocab_size, config.hidden_size)
+        self.lm_head: Vocabulary | OutputHead | None = lm_head
+        self.score: nn.Module | None = None  # named as in checkpoints
+        patterns = filter(None, [unused, _OUTPUT_HEAD if tied else None])
         self.unused = re.compile("|".join(patterns) or "(?!)")
+
+    def replace_head(self, head: nn.Module) -> None:
+        """From now on `head` makes vectors of hidden states; before materializing. The checkpoint may still have the
+        output head that made logits of them."""
+        self.lm_head, self.score = None, head
+        self.unused = re.compile(f"{self.unused.pattern}|{_OUTPUT_HEAD}")
 
     def forward(self, batch: Batch) -> Tensor:
         """Hidden states of the wanted tokens after the final norm, [n, hidden]."""
         return self.model(batch)
 
+    def vectors(self, hidden: Tensor) -> Tensor:
+        """hidden [n, hidden] -> [n, width] float32, on every rank; of models whose head was replaced."""
+        assert self.score is not None, "asked of models with such a head"
+        return self.score(hidden)
+
     def logits(self, hidden: Tensor) -> Tensor:
         """hidden [n, hidden] -> [n, vocab], on every rank; all ranks must call it."""
+        assert self.lm_head is not None, "asked of models that generate"
         return self.lm_head.scores(hidden)
 
     @property

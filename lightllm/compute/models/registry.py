@@ -7,6 +7,7 @@ from types import ModuleType
 from typing import Any
 
 from lightllm.base.errors import ConfigError
+from lightllm.base.task import base_architecture
 from lightllm.compute.layers.decoder import CausalLM
 from lightllm.compute.models import text
 from lightllm.compute.models.config_json import Json, value
@@ -25,9 +26,9 @@ def load_config(config_json: Json) -> tuple[ModuleType, Any]:
     """The module for a checkpoint's config.json, and its Config. Raises ConfigError naming what is not supported."""
     known = architectures()
     asked = value(config_json, "architectures", list[str], "every model", default=[])
-    for name in asked:
+    for name in map(base_architecture, asked):
         if name in known:
-            return known[name], known[name].read(config_json)
+            return known[name], known[name].read({**config_json, "architectures": [name]})
     wanted = ", ".join(asked) or f"model_type {config_json.get('model_type')}"
     raise ConfigError(f"architecture {wanted} is not supported; supported: {', '.join(sorted(known))}")
 

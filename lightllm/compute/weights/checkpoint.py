@@ -78,6 +78,11 @@ class Safetensors:
             except (ValueError, OSError) as error:
                 raise ConfigError(f"cannot read {path}: {error}; download the checkpoint again") from error
 
+    def put_under(self, prefix: str) -> None:
+        """Lets the tensors be known with this before their names, unless they are already."""
+        if not any(name.startswith(prefix) for name in self._where):
+            self._where = {prefix + name: stored for name, stored in self._where.items()}
+
     def check(self, wanted: Iterable[Weight], ignored: re.Pattern[str] | None) -> None:
         missing, wrong, used = [], [], set()
         for weight in wanted:

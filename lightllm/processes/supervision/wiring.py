@@ -14,6 +14,7 @@ from lightllm.base.request_table import RequestTable, TableShape
 from lightllm.base.ring import Ring
 from lightllm.base.shared_memory import SharedMemory
 from lightllm.base.status import Status
+from lightllm.base.task import Task
 from lightllm.processes.channels import Channel
 from lightllm.serving.archive.server import ArchiveServer
 from lightllm.serving.scheduling.plan import StepLimits, plan_bytes, result_bytes
@@ -154,7 +155,7 @@ class EngineParts:
             masks = MaskMemory.create(lines=StepLimits.of(config, longest).rows, vocab=vocab)
         return cls(
             Ring.create("plans", plan_bytes(config, longest)),
-            Ring.create("results", result_bytes(config, longest)),
+            Ring.create("results", result_bytes(config, longest, vector_width=Task.of(config.model_dir).width)),
             wires,
             listen("127.0.0.1", 0) if config.tp > 1 else None,
             masks,

@@ -37,10 +37,12 @@ class Generation:
         self._client_left = False
         self.requests: list[Request] = []
 
-    def submit(self, prompt: Sequence[int] | np.ndarray, params: SamplingParams) -> None:
+    def submit(self, prompt: Sequence[int] | np.ndarray, params: SamplingParams, *, wants_vector: bool = False) -> None:
         """Adds a choice for each sample. Raises RequestError, after which nothing is left in the engine."""
         try:
-            self.requests += self._client.submit(prompt, params, self._note, terms=self._terms)
+            self.requests += self._client.submit(
+                prompt, params, self._note, terms=self._terms, wants_vector=wants_vector
+            )
         except Exception:
             self.release()
             raise

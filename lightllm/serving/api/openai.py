@@ -65,6 +65,16 @@ def check_stream_options(body: GenerationBody) -> None:
         raise RequestError("stream_options need stream=true", param="stream_options")
 
 
+def several(given: str | list[int | str | list[int]], *, param: str) -> list[str | list[int]]:
+    """One or more texts or lists of token ids, from any of the four forms. Raises RequestError naming `param`."""
+    if isinstance(given, str):
+        return [given]
+    kinds = {type(item) for item in given}
+    if not given or len(kinds) > 1:
+        raise RequestError(f"{param} must be a text, token ids, or a list of either; it must not be empty", param=param)
+    return [given] if kinds == {int} else given  # type: ignore[list-item, return-value]  # kinds says so
+
+
 def answer_id(prefix: str) -> str:
     return f"{prefix}-{secrets.token_hex(12)}"
 

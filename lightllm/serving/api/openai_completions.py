@@ -74,7 +74,7 @@ def router(service: Service) -> APIRouter:
         body = bodies.decode(await bodies.read(request, service.config.max_request_bytes), _decoder)
         service.check_model(body.model)
         params = _params(service, body)
-        prompts = _prompts(body)
+        prompts = openai.several(body.prompt, param="prompt")
         tokens = await _encoded(service, body, prompts)
         echoes = [_Echo.of(service, body, *each) for each in zip(prompts, tokens, strict=True)]
         writers = [ChoiceWriter(service, body, echo) for echo in echoes for _ in range(params.num_samples)]
@@ -119,19 +119,6 @@ def _params(service: Service, body: CompletionBody) -> SamplingParams:
 
 def _shows_no_output(body: CompletionBody) -> bool:
     return bool(body.echo) and body.max_tokens == 0
-
-
-def _prompts(body: CompletionBody) -> list[str | list[int]]:
-    """One or more prompts from any of the four forms."""
-    prompt = body.prompt
-    if isinstance(prompt, str):
-        return [prompt]
-    kinds = {type(item) for item in prompt}
-    if not prompt or len(kinds) > 1:
-        raise RequestError(
-            "prompt must be a text, token ids, or a list of either; it must not be empty", param="prompt"
-        )
-    return [prompt] if kinds == {int} else prompt  # type: ignore[list-item, return-value]  # kinds says so
 
 
 async def _encoded(service: Service, body: CompletionBody, prompts: list[str | list[int]]) -> list[list[int]]:

@@ -19,6 +19,7 @@ from lightllm.base.metrics import Metrics
 from lightllm.base.request import SamplingParams
 from lightllm.base.request_table import RequestTable
 from lightllm.base.status import Status
+from lightllm.base.task import Task
 from lightllm.base.version import package_version
 from lightllm.serving.archive.client import ArchiveClient
 from lightllm.serving.client import Channel, EngineClient
@@ -88,6 +89,7 @@ class Service:
             ttft_target_s=config.ttft_target_s,
             grammar=grammar,
             why_no_grammar=why_not(config),
+            task=Task.of(config.model_dir),
         )
         defaults, samples = sampling_defaults(generation), generation.get("do_sample") is True
         stored = ArchiveClient(archive) if archive else None

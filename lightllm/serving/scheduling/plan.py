@@ -61,11 +61,11 @@ def plan_bytes(config: EngineConfig, max_length: int) -> int:
     return of_rows + of_tokens + 2 * 4 * limits.tokens + _BYTES_OF_FIELD * len(fields(StepPlan))
 
 
-def result_bytes(config: EngineConfig, max_length: int) -> int:
+def result_bytes(config: EngineConfig, max_length: int, *, vector_width: int = 0) -> int:
     """Bytes that any packed StepResult fits in."""
     limits = StepLimits.of(config, max_length)
     logprobs = limits.rows * (1 + MOST_CANDIDATES) + limits.tokens * (1 + _MOST_LOGPROBS)
-    return 8 * logprobs + _BYTES_OF_FIELD * len(fields(StepResult))
+    return 8 * logprobs + 4 * limits.rows * vector_width + _BYTES_OF_FIELD * len(fields(StepResult))
 
 
 @dataclass(slots=True)

@@ -1,4 +1,5 @@
-"""Writes logprobs of prompt tokens to pages of the request table, as the chunks of the prompt are computed."""
+"""Writes what is found out about prompts to pages of the request table: logprobs of their tokens, as the chunks of a
+prompt are computed, or the vector that stands for it."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -47,6 +48,14 @@ class PromptScores:
             page[at * width : (at + len(part)) * width] = part.reshape(-1)
             self._num_scores[index] = count + len(part)
             done += len(part)
+        return True
+
+    def put(self, index: int, vector: NDArray[np.float32]) -> bool:
+        """Writes a vector, which is all that this record gets. False: the pages ran out."""
+        page = self._region.store(vector.view(np.int32))
+        if page is None:
+            return False
+        self._first_page[index], self._num_scores[index] = page, len(vector)
         return True
 
     def _add_page(self, index: int) -> bool:

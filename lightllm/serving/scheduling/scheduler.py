@@ -214,6 +214,9 @@ class Scheduler:
         for row in seated[num_tokens == 1]:
             self._note_first_token(self._request_of(int(row)))
         is_longest = num_tokens >= rows.max_tokens[seated]
+        if result.vectors.size:
+            for at in np.flatnonzero(is_written):
+                is_written[at] = self._output.scores.put(int(indexes[at]), result.vectors[positions[at]])
         if len(seated):
             self._progressed.append(references(indexes, rows.generation[seated]))
         self._metrics.add("generated_tokens", int(np.count_nonzero(is_written)))

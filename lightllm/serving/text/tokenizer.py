@@ -79,6 +79,13 @@ class TextTokenizer:
         ways = [self.encode(space + word, add_special_tokens=False) for space in ("", " ")]
         return ways[:1] if ways[0] == ways[1] else ways
 
+    def encode_pair(self, left: str, right: str) -> list[int]:
+        """Token ids of two texts, put together as the checkpoint does it."""
+        try:
+            return self._tokenizer.encode_batch_fast([(left, right)], add_special_tokens=True)[0].ids
+        except (UnicodeEncodeError, TypeError):
+            raise RequestError("the text holds half a surrogate pair, which is no character", param="prompt") from None
+
     def decode(self, ids: list[int]) -> str:
         """The text of ids, special tokens included."""
         return self._tokenizer.decode(ids, skip_special_tokens=False)

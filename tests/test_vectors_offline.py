@@ -1,0 +1,87 @@
+"""Models that do not generate, against transformers: embeddings, classifiers, rewards."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import Qwen2Config, Qwen2ForCausalLM, Qwen3Config, Qwen3ForSequenceClassification, Qwen3Model
+
+from lightllm import LLM, SamplingParams
+from lightllm.base.errors import RequestError
+from tests.compute.driver import save
+from tests.compute.execution.checkpoint import SIZES
+from tests.serving.text.tokenizers_for_tests import byte_level
+
+VOCABULARY = 700
+SETTINGS = {"max_total_token_num": 600, "device": "cpu", "running_max_req_size": 8, "chunked_prefill_size": 7}
+TEXTS = ["The quick brown fox", "jumps", "over the lazy dog, which does not even look up", "jumps over"]
+QWEN3 = {**SIZES, "vocab_size": VOCABULARY, "bos_token_id": None, "eos_token_id": None, "pad_token_id": None}
+
+
+def finish(directory: Path, **changes) -> Path:
+    """Adds a tokenizer, and changes of config.json."""
+    byte_level().save(str(directory / "tokenizer.json"))
+    (directory / "tokenizer_config.json").write_text("{}")
+    raw = json.loads((directory / "config.json").read_text())
+    (directory / "config.json").write_text(json.dumps(raw | changes))
+    return directory
+
+
+def ids(text: str) -> torch.Tensor:
+    return torch.tensor([byte_level().encode(text).ids])
+
+
+def test_embeddings_are_last_hidden_states_of_length_one(tmp_path):
+    torch.manual_seed(0)
+    model = Qwen3Model(Qwen3Config(**QWEN3)).eval()
+    save(model, tmp_path)
+    finish(tmp_path, architectures=["Qwen3ForCausalLM"], tie_word_embeddings=False)
+    kinds = ("Transformer", "Pooling", "Normalize")
+    paths = ("", "1_Pooling", "2_Normalize")
+    modules = [{"type": f"sentence_transformers.models.{k}", "path": p} for k, p in zip(kinds, paths, strict=True)]
+    (tmp_path / "modules.json").write_text(json.dumps(modules))
+    (tmp_path / "1_Pooling").mkdir()
+    pooling = {"word_embedding_dimension": 64, "pooling_mode_lasttoken": True, "pooling_mode_mean_tokens": False}
+    (tmp_path / "1_Pooling" / "config.json").write_text(json.dumps(pooling))
+    with torch.inference_mode():
+        expected = [torch.nn.functional.normalize(model(ids(t)).last_hidden_state[0, -1], dim=0).numpy() for t in TEXTS]
+    with LLM(str(tmp_path), **SETTINGS) as llm:
+        got = llm.embed(TEXTS)
+        np.testing.assert_allclose(got, expected, atol=1e-4)
+        np.testing.assert_allclose(llm.embed(TEXTS), got, atol=1e-5)  # from the prefix tree
+        np.testing.assert_allclose(llm.score(TEXTS[0], TEXTS[1:]), [expected[0] @ e for e in expected[1:]], atol=1e-4)
+        with pytest.raises(RequestError, match="embedding model: use /v1/embeddings"):
+            llm.generate("a", SamplingParams(max_tokens=1))
+        with pytest.raises(RequestError, match="embedding model"):
+            llm.reward("a")
+
+
+def test_a_classifier_gives_its_labels_raw_scores(tmp_path):
+    torch.manual_seed(0)
+    model = Qwen3ForSequenceClassification(Qwen3Config(**QWEN3, num_labels=3)).eval()
+    save(model, tmp_path)
+    with torch.inference_mode():
+        expected = [model(ids(text)).logits[0].tolist() for text in TEXTS]
+    with LLM(str(finish(tmp_path)), **SETTINGS) as llm:
+        np.testing.assert_allclose(llm.classify(TEXTS), expected, atol=1e-3)
+        with pytest.raises(RequestError, match="3 labels"):
+            llm.score("a", "b")
+
+
+def test_a_reward_model_scores_whole_conversations(tmp_path):
+    torch.manual_seed(0)
+    model = Qwen2ForCausalLM(Qwen2Config(**{k: v for k, v in QWEN3.items() if k != "head_dim"})).eval()
+    save(model, tmp_path)
+    tensors = load_file(tmp_path / "model.safetensors")
+    tensors.pop("lm_head.weight", None)
+    head = torch.nn.Sequential(torch.nn.Linear(64, 64), torch.nn.ReLU(), torch.nn.Linear(64, 1))
+    tensors |= {f"score.{name}": tensor.detach() for name, tensor in head.state_dict().items()}
+    save_file(tensors, tmp_path / "model.safetensors")
+    with torch.inference_mode():
+        expected = [head(model.model(ids(text)).last_hidden_state[0, -1]).item() for text in TEXTS]
+    finish(tmp_path, architectures=["Qwen2ForRewardModel"], tie_word_embeddings=False)
+    with LLM(str(tmp_path), **SETTINGS) as llm:
+        np.testing.assert_allclose(llm.reward(TEXTS), expected, atol=1e-4)
