@@ -62,9 +62,9 @@ def test_the_smallest_priority_goes_first_and_results_stay_in_order(llm, monkeyp
     client, submitted = llm._engine.service.client, []
     submit = client.submit
 
-    def note(tokens, params, *, terms):
+    def note(tokens, params, *, terms, **more):
         submitted.append((*tokens, terms.priority))
-        return submit(tokens, params, terms=terms)
+        return submit(tokens, params, terms=terms, **more)
 
     monkeypatch.setattr(client, "submit", note)
     results = llm.generate([[5], [6], [7]], GREEDY, priority=[3, -1, 0])

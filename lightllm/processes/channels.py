@@ -4,8 +4,10 @@ A send never waits for a slow reader: what the socket does not take is kept and 
 """
 
 import os
+import select
 import socket
 from collections import deque
+from collections.abc import Iterable
 
 import msgspec
 
@@ -110,3 +112,17 @@ class Channel:
 
     def close(self) -> None:
         self._socket.close()
+
+
+def wait_for(read: Iterable[Channel], write: Iterable[Channel] = (), *, timeout_s: float | None = None) -> None:
+    """Until one can be read or written, to the millisecond.
+
+    For a user's process, where descriptors may have any number: select takes those below 1,024 only.
+    """
+    wanted: dict[int, int] = {channel.fileno(): select.POLLIN for channel in read}
+    for channel in write:
+        wanted[channel.fileno()] = wanted.get(channel.fileno(), 0) | select.POLLOUT
+    poll = select.poll()
+    for descriptor, events in wanted.items():
+        poll.register(descriptor, events)
+    poll.poll(None if timeout_s is None else 1e3 * timeout_s)

@@ -22,7 +22,7 @@ from lightllm.base.metrics import Metrics
 from lightllm.base.request_table import RequestTable
 from lightllm.base.shared_memory import SharedMemory
 from lightllm.base.status import Status
-from lightllm.processes.channels import Channel, Closed
+from lightllm.processes.channels import Channel, Closed, wait_for
 
 
 @dataclass(frozen=True)
@@ -49,8 +49,9 @@ def run(process: str, main: Callable[[Child], None]) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     faulthandler.enable()
-    descriptor = int(sys.argv[-1])
-    os.set_inheritable(descriptor, False)
+    # The lowest number that is free: what waits for descriptors takes those below 1,024, the supervisor may have more.
+    descriptor = os.dup(int(sys.argv[-1]))
+    os.close(int(sys.argv[-1]))
     threading.Thread(target=_end_with_supervisor, args=(descriptor,), daemon=True).start()
     control = Channel.of_descriptor(descriptor)
     try:
@@ -87,7 +88,7 @@ def _end_with_supervisor(descriptor: int) -> None:
 
 def receive_start(control: Channel) -> Child:
     """Waits for the supervisor's first message."""
-    select.select([control], [], [])
+    wait_for([control])
     start, descriptors = control.receive_with_descriptors()
     assert isinstance(start, Start), "the first message to a child is Start"
     named = dict(zip(start.descriptors, descriptors, strict=True))

@@ -21,6 +21,9 @@ class SlowRunner:
         time.sleep(max(0.0, began + STEP_S - time.monotonic()))
         return launched
 
+    def use_masks(self, masks):
+        self._runner.use_masks(masks)
+
 
 def main(me: child.Child) -> None:
     runner = Runner(me.start.config)

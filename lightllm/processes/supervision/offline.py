@@ -2,7 +2,6 @@
 
 import contextlib
 import os
-import select
 import threading
 
 from lightllm.base.config import ServerConfig
@@ -10,7 +9,7 @@ from lightllm.base.errors import Closed, EngineDeadError, RequestError
 from lightllm.base.messages import Connect, EngineLost, Ready
 from lightllm.base.request import SamplingParams
 from lightllm.base.status import State
-from lightllm.processes.channels import Channel
+from lightllm.processes.channels import Channel, wait_for
 from lightllm.processes.child import receive_start
 from lightllm.processes.supervision.member import Command, python_module
 from lightllm.processes.supervisor import Supervisor
@@ -68,7 +67,7 @@ class OfflineEngine:
     def wait_until_serving(self) -> None:
         """Waits for a start or restart that is under way. Raises EngineDeadError."""
         while self._status.state is not State.SERVING:
-            select.select([self._control], [], [], _LOOK_EVERY_S)
+            wait_for([self._control], timeout_s=_LOOK_EVERY_S)
             with contextlib.suppress(EngineDeadError):  # of an earlier life; the supervisor's end raises below
                 self._obey()
             if self._cause is not None:
@@ -79,13 +78,13 @@ class OfflineEngine:
     def wait(self) -> list[Request]:
         """Waits for something to read; returns the requests that have it. Raises EngineDeadError."""
         blocked = [channel for channel in self._channels.values() if channel.has_waiting]
-        select.select([self._control, self._channels["detokenizer"]], blocked, [])
+        wait_for([self._control, self._channels["detokenizer"]], blocked)
         try:
             for channel in blocked:
                 channel.flush()
             return self.service.client.poll()
         except Closed:
-            select.select([self._control], [], [])  # the supervisor says why
+            wait_for([self._control])  # the supervisor says why
             return []
         finally:
             self._obey()
@@ -95,11 +94,11 @@ class OfflineEngine:
         answers: list[RequestError | None] = []
         self.service.client.check(params, answers.append)
         while not answers:
-            select.select([self._control, self._channels["grammar"]], [], [])
+            wait_for([self._control, self._channels["grammar"]])
             try:
                 self.service.client.take_checks()
             except Closed:
-                select.select([self._control], [], [])  # the supervisor says what becomes of it
+                wait_for([self._control])  # the supervisor says what becomes of it
             self._obey()
         if answers[0] is not None:
             raise answers[0]

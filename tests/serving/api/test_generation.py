@@ -14,7 +14,7 @@ class Client:
     def __init__(self):
         self.ended: set[int] = set()
 
-    def submit(self, prompt, params, on_news, *, terms):
+    def submit(self, prompt, params, on_news, *, terms, wants_vector):
         self.on_news = on_news
         self.requests = [Request(i, 1, i, len(prompt), [], None, 0.0) for i in range(params.n)]  # type: ignore[arg-type]
         return self.requests

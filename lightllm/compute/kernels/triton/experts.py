@@ -7,7 +7,6 @@ import torch
 import triton
 from torch import Tensor
 
-from lightllm.base.errors import ConfigError
 from lightllm.compute import ops
 from lightllm.compute.kernels.triton import tuned
 from lightllm.compute.kernels.triton.expert_products import Matrices, Product, multiply, multiply_gated
@@ -167,11 +166,6 @@ def gated_experts_awq(
     share: Tensor,
     first: int,
 ) -> Tensor:
-    if gate_up_group_of.dim() > 1:
-        raise ConfigError(
-            "experts whose inputs have an order of their own (desc_act, actorder) are not computed on a GPU "
-            "yet; use a checkpoint without it"
-        )
     wide_more, narrow_more = (gate_up_zeros, gate_up_scales, gate_up_group_of), (down_zeros, down_scales, down_group_of)
     wide, narrow = (
         Matrices("awq", weight, scales.shape[2], weight.shape[1], (zeros, scales, group_of))

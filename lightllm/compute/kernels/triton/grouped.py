@@ -150,7 +150,7 @@ def linear_fp8_block(
     if x.dtype == torch.float32 or inputs != scale.shape[1] * TILE:
         # Tiles that ranks share in parts, or of other sizes, are scaled before they are multiplied.
         return ops.linear_fp8_block.reference(x, weight, scale, row_tile, column_tile, bias)
-    rounded, x_scale = quantize_groups(x)
+    rounded, x_scale = quantize_groups(x, weight.dtype)
     tensors = weight, scale, row_tile, None
     return multiply("8", rounded, x_scale, tensors, bias, outputs=outputs, dtype=x.dtype)
 

@@ -10,7 +10,7 @@ from lightllm.compute.kernels.cpu import attention
 from lightllm.compute.ops.op import Facts
 
 FACTS = Facts(torch.device("cpu"), torch.float32)
-LATENT = 24
+LATENT, RANK = 24, 16
 
 
 def decodes(lengths):
@@ -22,9 +22,10 @@ def decodes(lengths):
     where = table, torch.arange(count), start, torch.tensor(lengths, dtype=torch.int32)
     pool = torch.randn(2, table.numel(), 2, 8, generator=generator)
     latents = torch.randn(table.numel(), LATENT, generator=generator)
-    q, latent_q = (torch.randn(count, 4, dim, generator=generator) for dim in (8, LATENT))
+    q, fixed, turning = (torch.randn(count, 4, dim, generator=generator) for dim in (8, 6, LATENT - RANK))
+    matrices = torch.randn(2, 4, 6, RANK, generator=generator)
     hints = count, [], [], width, {}
-    return (q, pool[0], pool[1], *where, 0.3, None, *hints), (latent_q, latents, 16, *where, 0.3, *hints)
+    return (q, pool[0], pool[1], *where, 0.3, None, *hints), (fixed, turning, *matrices, latents, *where, 0.3, *hints)
 
 
 @pytest.mark.parametrize(
