@@ -7,12 +7,21 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import Qwen2Config, Qwen2ForCausalLM, Qwen3Config, Qwen3ForSequenceClassification, Qwen3Model
+from transformers import (
+    LlamaConfig,
+    LlamaForCausalLM,
+    Qwen2Config,
+    Qwen2ForCausalLM,
+    Qwen3Config,
+    Qwen3ForSequenceClassification,
+    Qwen3Model,
+)
 
 from lightllm import LLM, SamplingParams
 from lightllm.base.errors import RequestError
 from tests.compute.driver import save
 from tests.compute.execution.checkpoint import SIZES
+from tests.compute.models import internlm2
 from tests.serving.text.tokenizers_for_tests import byte_level
 
 VOCABULARY = 700
@@ -85,3 +94,20 @@ def test_a_reward_model_scores_whole_conversations(tmp_path):
     finish(tmp_path, architectures=["Qwen2ForRewardModel"], tie_word_embeddings=False)
     with LLM(str(tmp_path), **SETTINGS) as llm:
         np.testing.assert_allclose(llm.reward(TEXTS), expected, atol=1e-4)
+
+
+@pytest.mark.parametrize("tp", [1, 2])
+def test_rewards_are_read_from_the_token_that_the_checkpoint_names(tp, tmp_path):
+    torch.manual_seed(0)
+    model = LlamaForCausalLM(LlamaConfig(**QWEN3, attention_bias=True)).eval()
+    save(model, tmp_path / "llama")
+    head, last = torch.randn(1, 64), 5
+    names = {"architectures": ["InternLM2ForRewardModel"], "reward_token_id": last}
+    internlm2.write(tmp_path / "llama", tmp_path / "reward", extra={"v_head.weight": head}, **names)
+    with torch.inference_mode():
+        ended = [torch.cat([ids(text), torch.tensor([[last]])], dim=1) for text in TEXTS]
+        expected = [(model.model(one).last_hidden_state[0, -1] @ head[0]).item() for one in ended]
+    with LLM(str(finish(tmp_path / "reward")), **SETTINGS, tp=tp) as llm:
+        np.testing.assert_allclose(llm.reward(TEXTS), expected, rtol=1e-4)
+        given = [{"prompt_token_ids": one[0].tolist()} for one in ended]
+        np.testing.assert_allclose(llm.reward(given), expected, rtol=1e-4)

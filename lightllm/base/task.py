@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from lightllm.base.checkpoint_files import read_json, read_json_list
+from lightllm.base.checkpoint_files import read_json, read_json_list, vocab_size
 from lightllm.base.errors import ConfigError
 
 Kind = Literal["generate", "embed", "classify", "reward"]
@@ -14,11 +14,15 @@ _POOLING, _NORMALIZE = "sentence_transformers.models.Pooling", "sentence_transfo
 
 @dataclass(frozen=True)
 class Task:
-    """`width`: numbers of a prompt's vector; 0 for a model that generates. normalizes: embeddings have length 1."""
+    """`width`: numbers of a prompt's vector; 0 for a model that generates. normalizes: embeddings have length 1.
+
+    last_token: what every prompt has to end with, and is given at its end if it does not.
+    """
 
     kind: Kind = "generate"
     width: int = 0
     normalizes: bool = False
+    last_token: int | None = None
 
     @property
     def name(self) -> str:
@@ -33,13 +37,20 @@ class Task:
         for architecture in raw.get("architectures") or []:
             for ending, kind in _BY_ENDING.items():
                 if architecture.endswith(ending):
-                    return cls(kind, 1 if kind == "reward" else _num_labels(raw))
+                    return cls._reward(raw) if kind == "reward" else cls(kind, _num_labels(raw))
         modules = read_json_list(model_dir, "modules.json")
         kinds = {str(module.get("type")): str(module.get("path", "")) for module in modules}
         if _POOLING not in kinds:
             return cls()
         _check_pooling(read_json(Path(model_dir) / kinds[_POOLING], "config.json", required=True))
         return cls("embed", int(raw["hidden_size"]), normalizes=_NORMALIZE in kinds)
+
+    @classmethod
+    def _reward(cls, raw: dict[str, Any]) -> "Task":
+        token = raw.get("reward_token_id")
+        if token is not None and token not in range(vocab_size(raw)):
+            raise ConfigError(f"reward_token_id={token} of config.json is no token; there are {vocab_size(raw)}")
+        return cls("reward", 1, last_token=token)
 
 
 def base_architecture(name: str) -> str:

@@ -104,7 +104,9 @@ class EngineClient:
             raise RequestError(f"{reason}; try again later", status=503)
         if wants_vector == (self.task.kind == "generate"):
             raise RequestError(f"the model {self.task.name}: {_ROUTES[self.task.kind]}", param="model")
-        tokens = self._shortened(self._checked_prompt(prompt), params)
+        tokens = self._shortened(self._ended(self._checked_prompt(prompt)), params)
+        if self.task.last_token is not None:
+            tokens[-1] = self.task.last_token  # what made room may have taken it
         max_tokens, timeout_s = self._max_tokens(len(tokens), params), self._timeout_s(terms)
         token_words = words_of(params, vocabulary=self.vocab_size, eos_ids=self._eos_ids)
         self._check_room(params.num_samples, len(tokens))
@@ -288,6 +290,11 @@ class EngineClient:
                 f"token id {wrong[0]} is not in the vocabulary; use 0 to {self.vocab_size - 1}", param="prompt"
             )
         return tokens.astype(np.int32)
+
+    def _ended(self, tokens: np.ndarray) -> np.ndarray:
+        """The prompt, with the token that the model's answers are read from at its end."""
+        last = self.task.last_token
+        return tokens if last is None or tokens[-1] == last else np.append(tokens, np.int32(last))
 
     def _shortened(self, tokens: np.ndarray, params: SamplingParams) -> np.ndarray:
         """The prompt, less what the request or the server wants it to lose.

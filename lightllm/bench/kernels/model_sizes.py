@@ -6,8 +6,8 @@ from pathlib import Path
 import torch
 
 from lightllm.base.checkpoint_files import read_json
+from lightllm.compute.execution.materialize import place
 from lightllm.compute.layers.attention import Attention
-from lightllm.compute.layers.layer import Placeable, Site
 from lightllm.compute.layers.linear import Projection
 from lightllm.compute.layers.mlp import GatedMLP
 from lightllm.compute.layers.moe import Experts, MixtureOfExperts
@@ -61,10 +61,9 @@ def of(directory: Path, *, tp: int) -> ModelSizes:
     raw = read_json(directory, "config.json", required=True)
     model = registry.build(registry.load_config(raw)[1])
     methods, mesh = method_for(raw.get("quantization_config")), Mesh(tensor=Group(ranks=tp))
+    place(model, mesh=mesh, dtype=torch.bfloat16, method_for=methods)
     products, heads, mixtures = set(), set(), set()
-    for path, layer in model.named_modules():
-        if isinstance(layer, Placeable):
-            layer.place(Site(path, mesh, torch.bfloat16, methods))
+    for layer in model.modules():
         if isinstance(layer, Projection) and isinstance(layer.method, Unquantized):
             products.add(_product(layer))
         elif isinstance(layer, Vocabulary):

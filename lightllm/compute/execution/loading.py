@@ -65,7 +65,7 @@ class Blueprint:
         """The model without tensors."""
         config = registry.load_config(self.raw)[1]
         model = registry.build(config)
-        if (head := head_for(self.task, config.hidden_size)) is not None:
+        if (head := head_for(self.task, config.hidden_size, model.reward_head)) is not None:
             model.replace_head(head)
         model.extend(self.longest)
         return model

@@ -66,7 +66,7 @@ def place(
 ) -> list[Placed]:
     """Decides which share of each layer this rank has."""
     return [
-        Placed(layer, layer.place(Site(path, mesh, dtype, method_for)))
+        Placed(layer, layer.place(Site(model.stored_path(path), mesh, dtype, method_for, model.names)))
         for path, layer in model.named_modules()
         if isinstance(layer, Placeable)
     ]

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from lightllm.compute import ops
 from lightllm.compute.attention.batch import Batch
-from lightllm.compute.layers.linear import Output, QKVLinear, RowLinear
+from lightllm.compute.layers.linear import InterleavedQKVLinear, Output, QKVLinear, RowLinear
 from lightllm.compute.layers.norm import RMSNorm
 from lightllm.compute.layers.rope import Rope
 from lightllm.compute.state.layer_state import LayerState, TokenPart
@@ -16,6 +16,7 @@ class Attention(nn.Module):
     """o(softmax(rope(q) rope(k)^T / sqrt(dim)) v), q, k and v being projections of x.
 
     window: each token sees only this many, itself included. head_norm_eps: q and k of each head are normed first.
+    qkv_name: the module in which a checkpoint keeps q, k and v, kv head by kv head; None: each in its own.
     """
 
     keys: Tensor
@@ -34,10 +35,14 @@ class Attention(nn.Module):
         output_bias: bool = False,
         window: int | None = None,
         head_norm_eps: float | None = None,
+        qkv_name: str | None = None,
     ):
         super().__init__()
         self.dim, self.scale, self.window, self.rope = dim, dim**-0.5, window, rope
-        self.qkv_proj = QKVLinear(hidden, heads, kv_heads, dim, bias=qkv_bias)
+        sizes = hidden, heads, kv_heads, dim
+        self.qkv_proj = (
+            InterleavedQKVLinear(qkv_name, *sizes, bias=qkv_bias) if qkv_name else QKVLinear(*sizes, bias=qkv_bias)
+        )
         self.q_norm = RMSNorm(dim, head_norm_eps) if head_norm_eps is not None else None
         self.k_norm = RMSNorm(dim, head_norm_eps) if head_norm_eps is not None else None
         self.head_norm_eps = head_norm_eps or 0.0

@@ -1,19 +1,18 @@
 """The outline all decoder-only models share: embed, run blocks, norm, project to the vocabulary."""
 
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Protocol
 
 from torch import Tensor, nn
 
 from lightllm.compute.attention.batch import Batch
+from lightllm.compute.layers.heads import Reward
 from lightllm.compute.layers.norm import RMSNorm
 from lightllm.compute.layers.rope import Rope
 from lightllm.compute.layers.vocabulary import OutputHead, Vocabulary
 from lightllm.compute.state.layer_state import LayerState
 from lightllm.compute.state.token_pool import stateful
-
-_OUTPUT_HEAD = r"^lm_head\.weight$"
 
 
 class Block(nn.Module):
@@ -76,25 +75,40 @@ class CausalLM(nn.Module):
     """A decoder and its output head, which may be the embedding.
 
     `rope` belongs to all blocks. unused: names of tensors (a regular expression) that a checkpoint of this model may
-    hold beyond what is computed here.
+    hold beyond what is computed here. names: what checkpoints call parts that are called otherwise here. reward_head:
+    makes the head of the family's reward models, given the hidden size.
     """
 
-    def __init__(self, config: Config, *, rope: Rope, blocks: Iterable[nn.Module], unused: str | None = None):
+    def __init__(
+        self,
+        config: Config,
+        *,
+        rope: Rope,
+        blocks: Iterable[nn.Module],
+        unused: str | None = None,
+        names: Mapping[str, str] | None = None,
+        reward_head: Callable[[int], nn.Module] = Reward,
+    ):
         super().__init__()
-        self.vocab, self.rope = config.vocab_size, rope
+        self.vocab, self.rope, self.names, self.reward_head = config.vocab_size, rope, names or {}, reward_head
         self.model = Decoder(config, blocks)
         tied = config.tie_word_embeddings
         lm_head = self.model.embed_tokens if tied else OutputHead(config.vocab_size, config.hidden_size)
         self.lm_head: Vocabulary | OutputHead | None = lm_head
         self.score: nn.Module | None = None  # named as in checkpoints
-        patterns = filter(None, [unused, _OUTPUT_HEAD if tied else None])
+        self._output_head = rf"^{self.stored_path('lm_head')}\.weight$"
+        patterns = filter(None, [unused, self._output_head if tied else None])
         self.unused = re.compile("|".join(patterns) or "(?!)")
 
     def replace_head(self, head: nn.Module) -> None:
         """From now on `head` makes vectors of hidden states; before materializing. The checkpoint may still have the
         output head that made logits of them."""
         self.lm_head, self.score = None, head
-        self.unused = re.compile(f"{self.unused.pattern}|{_OUTPUT_HEAD}")
+        self.unused = re.compile(f"{self.unused.pattern}|{self._output_head}")
+
+    def stored_path(self, path: str) -> str:
+        """What checkpoints call a module of this path."""
+        return ".".join(self.names.get(part, part) for part in path.split("."))
 
     def forward(self, batch: Batch) -> Tensor:
         """Hidden states of the wanted tokens after the final norm, [n, hidden]."""

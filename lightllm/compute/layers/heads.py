@@ -1,10 +1,16 @@
 """What a model gives instead of logits: a vector for each sequence, made from its last token's hidden state."""
 
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lightllm.base.task import Task
+from lightllm.compute.layers.layer import Site
 from lightllm.compute.layers.linear import Linear, Output
+from lightllm.compute.quant.none import Unquantized
+from lightllm.compute.weights.weight import Declared
 
 
 class LastHidden(nn.Module):
@@ -19,11 +25,19 @@ class LastHidden(nn.Module):
         return F.normalize(hidden.float(), dim=-1) if self.normalizes else hidden.float()
 
 
-class Labels(Linear):
-    """A score for each label: W x. As transformers' ...ForSequenceClassification."""
+class ExactLinear(Linear):
+    """Not quantized whatever the rest of the model is: it has few outputs, and they are the answer."""
 
-    def __init__(self, hidden: int, labels: int):
-        super().__init__(hidden, [Output("score", labels)])
+    def place(self, site: Site) -> Mapping[str, Declared]:
+        plain = Unquantized()
+        return super().place(replace(site, method_for=lambda _: plain))
+
+
+class Labels(ExactLinear):
+    """A score for each label: W x. As transformers' ...ForSequenceClassification. name: the checkpoint's."""
+
+    def __init__(self, hidden: int, labels: int, *, name: str = "score"):
+        super().__init__(hidden, [Output(name, labels)])
 
     def forward(self, x: Tensor) -> Tensor:
         """x [n, hidden] -> [n, labels], float32."""
@@ -36,8 +50,8 @@ class Reward(nn.Module):
     def __init__(self, hidden: int):
         super().__init__()
         # Named as in checkpoints, where a function without weights stands between them.
-        self.add_module("0", Linear(hidden, [Output("0", hidden)], bias=True))
-        self.add_module("2", Linear(hidden, [Output("2", 1)], bias=True))
+        self.add_module("0", ExactLinear(hidden, [Output("0", hidden)], bias=True))
+        self.add_module("2", ExactLinear(hidden, [Output("2", 1)], bias=True))
 
     def forward(self, hidden: Tensor) -> Tensor:
         """hidden [n, hidden] -> [n, 1], float32."""
@@ -45,7 +59,7 @@ class Reward(nn.Module):
         return second(first(hidden).relu()).float()
 
 
-def head_for(task: Task, hidden: int) -> nn.Module | None:
+def head_for(task: Task, hidden: int, reward_head: Callable[[int], nn.Module]) -> nn.Module | None:
     """None: the model generates."""
     match task.kind:
         case "embed":
@@ -53,6 +67,6 @@ def head_for(task: Task, hidden: int) -> nn.Module | None:
         case "classify":
             return Labels(hidden, task.width)
         case "reward":
-            return Reward(hidden)
+            return reward_head(hidden)
         case _:
             return None

@@ -14,16 +14,20 @@ from lightllm.compute.weights.weight import Declared
 
 @dataclass(frozen=True)
 class Site:
-    """Where a layer stands: its path in model and checkpoint, on which rank, and what it computes in."""
+    """Where a layer stands: its path in the checkpoint, on which rank, and what it computes in.
+
+    names: what the checkpoint calls parts of the model that are called otherwise here.
+    """
 
     path: str
     mesh: Mesh
     dtype: torch.dtype
     method_for: Callable[[str], LinearMethod]
+    names: Mapping[str, str]
 
     def beside(self, name: str) -> str:
         """The checkpoint's path of a module with the same parent."""
-        return ".".join(filter(None, [self.path.rpartition(".")[0], name]))
+        return ".".join(filter(None, [self.path.rpartition(".")[0], self.names.get(name, name)]))
 
 
 @runtime_checkable

@@ -47,12 +47,15 @@ class Projection(nn.Module):
         """Which of the inputs this rank has."""
         return whole(self.in_features)
 
+    def runs(self, site: Site) -> list[Run]:
+        """Where the checkpoint keeps this rank's outputs, in the order in which they are computed."""
+        return [Run(site.beside(output.name), self.local_outputs(output)) for output in self.outputs]
+
     def place(self, site: Site) -> Mapping[str, Declared]:
         self.group = site.mesh.tensor
-        modules = [site.beside(output.name) for output in self.outputs]
-        runs = [Run(module, self.local_outputs(output)) for module, output in zip(modules, self.outputs, strict=True)]
+        runs = self.runs(site)
         self.matrix = Matrix(tuple(runs), self.local_inputs())
-        self.method = one_method(modules, site)
+        self.method = one_method([run.module for run in runs], site)
         declared = dict(self.method.declare(self.matrix))
         if self.has_bias:
             declared["bias"] = Weight(
@@ -119,7 +122,7 @@ class QKVLinear(ColumnLinear):
 
     def place(self, site: Site) -> Mapping[str, Declared]:
         declared = super().place(site)
-        self.local_heads, self.local_kv_heads, _ = (run.share.count // self.dim for run in self.matrix.outputs)
+        self.local_heads, self.local_kv_heads, _ = (self.local_outputs(one).count // self.dim for one in self.outputs)
         return declared
 
     def heads(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -127,6 +130,32 @@ class QKVLinear(ColumnLinear):
         heads = self.product(x).view(len(x), -1, self.dim)
         keys, values = self.local_heads, self.local_heads + self.local_kv_heads
         return heads[:, :keys], heads[:, keys:values], heads[:, values:]
+
+
+class InterleavedQKVLinear(QKVLinear):
+    """As QKVLinear, of checkpoints that keep all in one module: each kv head's queries, its key and its value."""
+
+    def __init__(self, name: str, hidden: int, heads: int, kv_heads: int, dim: int, *, bias: bool = False):
+        super().__init__(hidden, heads, kv_heads, dim, bias=bias)
+        self.name, self.queries_per_key = name, heads // kv_heads
+
+    def runs(self, site: Site) -> list[Run]:
+        size = sum(output.size for output in self.outputs)
+
+        def run(first: int, last: int) -> Run:
+            """Heads as the checkpoint counts them."""
+            return Run(site.beside(self.name), Share(size, first * self.dim, last * self.dim))
+
+        (first, last), (first_key, last_key), _ = (self._local_heads(output) for output in self.outputs)
+        group, keys = self.queries_per_key, range(first_key, last_key)
+        # Before the queries of each kv head lie the keys and values of those before it.
+        queries = [run(max(first, key * group) + 2 * key, min(last, (key + 1) * group) + 2 * key) for key in keys]
+        after = [(key + 1) * group + 2 * key for key in keys]
+        return queries + [run(at, at + 1) for at in after] + [run(at + 1, at + 2) for at in after]
+
+    def _local_heads(self, output: Output) -> tuple[int, int]:
+        share = self.local_outputs(output)
+        return share.start // self.dim, share.stop // self.dim
 
 
 def one_method(modules: Sequence[str], site: Site) -> LinearMethod:

@@ -19,16 +19,24 @@ from lightllm.compute.quant.method import LinearMethod
 from lightllm.compute.quant.none import Unquantized
 from lightllm.compute.quant.per_channel import PerChannel
 
-# What several modules are called that are computed as one.
-FUSED = MappingProxyType(
+# What recipes call modules, beside what checkpoints do: several that are computed as one, and those of other names.
+OTHER_NAMES = MappingProxyType(
     {
         "q_proj": ("qkv_proj",),
         "k_proj": ("kv_proj", "qkv_proj"),
         "v_proj": ("kv_proj", "qkv_proj"),
         "gate_proj": ("gate_up_proj",),
         "up_proj": ("gate_up_proj",),
+        "wqkv": ("qkv_proj",),
+        "wo": ("o_proj",),
+        "w1": ("gate_proj", "gate_up_proj"),
+        "w3": ("up_proj", "gate_up_proj"),
+        "w2": ("down_proj",),
+        "output": ("lm_head",),
     }
 )
+# Matrices that a checkpoint keeps as one, of which a recipe cannot name a part.
+PARTS = MappingProxyType({"wqkv": ("q_proj", "k_proj", "v_proj", "kv_proj")})
 EXPERTS = "fused_moe"
 NAMES = frozenset(
     ("q_proj", "k_proj", "v_proj", "kv_proj", "qkv_proj", "o_proj", "gate_proj", "up_proj", "gate_up_proj", "down_proj")
@@ -54,7 +62,8 @@ class Recipe(msgspec.Struct, forbid_unknown_fields=True):
 
 
 def methods(quant_type: str, file: str) -> Callable[[str], LinearMethod]:
-    """Module path -> its method. file: of `--quant_cfg`, or empty. Raises ConfigError naming what is wrong."""
+    """Module path -> its method. file: of `--quant_cfg`, or empty. Raises ConfigError naming what is wrong, as does the
+    method's choice where a recipe names a part of what the checkpoint keeps as one."""
     recipe = _read(Path(file)) if file else Recipe(quant_type)
     if file and quant_type not in ("none", recipe.quant_type):
         raise ConfigError(f"--quant_type={quant_type} and {file} (quant_type: {recipe.quant_type}) differ; give one")
@@ -96,7 +105,9 @@ def _is_of(mix: Mix, path: str) -> bool:
     if _IN_EXPERT.search(path):
         return mix.name == EXPERTS
     name = path.rpartition(".")[2]
-    return mix.name in (name, *FUSED.get(name, ()))
+    if mix.name in PARTS.get(name, ()):
+        raise ConfigError(f"the recipe names {mix.name}, which this checkpoint keeps within {name}; name qkv_proj")
+    return mix.name in (name, *OTHER_NAMES.get(name, ()))
 
 
 def _read(file: Path) -> Recipe:

@@ -15,6 +15,7 @@ from lightllm.compute.quant.none import Unquantized
 from lightllm.compute.quant.per_channel import PerChannel
 
 HEAD = "lm_head"
+HEADS = (HEAD, "output")  # what output heads are called
 COMPRESSED_TENSORS = "compressed-tensors"
 
 
@@ -37,7 +38,7 @@ def method_for(
             f"quant_method {kind} is not supported; supported: {', '.join([*_METHODS, COMPRESSED_TENSORS])}"
         )
     method = _METHODS[kind](quantization_config)
-    heads = [] if quantization_config.get(HEAD) is True else [HEAD]
+    heads = [] if quantization_config.get(HEAD) is True else HEADS
     excluded = [f".{entry}." for entry in [*(quantization_config.get("modules_to_not_convert") or ()), *heads]]
 
     def choose(path: str) -> LinearMethod:

@@ -59,7 +59,8 @@ class RerankBody(PoolingBody, kw_only=True, forbid_unknown_fields=True, frozen=T
 
 
 class RewardBody(msgspec.Struct, kw_only=True, forbid_unknown_fields=True, frozen=True):
-    """A conversation as text, rendered with the model's template, or as token ids."""
+    """A conversation as text, rendered with the model's template, or as token ids. If the model's rewards are read from
+    a token of their own, it is added at the end unless it is there."""
 
     chat: str | list[Int]
     multimodal_params: Any = None
@@ -205,7 +206,7 @@ async def _reward(service: Service, request: Request, body: RewardBody) -> Rewar
     if task.kind not in ("reward", "classify") or task.width != 1:
         raise RequestError(f"the model {task.name}; it gives no single score for a conversation", param="model")
     chat = body.chat
-    prompt = chat if isinstance(chat, list) else await service.encode(chat, add_special_tokens=False)
+    prompt = chat if isinstance(chat, list) else await service.encode(chat, add_special_tokens=True)
     [vector], usage = await _vectors(service, request, PoolingBody(), [prompt])
     return RewardScore(float(vector[0]), usage.prompt_tokens)
 

@@ -1,6 +1,7 @@
 """Writes a tiny checkpoint quantized, and beside it the same one dequantized, by formulas of the test's own."""
 
 import json
+import re
 import shutil
 from collections.abc import Callable
 from functools import partial
@@ -13,6 +14,7 @@ from torch import Tensor
 
 TILE = (24, 40)  # shares of several ranks begin and end inside tiles, and the last tile of an axis is cut
 GROUP = 32
+MATRIX = re.compile(r"_proj|\.w[1-3o]$|\.wqkv$")  # modules that are quantized
 ORDER = (0, 2, 4, 6, 1, 3, 5, 7)  # AutoAWQ: nibble i of a packed number holds output ORDER[i] of eight
 
 Quantize = Callable[[str, Tensor], tuple[dict[str, Tensor], Tensor]]
@@ -141,7 +143,7 @@ def compressed(form: str, weights: dict[str, Any], *, activations: bool) -> dict
         "quant_method": "compressed-tensors",
         "format": form,
         "config_groups": {"group_0": group},
-        "ignore": ["lm_head", "re:.*mlp.gate$"],
+        "ignore": ["lm_head", "output", "re:.*mlp.gate$"],
         "kv_cache_scheme": None,
     }
 
@@ -179,7 +181,7 @@ def write(source: Path, quantized: Path, meant: Path, *, form: str, keep: tuple[
     stored, plain = {}, {}
     for name, weight in load_file(source / "model.safetensors").items():
         module = name.removesuffix(".weight")
-        if "_proj" in module and weight.dim() == 2 and not module.endswith(keep or ("no module",)):
+        if MATRIX.search(module) and weight.dim() == 2 and not module.endswith(keep or ("no module",)):
             tensors, plain[name] = quantize(module, weight)
             stored |= tensors
         else:

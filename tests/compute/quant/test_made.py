@@ -29,10 +29,11 @@ FORMULAS = {
 
 
 def _is_matrix(name, weight):
-    return weight.dim() == 2 and ("_proj" in name or name == "lm_head.weight")
+    module = name.removesuffix(".weight")
+    return weight.dim() == 2 and bool(formats.MATRIX.search(module) or module in ("lm_head", "output"))
 
 
-def _write_meant(source, directory, formula, wanted=_is_matrix):
+def write_meant(source, directory, formula, wanted=_is_matrix):
     """The checkpoint with what its matrices are made to stand for."""
     shutil.copytree(source, directory)
     tensors = load_file(source / "model.safetensors")
@@ -50,7 +51,7 @@ def plain(request, tmp_path_factory):
 
 @pytest.mark.parametrize("quant_type", FORMULAS)
 def test_one_rank_and_two_compute_what_was_meant(plain, quant_type, tmp_path):
-    _write_meant(plain.directory, tmp_path / "meant", FORMULAS[quant_type])
+    write_meant(plain.directory, tmp_path / "meant", FORMULAS[quant_type])
     expected = run(load(tmp_path / "meant"), plain.sequences, STEPS["chunked"])
 
     def work(group):
@@ -89,7 +90,7 @@ def test_a_recipe_quantizes_single_matrices_of_single_layers(llama, tmp_path):
     def wanted(name, weight):
         return _is_matrix(name, weight) and not any(part in name for part in kept)
 
-    _write_meant(llama.directory, tmp_path / "meant", formats.int8_channel, wanted)
+    write_meant(llama.directory, tmp_path / "meant", formats.int8_channel, wanted)
     models = load(llama.directory, quant_cfg=str(recipe)), load(tmp_path / "meant")
     got, expected = (run(model, llama.sequences, STEPS["whole"]) for model in models)
     torch.testing.assert_close(got, expected, atol=1e-4, rtol=1e-4)

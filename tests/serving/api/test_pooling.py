@@ -108,6 +108,17 @@ def test_a_reward_model_scores_a_conversation(rewarder):
         assert answer == {"score": -count(LONG), "prompt_tokens": count(LONG), "finish_reason": "stop"}
 
 
+def test_a_reward_comes_from_the_token_that_it_is_read_from(tmp_path):
+    said = {"architectures": ["AnyForRewardModel"], "reward_token_id": 7}
+    live = serve(tmp_path, lambda prompt: [100 * prompt[-1] + len(prompt)], **said)
+    try:
+        ids = byte_level().encode(LONG).ids
+        for chat in (LONG, ids, [*ids, 7]):
+            assert post(live, "/get_score", {"chat": chat})["score"] == 700 + len(ids) + 1
+    finally:
+        live.close()
+
+
 def test_what_a_model_is_not_for_is_refused_by_what_it_is(live, embedder, classifier, rewarder):
     generate = ("/v1/completions", {"prompt": "a"})
     embed, score = ("/v1/embeddings", {"input": "a"}), ("/v1/score", {"text_1": "a", "text_2": "b"})
