@@ -130,7 +130,8 @@ def attend(
     q [tokens, heads, dim]; keys, values [pool slots, kv_heads, dim], this step's tokens stored already;
     slot_table [rows, positions] int32: the slot of each position; row [sequences] int64: each sequence's row;
     query_start [sequences + 1] int32: its tokens in q; lengths [sequences] int32: its context with this step's tokens.
-    Computed in the pool's dtype, softmax in float32. Returns q's shape and dtype; undefined for tokens of no sequence.
+    Scores and softmax are float32, weights of the pool's dtype. Returns q's shape and dtype; undefined for tokens of
+    no sequence.
     """
     group = q.shape[1] // keys.shape[1]
     output = torch.zeros_like(q)
@@ -138,11 +139,12 @@ def attend(
         length = int(lengths[sequence])
         slots = slot_table[row[sequence], :length].long()
         key, value = (pool[slots].repeat_interleave(group, 1) for pool in (keys, values))
-        scores = torch.einsum("qhd,khd->hqk", q[start:stop].to(key.dtype), key) * scale
+        # In 16 bits a score of 16 would be off by 0.06, and its weight by as much.
+        scores = torch.einsum("qhd,khd->hqk", q[start:stop].float(), key.float()) * scale
         position = torch.arange(length, device=q.device)
         distance = position[length - (stop - start) :, None] - position
         hidden = (distance < 0) if window is None else (distance < 0) | (distance >= window)
-        weights = scores.float().masked_fill(hidden, float("-inf")).softmax(-1).to(value.dtype)
+        weights = scores.masked_fill(hidden, float("-inf")).softmax(-1).to(value.dtype)
         output[start:stop] = torch.einsum("hqk,khd->qhd", weights, value)
     return output
 
