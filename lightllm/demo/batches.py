@@ -11,8 +11,9 @@ from tokenizers import Tokenizer
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
-from lightllm.demo.layout import ASSISTANT_OPENING, CONTEXT, TURN_END
+from lightllm.demo.layout import ASSISTANT_OPENING, TURN_END
 from lightllm.demo.mixture import sample_texts
+from lightllm.demo.tasks import tasks_within
 
 # Texts that are sorted by length together; the more, the less padding.
 POOL_TEXTS = 8000
@@ -44,20 +45,23 @@ def pad(rows: list[np.ndarray], masks: list[np.ndarray]) -> Batch:
 
 
 class ChatBatches(IterableDataset):
-    """Endless batches of about `batch_tokens`, rows of like length together; the seed and the worker say which."""
+    """Endless batches of about `batch_tokens`, rows of like length together; the seed and the worker say which.
 
-    def __init__(self, tokenizer: str, *, batch_tokens: int, seed: int):
-        self.tokenizer, self.batch_tokens, self.seed = tokenizer, batch_tokens, seed
+    No row is longer than `context`.
+    """
+
+    def __init__(self, tokenizer: str, *, batch_tokens: int, context: int, seed: int):
+        self.tokenizer, self.batch_tokens, self.context, self.seed = tokenizer, batch_tokens, context, seed
 
     def __iter__(self) -> Iterator[Batch]:
         worker = get_worker_info()
         random = Random(f"{self.seed} {worker.id if worker else 0}")
         tokenizer = Tokenizer.from_str(self.tokenizer)
         opening, [turn_end] = tokenizer.encode(ASSISTANT_OPENING).ids, tokenizer.encode(TURN_END).ids
-        texts = sample_texts(random)
+        texts = sample_texts(random, tasks_within(self.context))
         while True:
             encodings = tokenizer.encode_batch(list(islice(texts, POOL_TEXTS)))
-            rows = sorted((np.array(one.ids) for one in encodings if len(one.ids) <= CONTEXT), key=len)
+            rows = sorted((np.array(one.ids) for one in encodings if len(one.ids) <= self.context), key=len)
             batches = list(self.cut(rows))
             random.shuffle(batches)
             for batch in batches:
@@ -76,9 +80,9 @@ class ChatBatches(IterableDataset):
             yield batch
 
 
-def load_batches(tokenizer: Tokenizer, *, batch_tokens: int, seed: int, workers: int) -> Iterator[Batch]:
+def load_batches(tokenizer: Tokenizer, *, batch_tokens: int, context: int, seed: int, workers: int) -> Iterator[Batch]:
     # Each worker is one thread; the tokenizer's own threads would fight with the other workers'.
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
-    data = ChatBatches(tokenizer.to_str(), batch_tokens=batch_tokens, seed=seed)
+    data = ChatBatches(tokenizer.to_str(), batch_tokens=batch_tokens, context=context, seed=seed)
     prefetch, pin = 8 if workers else None, torch.cuda.is_available()
     return iter(DataLoader(data, batch_size=None, num_workers=workers, prefetch_factor=prefetch, pin_memory=pin))

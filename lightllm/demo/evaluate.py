@@ -18,7 +18,6 @@ from transformers import AutoTokenizer, Qwen3ForCausalLM
 
 from lightllm.demo import MODEL_DIR
 from lightllm.demo.example import Example, Task, draw
-from lightllm.demo.layout import CONTEXT
 from lightllm.demo.mixture import Renderer
 from lightllm.demo.reworded import REWORDED
 from lightllm.demo.tasks import TASKS
@@ -43,6 +42,20 @@ class Question:
         return self.text is not None and self.task.is_right(self.example, self.text)
 
 
+class Prompter:
+    """Writes examples as a checkpoint's tokens. context: the most that it takes."""
+
+    def __init__(self, folder: Path):
+        self.tokenizer = AutoTokenizer.from_pretrained(folder)
+        self.context = int(self.tokenizer.model_max_length)
+        self.renderer = Renderer()
+
+    def prepare(self, name: str, task: Task, example: Example) -> Question:
+        prompt = self.tokenizer.encode(self.renderer.prompt(example), add_special_tokens=False)
+        answer = self.tokenizer.encode(example.answer, add_special_tokens=False)
+        return Question(name, task, example, prompt, len(answer))
+
+
 class Judge:
     """Asks a checkpoint; batches are questions of like length, padded on the left."""
 
@@ -50,15 +63,9 @@ class Judge:
         self.tokenizer = AutoTokenizer.from_pretrained(folder)
         self.model = Qwen3ForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
         self.model.to(device)  # pyright: ignore[reportArgumentType]
-        self.renderer = Renderer()
         self.ends = set(self.model.generation_config.eos_token_id)
         # Padded attention keeps rows x length x length scores; long prompts go one by one, unpadded.
         self.batch_area = 10**9 if device == "cuda" else 10**7
-
-    def prepare(self, name: str, task: Task, example: Example) -> Question:
-        prompt = self.tokenizer.encode(self.renderer.prompt(example), add_special_tokens=False)
-        answer = self.tokenizer.encode(example.answer, add_special_tokens=False)
-        return Question(name, task, example, prompt, len(answer))
 
     def batches(self, questions: list[Question]) -> Iterator[list[Question]]:
         batch: list[Question] = []
@@ -90,36 +97,44 @@ class Judge:
                 one.text = None if end is None else self.tokenizer.decode(row[:end])
 
 
-def look_up_in(judge: Judge, random: Random, size: int, *, is_question_first: bool = False) -> Question:
-    """One question about a document that makes a prompt of 80 to 100 % of `size` tokens."""
+def look_up_in(
+    prompter: Prompter, random: Random, lengths: range, *, name: str, is_question_first: bool = False
+) -> Question:
+    """One question about a document that makes a prompt of so many tokens."""
+
+    longest = lengths.stop - 1
 
     def make(random: Random) -> Example:
         # An entry takes 5 to 14 tokens.
-        num_entries = random.randint(size // 14, size // 5)
+        num_entries = random.randint(longest // 14, longest // 5)
         return look_up(random, num_entries, 1, 0, question_first=0.8 if is_question_first else 0)
 
     task = Task(make, 0)
-    name = f"question_before_{size}_tokens" if is_question_first else f"look_up_in_{size}_tokens"
     while True:
-        question = judge.prepare(name, task, draw(task, random, held_out=True))
+        question = prompter.prepare(name, task, draw(task, random, held_out=True))
         in_system_turn = question.example.messages[0]["role"] == "system"
-        if 0.8 * size <= len(question.prompt) <= size and not (is_question_first and in_system_turn):
+        if len(question.prompt) in lengths and not (is_question_first and in_system_turn):
             return question
 
 
-def held_out_questions(judge: Judge, samples: int, seed: int) -> Iterator[Question]:
+def up_to(size: int) -> range:
+    """80 to 100 % of so many tokens."""
+    return range(-(-4 * size // 5), size + 1)
+
+
+def held_out_questions(prompter: Prompter, samples: int, seed: int) -> Iterator[Question]:
     for name, task in (TASKS | {"reworded": REWORDED}).items():
         random = Random(f"{seed} {name}")
         for _ in range(samples):
             held_out = task is not REWORDED
-            yield judge.prepare(name, task, draw(task, random, held_out=held_out))
+            yield prompter.prepare(name, task, draw(task, random, held_out=held_out))
     for size in CONTEXT_SIZES:
         random = Random(f"{seed} {size}")
         for _ in range(max(1, samples // 5)):
-            yield look_up_in(judge, random, size)
+            yield look_up_in(prompter, random, up_to(size), name=f"look_up_in_{size}_tokens")
     random = Random(f"{seed} first")
     for _ in range(max(1, samples // 5)):
-        yield look_up_in(judge, random, 512, is_question_first=True)
+        yield look_up_in(prompter, random, up_to(512), name="question_before_512_tokens", is_question_first=True)
 
 
 def evaluate_checkpoint(
@@ -127,10 +142,10 @@ def evaluate_checkpoint(
 ) -> dict[str, float]:
     """The part of right answers by task; also written to scores.json beside the weights."""
     start = time.monotonic()
-    judge = Judge(folder, device="cuda" if torch.cuda.is_available() else "cpu")
+    prompter, judge = Prompter(folder), Judge(folder, device="cuda" if torch.cuda.is_available() else "cpu")
     scores = {}
-    for name, group in groupby(held_out_questions(judge, samples, seed), key=lambda one: one.task_name):
-        mine = [one for one in group if len(one.prompt) + 2 * one.answer_tokens <= CONTEXT]
+    for name, group in groupby(held_out_questions(prompter, samples, seed), key=lambda one: one.task_name):
+        mine = [one for one in group if len(one.prompt) + 2 * one.answer_tokens <= prompter.context]
         judge.ask(mine)
         scores[name] = sum(one.is_right() for one in mine) / len(mine)
         wrong = next((one for one in mine if not one.is_right()), None)

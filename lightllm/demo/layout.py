@@ -1,6 +1,7 @@
 """What the checkpoint's files say: the architecture, the special tokens and the chat template."""
 
 import json
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import jinja2
@@ -14,35 +15,54 @@ MARKUP_TOKENS = ["<tool_call>", "</tool_call>", "<tool_response>", "</tool_respo
 ASSISTANT_OPENING = f"{TURN_START}assistant\n"
 
 VOCABULARY = 4096
-CONTEXT = 8192
+ROPE_THETA = 100000.0
+NORM_EPSILON = 1e-6
+INITIALIZER_RANGE = 0.02
 CHAT_TEMPLATE = (Path(__file__).parent / "chat_template.jinja").read_text()
 
-# 6.8 million parameters. 512 and 256 are multiples of 128 on 1 and 2 ranks, so block-quantized formats divide them.
-CONFIG = {
-    "architectures": ["Qwen3ForCausalLM"],
-    "model_type": "qwen3",
-    "vocab_size": VOCABULARY,
-    "hidden_size": 256,
-    "intermediate_size": 512,
-    "num_hidden_layers": 8,
-    "num_attention_heads": 8,
-    "num_key_value_heads": 2,
-    "head_dim": 64,
-    "hidden_act": "silu",
-    "rms_norm_eps": 1e-6,
-    "rope_theta": 100000.0,
-    "max_position_embeddings": CONTEXT,
-    "attention_bias": False,
-    "attention_dropout": 0.0,
-    "tie_word_embeddings": True,
-    "use_sliding_window": False,
-    "initializer_range": 0.02,
-    "bos_token_id": None,
-    "pad_token_id": 0,
-    "eos_token_id": 2,
-    "dtype": "bfloat16",
-    "use_cache": True,
+
+@dataclass(frozen=True)
+class Size:
+    """What differs between the models that can be trained, by transformers' names."""
+
+    hidden_size: int
+    intermediate_size: int
+    num_hidden_layers: int
+    num_attention_heads: int
+    num_key_value_heads: int
+    head_dim: int
+    max_position_embeddings: int
+
+
+# By millions of parameters. Widths are multiples of 128 on 1 and 2 ranks, so block-quantized formats divide them.
+SIZES = {
+    "7m": Size(256, 512, 8, 8, 2, 64, 8192),
+    "60m": Size(768, 2048, 8, 8, 2, 128, 12288),
 }
+
+
+def config_of(size: Size) -> dict[str, object]:
+    """The content of config.json."""
+    return {
+        "architectures": ["Qwen3ForCausalLM"],
+        "model_type": "qwen3",
+        "vocab_size": VOCABULARY,
+        **asdict(size),
+        "hidden_act": "silu",
+        "rms_norm_eps": NORM_EPSILON,
+        "rope_theta": ROPE_THETA,
+        "attention_bias": False,
+        "attention_dropout": 0.0,
+        "tie_word_embeddings": True,
+        "use_sliding_window": False,
+        "initializer_range": INITIALIZER_RANGE,
+        "bos_token_id": None,
+        "pad_token_id": 0,
+        "eos_token_id": 2,
+        "dtype": "bfloat16",
+        "use_cache": True,
+    }
+
 
 GENERATION_CONFIG = {
     "bos_token_id": None,
@@ -53,7 +73,6 @@ GENERATION_CONFIG = {
 
 TOKENIZER_CONFIG = {
     "tokenizer_class": "PreTrainedTokenizerFast",
-    "model_max_length": CONTEXT,
     "bos_token": None,
     "eos_token": TURN_END,
     "pad_token": PAD,
@@ -64,12 +83,12 @@ TOKENIZER_CONFIG = {
 }
 
 
-def write_configs(folder: Path) -> None:
+def write_configs(folder: Path, size: Size) -> None:
     """Write every file of a checkpoint but the weights and tokenizer.json."""
     files = {
-        "config.json": CONFIG,
+        "config.json": config_of(size),
         "generation_config.json": GENERATION_CONFIG,
-        "tokenizer_config.json": TOKENIZER_CONFIG,
+        "tokenizer_config.json": {**TOKENIZER_CONFIG, "model_max_length": size.max_position_embeddings},
     }
     for name, content in files.items():
         (folder / name).write_text(json.dumps(content, indent=2) + "\n")

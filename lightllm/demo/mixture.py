@@ -1,9 +1,9 @@
 """The stream of training text: tasks by weight, alone or several in one chat, with and without a system turn."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from random import Random
 
-from lightllm.demo.example import Example, draw
+from lightllm.demo.example import Example, Task, draw
 from lightllm.demo.layout import END_OF_TEXT, compile_template
 from lightllm.demo.tasks import TASKS
 
@@ -31,9 +31,9 @@ def chain(examples: list[Example]) -> Example:
     return Example(messages + last.messages, last.answer, last.key, last.tools)
 
 
-def sample_chats(random: Random) -> Iterator[Example]:
+def sample_chats(random: Random, by_name: Mapping[str, Task] = TASKS) -> Iterator[Example]:
     """Chats without end, from the training side of the split only."""
-    tasks = list(TASKS.values())
+    tasks = list(by_name.values())
     weights = [task.weight for task in tasks]
     chainable = [task for task in tasks if task.is_chainable]
     chain_weights = [task.weight for task in chainable]
@@ -71,8 +71,8 @@ def plain_text(random: Random) -> str:
     return example.answer + END_OF_TEXT
 
 
-def sample_texts(random: Random) -> Iterator[str]:
+def sample_texts(random: Random, tasks: Mapping[str, Task] = TASKS) -> Iterator[str]:
     """Rendered chats, with a few plain texts among them."""
     renderer = Renderer()
-    for example in sample_chats(random):
+    for example in sample_chats(random, tasks):
         yield plain_text(random) if random.random() < 0.03 else renderer.chat(example)

@@ -7,7 +7,7 @@ import argparse
 import copy
 import re
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 from random import Random
@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from lightllm.demo.batches import Batch, load_batches
 from lightllm.demo.decoder import Decoder, prediction_loss, rope_table
-from lightllm.demo.layout import MARKUP_TOKENS, SPECIAL_TOKENS, write_configs
+from lightllm.demo.layout import MARKUP_TOKENS, SIZES, SPECIAL_TOKENS, write_configs
 from lightllm.demo.mixture import sample_texts
 from lightllm.demo.optimizer import Muon
 from lightllm.demo.tokenizer import train_tokenizer
@@ -79,11 +79,12 @@ class Trainer:
         # cuDNN's attention plans anew for every shape, and here almost every batch has its own.
         torch.backends.cuda.enable_cudnn_sdp(False)
         torch.manual_seed(options.seed)
-        self.weights = Decoder().to(self.device)
+        size = SIZES[options.size]
+        self.weights = Decoder(size).to(self.device)
         self.model = copy.deepcopy(self.weights).to(dtype)
         self.optimizers = make_optimizers(self.weights, muon=options.muon, adam=options.adam)
         self.base_rates = [group["lr"] for optimizer in self.optimizers for group in optimizer.param_groups]
-        self.table = rope_table(self.device, dtype)
+        self.table = rope_table(size, self.device, dtype)
 
     def gradients(self, batches: list[Batch]) -> Tensor:
         """Add up the gradients of some batches, as if they were one; the mean loss."""
@@ -135,9 +136,10 @@ class Trainer:
         save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
 
 
-def read_options() -> argparse.Namespace:
+def read_options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, required=True, help="folder for the checkpoint")
+    parser.add_argument("--size", choices=SIZES, default="7m", help="parameters; 7m is the bundled model's")
     parser.add_argument("--minutes", type=float, default=5.0, help="train no longer than this")
     parser.add_argument("--steps", type=int, default=1_000_000, help="train no more steps than this")
     parser.add_argument("--batch_tokens", type=int, default=24576, help="padded tokens of a batch")
@@ -148,17 +150,24 @@ def read_options() -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--samples", type=int, default=100, help="held-out questions of each task; 0 to skip")
     parser.add_argument("--log_every", type=int, default=50, help="steps between two lines of the log")
-    return parser.parse_args()
+    return parser.parse_args(arguments)
 
 
 def train_and_save(options: argparse.Namespace, log: Callable[[str], None]) -> None:
     tokenizer = load_or_train_tokenizer(options.out / "tokenizer.json", seed=options.seed)
-    write_configs(options.out)
+    size = SIZES[options.size]
+    write_configs(options.out, size)
     trainer = Trainer(options, log)
     parameters = sum(parameter.numel() for parameter in trainer.weights.parameters())
     settings = " ".join(f"{name}={value}" for name, value in vars(options).items() if name != "out")
     log(f"{parameters} parameters on {trainer.device}, torch {torch.__version__}; {settings}")
-    batches = load_batches(tokenizer, batch_tokens=options.batch_tokens, seed=options.seed, workers=options.workers)
+    batches = load_batches(
+        tokenizer,
+        batch_tokens=options.batch_tokens,
+        context=size.max_position_embeddings,
+        seed=options.seed,
+        workers=options.workers,
+    )
     trainer.train(batches)
     trainer.save(options.out)
     if options.samples:

@@ -1,5 +1,6 @@
 """The bundled checkpoint: small enough, readable by transformers, and right on what it was not taught."""
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from random import Random
@@ -10,9 +11,9 @@ from tokenizers import Tokenizer
 
 from lightllm.demo import MODEL_DIR
 from lightllm.demo.decoder import Decoder, rope_table
-from lightllm.demo.evaluate import Judge
+from lightllm.demo.evaluate import Judge, Prompter
 from lightllm.demo.example import draw
-from lightllm.demo.layout import CHAT_TEMPLATE, CONFIG
+from lightllm.demo.layout import CHAT_TEMPLATE, SIZES, VOCABULARY, config_of
 from lightllm.demo.mixture import Renderer
 from lightllm.demo.tasks import TASKS
 from lightllm.demo.tasks.tools import KNOWN, declare
@@ -36,24 +37,29 @@ def test_directory_stays_small():
 
 @pytest.mark.parametrize("name", ["addition_two_digits", "json_extraction", "look_up", "software", "tool_call"])
 def test_answers_held_out_questions(judge: Judge, name: str):
-    random = Random(f"test {name}")
-    questions = [judge.prepare(name, TASKS[name], draw(TASKS[name], random, held_out=True)) for _ in range(20)]
+    random, prompter = Random(f"test {name}"), Prompter(MODEL_DIR)
+    questions = [prompter.prepare(name, TASKS[name], draw(TASKS[name], random, held_out=True)) for _ in range(20)]
     judge.ask(questions)
     assert sum(one.is_right() for one in questions) > 18, [(one.example.answer, one.text) for one in questions]
 
 
 def test_training_forward_equals_transformers(judge: Judge):
-    model = Decoder()
+    size = SIZES["7m"]
+    model = Decoder(size)
     model.load_state_dict(judge.model.model.state_dict())
-    tokens = torch.randint(0, CONFIG["vocab_size"], (2, 50), generator=torch.Generator().manual_seed(0))
+    tokens = torch.randint(0, VOCABULARY, (2, 50), generator=torch.Generator().manual_seed(0))
     with torch.inference_mode():
-        ours = model(tokens, rope_table("cpu", torch.float32)) @ model.embed_tokens.weight.T
+        ours = model(tokens, rope_table(size, "cpu", torch.float32)) @ model.embed_tokens.weight.T
         torch.testing.assert_close(ours, judge.model(tokens).logits, atol=1e-3, rtol=1e-4)
+
+
+def test_config_is_what_training_writes():
+    assert json.loads((MODEL_DIR / "config.json").read_text()) == config_of(SIZES["7m"])
 
 
 def test_tokenizer_gives_each_digit_a_token_and_gives_text_back():
     tokenizer = Tokenizer.from_file(str(MODEL_DIR / "tokenizer.json"))
-    assert tokenizer.get_vocab_size() == CONFIG["vocab_size"]
+    assert tokenizer.get_vocab_size() == VOCABULARY
     assert tokenizer.encode("4096").tokens == ["4", "0", "9", "6"]
     for text in ("--max_total_token_num 12,5\n\n  x", "äöü 漢字 🙂 naïve", "<tool_call>\n{}\n</tool_call>"):
         assert tokenizer.decode(tokenizer.encode(text).ids) == text

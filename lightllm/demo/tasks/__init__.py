@@ -8,3 +8,8 @@ TASKS: dict[str, Task] = {
     for family in (software, arithmetic, units, lists, copying, extraction, lookup, tools, memory, stories)
     for name, task in family.TASKS.items()
 }
+
+
+def tasks_within(context: int) -> dict[str, Task]:
+    """The tasks of a model of that many tokens: long contexts get documents of their own."""
+    return TASKS | lookup.VERY_LONG if context > lookup.LONGEST_TOKENS else TASKS

@@ -133,6 +133,12 @@ def look_up_long(random: Random) -> Example:
     return look_up(random, log_uniform(random, 40, 600) // (1 + filler) + 1, 12, filler)
 
 
+def look_up_very_long(random: Random) -> Example:
+    """About 4000 to 12,000 tokens."""
+    filler = random.choice([0, 0, 1])
+    return look_up(random, random.randint(700, 1000) // (1 + filler), 12, filler)
+
+
 def find_needle(random: Random) -> Example:
     """One odd line in a long tale."""
     name, code = random.choice(WORDS), str(random.randint(10, 999999))
@@ -149,3 +155,7 @@ TASKS = {
     "look_up_long": Task(look_up_long, 0.8, is_chainable=False),
     "needle": Task(find_needle, 0.7, is_chainable=False),
 }
+
+LONGEST_TOKENS = 8192  # that the tasks above mean to fit
+# One text in a thousand is one token in ten.
+VERY_LONG = {"look_up_very_long": Task(look_up_very_long, 0.1, is_chainable=False)}
