@@ -145,20 +145,27 @@ class LLM:
         """A classifier's raw scores of each prompt, one for each label."""
         return [vector.tolist() for vector in self._vectors(prompts, "classify", use_tqdm)]
 
-    def score(self, left: str | Sequence[str], right: str | Sequence[str], *, use_tqdm: bool = False) -> list[float]:
+    def score(
+        self,
+        left: str | Sequence[str],
+        right: str | Sequence[str],
+        *,
+        instruct: str | None = None,
+        use_tqdm: bool = False,
+    ) -> list[float]:
         """How well texts match, pair by pair; a single `left` is compared with each of `right`.
 
-        The cosine of their embeddings, or a classifier's only label, between 0 and 1.
+        The cosine of their embeddings, or a classifier's only label, between 0 and 1. instruct: what a model that is
+        told what counts as a match is told.
         """
         ones, others = ([text] if isinstance(text, str) else list(text) for text in (left, right))
         ones = ones * len(others) if len(ones) == 1 else ones
         if len(ones) != len(others):
             raise RequestError(f"{len(ones)} texts for {len(others)} others; give one, or one for each")
         service = self._engine.service
-        task, tokenizer = service.client.task, service.need_tokenizer()
-        pairs = [vectors.pair(task, tokenizer, *texts).prompts for texts in zip(ones, others, strict=True)]
+        pairs = [service.pairs.of(*texts, instruct) for texts in zip(ones, others, strict=True)]
         prompts = [{"prompt_token_ids": prompt} for prompts in pairs for prompt in prompts]
-        found, each = self._vectors(prompts, task.kind, use_tqdm), len(pairs[0]) if pairs else 1
+        found, each = self._vectors(prompts, service.client.task.kind, use_tqdm), len(pairs[0]) if pairs else 1
         return [vectors.score(found[at : at + each]) for at in range(0, len(found), each)]
 
     def _vectors(self, prompts: Prompt | Sequence[Prompt], kind: Kind, use_tqdm: bool) -> list[np.ndarray]:

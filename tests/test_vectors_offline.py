@@ -7,12 +7,14 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from tokenizers import Tokenizer
 from transformers import (
     LlamaConfig,
     LlamaForCausalLM,
     Qwen2Config,
     Qwen2ForCausalLM,
     Qwen3Config,
+    Qwen3ForCausalLM,
     Qwen3ForSequenceClassification,
     Qwen3Model,
 )
@@ -22,6 +24,7 @@ from lightllm.base.errors import RequestError
 from tests.compute.driver import save
 from tests.compute.execution.checkpoint import SIZES
 from tests.compute.models import internlm2
+from tests.serving.test_pairs import ASKED, CHAT
 from tests.serving.text.tokenizers_for_tests import byte_level
 
 VOCABULARY = 700
@@ -30,10 +33,10 @@ TEXTS = ["The quick brown fox", "jumps", "over the lazy dog, which does not even
 QWEN3 = {**SIZES, "vocab_size": VOCABULARY, "bos_token_id": None, "eos_token_id": None, "pad_token_id": None}
 
 
-def finish(directory: Path, **changes) -> Path:
-    """Adds a tokenizer, and changes of config.json."""
-    byte_level().save(str(directory / "tokenizer.json"))
-    (directory / "tokenizer_config.json").write_text("{}")
+def finish(directory: Path, *, tokenizer: Tokenizer | None = None, template: str = "", **changes) -> Path:
+    """Adds a tokenizer with a chat template, and changes of config.json."""
+    (tokenizer or byte_level()).save(str(directory / "tokenizer.json"))
+    (directory / "tokenizer_config.json").write_text(json.dumps({"chat_template": template} if template else {}))
     raw = json.loads((directory / "config.json").read_text())
     (directory / "config.json").write_text(json.dumps(raw | changes))
     return directory
@@ -111,3 +114,25 @@ def test_rewards_are_read_from_the_token_that_the_checkpoint_names(tp, tmp_path)
         np.testing.assert_allclose(llm.reward(TEXTS), expected, rtol=1e-4)
         given = [{"prompt_token_ids": one[0].tolist()} for one in ended]
         np.testing.assert_allclose(llm.reward(given), expected, rtol=1e-4)
+
+
+@pytest.mark.parametrize(("tied", "tp"), [(True, 1), (False, 2)])
+def test_a_reranker_is_asked_for_yes_or_no(tied, tp, tmp_path):
+    torch.manual_seed(0)
+    sizes = QWEN3 | {"max_position_embeddings": 1024}
+    model = Qwen3ForCausalLM(Qwen3Config(**sizes, tie_word_embeddings=tied)).eval()
+    save(model, tmp_path)
+    tokenizer = Tokenizer.from_str(byte_level().to_str())
+    tokenizer.add_tokens(["no", "yes"])
+    no, yes = map(tokenizer.token_to_id, ("no", "yes"))
+
+    def probability(query: str, document: str) -> float:
+        asked = ASKED.replace("<Query>: q", f"<Query>: {query}").replace("<Document>: d", f"<Document>: {document}")
+        with torch.inference_mode():
+            return model(torch.tensor([tokenizer.encode(asked).ids])).logits[0, -1, [no, yes]].softmax(0)[1].item()
+
+    expected = [probability(TEXTS[0], text) for text in TEXTS[1:]]
+    assert max(expected) - min(expected) > 0.01, "what is equal for all would show nothing"
+    finish(tmp_path, tokenizer=tokenizer, template=CHAT)
+    with LLM(str(tmp_path), **SETTINGS | {"max_total_token_num": 3000}, task="rerank", tp=tp) as llm:
+        np.testing.assert_allclose(llm.score(TEXTS[0], TEXTS[1:]), expected, atol=1e-4)

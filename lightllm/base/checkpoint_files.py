@@ -1,6 +1,7 @@
 """The small JSON files of a Hugging Face checkpoint that tell its limits and its eos tokens."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +56,18 @@ def vocab_size(config: dict[str, Any]) -> int:
     if not isinstance(size, int):
         raise ConfigError("config.json does not state vocab_size; restore the file from the checkpoint's source")
     return size
+
+
+def token_ids(model_dir: str | Path, tokens: Sequence[str]) -> list[int]:
+    """What tokenizer.json calls these tokens. Raises ConfigError naming one that is none."""
+    file = read_json(model_dir, "tokenizer.json", required=True)
+    vocabulary = (file.get("model") or {}).get("vocab") or {}
+    if isinstance(vocabulary, list):
+        vocabulary = {token: at for at, (token, _) in enumerate(vocabulary)}
+    known = vocabulary | {one["content"]: one["id"] for one in file.get("added_tokens") or ()}
+    if lacking := [token for token in tokens if token not in known]:
+        raise ConfigError(f"tokenizer.json in {model_dir} has no token {lacking[0]!r}")
+    return [known[token] for token in tokens]
 
 
 def eos_ids(config: dict[str, Any], generation_config: dict[str, Any]) -> list[int]:

@@ -74,6 +74,7 @@ MODES: Mapping[str, KvType | None] = MappingProxyType(
         "triton_gqa_flashdecoding_vsm": None,
     }
 )
+AskedTask = Literal["auto", "generate", "embed", "rerank"]
 Device = Literal["auto", "cpu", "cuda"]
 Admission = Literal["past_future", "conservative", "watermark"]
 Preemption = Literal["cheapest", "latest"]
@@ -109,6 +110,13 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
         float, above(0), about("Seconds that sampling waits for what a grammar allows; then its request alone ends")
     ] = 10.0
     eos_id: A[list[int], about("Token ids that end an answer, instead of the checkpoint's own")] = []
+    task: A[
+        AskedTask,
+        about(
+            "What the model is for; auto: what its checkpoint says. embed: vectors of texts; rerank: how documents "
+            "match a query, by the logits of the tokens yes and no"
+        ),
+    ] = "auto"
     load_format: A[LoadFormat, about("dummy: random weights of the right shapes")] = "auto"
     data_type: A[DataType, about("Type of weights and activations; auto: float32 on a CPU, else the checkpoint's")] = (
         "auto"

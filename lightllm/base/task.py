@@ -4,25 +4,28 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from lightllm.base.checkpoint_files import read_json, read_json_list, vocab_size
+from lightllm.base.checkpoint_files import read_json, read_json_list, token_ids, vocab_size
+from lightllm.base.config import EngineConfig
 from lightllm.base.errors import ConfigError
 
 Kind = Literal["generate", "embed", "classify", "reward"]
 _BY_ENDING: dict[str, Kind] = {"ForSequenceClassification": "classify", "ForRewardModel": "reward"}
-_POOLING, _NORMALIZE = "sentence_transformers.models.Pooling", "sentence_transformers.models.Normalize"
+_NO_AND_YES = ["no", "yes"]
 
 
 @dataclass(frozen=True)
 class Task:
     """`width`: numbers of a prompt's vector; 0 for a model that generates. normalizes: embeddings have length 1.
 
-    last_token: what every prompt has to end with, and is given at its end if it does not.
+    last_token: what every prompt has to end with, and is given at its end if it does not. answers: of a classifier
+    without a head of its own, the token that means yes and, if there is one, the token that means no.
     """
 
     kind: Kind = "generate"
     width: int = 0
     normalizes: bool = False
     last_token: int | None = None
+    answers: tuple[int, ...] = ()
 
     @property
     def name(self) -> str:
@@ -31,26 +34,29 @@ class Task:
                 "reward": "is a reward model"}[self.kind]  # fmt: skip
 
     @classmethod
-    def of(cls, model_dir: str | Path) -> "Task":
-        """Raises ConfigError for a way of pooling that is not supported."""
-        raw = read_json(model_dir, "config.json", required=True)
-        for architecture in raw.get("architectures") or []:
-            for ending, kind in _BY_ENDING.items():
-                if architecture.endswith(ending):
-                    return cls._reward(raw) if kind == "reward" else cls(kind, _num_labels(raw))
-        modules = read_json_list(model_dir, "modules.json")
-        kinds = {str(module.get("type")): str(module.get("path", "")) for module in modules}
-        if _POOLING not in kinds:
-            return cls()
-        _check_pooling(read_json(Path(model_dir) / kinds[_POOLING], "config.json", required=True))
-        return cls("embed", int(raw["hidden_size"]), normalizes=_NORMALIZE in kinds)
+    def of(cls, config: EngineConfig) -> "Task":
+        """What --task says, or else the checkpoint in --model_dir. Raises ConfigError for what is not supported."""
+        raw = read_json(config.model_dir, "config.json", required=True)
+        modules = _modules(config.model_dir)
+        match config.task if config.task != "auto" else _stated(raw, modules):
+            case "embed":
+                return cls._embed(config, raw, modules)
+            case "rerank":
+                return cls("classify", 1, answers=_answers(config, raw, modules))
+            case "classify":
+                return cls("classify", _num_labels(raw))
+            case "reward":
+                token = raw.get("reward_token_id")
+                return cls("reward", 1, last_token=None if token is None else _token(raw, "reward_token_id", token))
+            case _:
+                return cls()
 
     @classmethod
-    def _reward(cls, raw: dict[str, Any]) -> "Task":
-        token = raw.get("reward_token_id")
-        if token is not None and token not in range(vocab_size(raw)):
-            raise ConfigError(f"reward_token_id={token} of config.json is no token; there are {vocab_size(raw)}")
-        return cls("reward", 1, last_token=token)
+    def _embed(cls, config: EngineConfig, raw: dict[str, Any], modules: dict[str, str]) -> "Task":
+        if "Pooling" not in modules:
+            return cls("embed", int(raw["hidden_size"]), normalizes=True)
+        _check_pooling(read_json(Path(config.model_dir) / modules["Pooling"], "config.json", required=True))
+        return cls("embed", int(raw["hidden_size"]), normalizes="Normalize" in modules)
 
 
 def base_architecture(name: str) -> str:
@@ -59,6 +65,42 @@ def base_architecture(name: str) -> str:
         if name.endswith(ending):
             return name.removesuffix(ending) + "ForCausalLM"
     return name
+
+
+def _modules(model_dir: str) -> dict[str, str]:
+    """The parts of sentence-transformers' model, by the names of their classes, and the folders of their settings."""
+    modules = read_json_list(model_dir, "modules.json")
+    return {str(module.get("type")).rpartition(".")[2]: str(module.get("path", "")) for module in modules}
+
+
+def _stated(raw: dict[str, Any], modules: dict[str, str]) -> str:
+    """What a checkpoint says that it is for."""
+    if "LogitScore" in modules or raw.get("classifier_from_token"):
+        return "rerank"
+    for architecture in raw.get("architectures") or []:
+        for ending, kind in _BY_ENDING.items():
+            if architecture.endswith(ending):
+                return kind
+    return "embed" if "Pooling" in modules else "generate"
+
+
+def _answers(config: EngineConfig, raw: dict[str, Any], modules: dict[str, str]) -> tuple[int, ...]:
+    """The tokens that mean yes and no, as sentence-transformers' files, config.json or nobody says."""
+    if "LogitScore" in modules:
+        said = read_json(Path(config.model_dir) / modules["LogitScore"], "config.json", required=True)
+        yes, no = _token(raw, "true_token_id", said.get("true_token_id")), said.get("false_token_id")
+        return (yes,) if no is None else (yes, _token(raw, "false_token_id", no))
+    names = raw.get("classifier_from_token") or _NO_AND_YES
+    if not isinstance(names, list) or len(names) > len(_NO_AND_YES) or not all(isinstance(one, str) for one in names):
+        raise ConfigError(f"classifier_from_token={names} is not supported; supported: [no, yes] or [yes]")
+    return tuple(reversed(token_ids(config.model_dir, names)))
+
+
+def _token(raw: dict[str, Any], name: str, token: Any) -> int:
+    """A token id that a file gives under this name. Raises ConfigError if it is none."""
+    if token not in range(vocab_size(raw)):
+        raise ConfigError(f"{name}={token} of the checkpoint is no token; there are {vocab_size(raw)}")
+    return token
 
 
 def _num_labels(raw: dict[str, Any]) -> int:

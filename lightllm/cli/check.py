@@ -9,6 +9,7 @@ from typing import Any
 from lightllm import __version__
 from lightllm.base.checkpoint_files import read_json
 from lightllm.base.config import Device, ServerConfig
+from lightllm.base.task import Task
 from lightllm.processes.supervision.checkpoint import resolve
 from lightllm.serving.parsing.choice import choose
 
@@ -62,6 +63,7 @@ def _show_model(config: ServerConfig, checkpoint: dict[str, Any]) -> None:
     _title(config.model_name)
     _row("directory", config.model_dir)
     _row("architecture", f"{', '.join(checkpoint['architectures'])}, computed by {module.__name__}")
+    _row("task", Task.of(config).name)
     _row("quantization", quantization["quant_method"] if quantization else config.quant_cfg or config.quant_type)
     _row("longest request", f"{config.max_req_total_len} tokens")
     for what, choice in choose(config).report().items():

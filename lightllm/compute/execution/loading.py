@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from lightllm.base.checkpoint_files import read_json
 from lightllm.base.config import EngineConfig, kv_type_of
@@ -14,7 +15,7 @@ from lightllm.base.errors import ConfigError
 from lightllm.base.task import Task
 from lightllm.compute.execution.materialize import materialize
 from lightllm.compute.layers.decoder import CausalLM
-from lightllm.compute.layers.heads import head_for
+from lightllm.compute.layers.heads import Answers, Labels, LastHidden
 from lightllm.compute.models import registry
 from lightllm.compute.parallel.mesh import Mesh
 from lightllm.compute.quant.method import LinearMethod
@@ -65,7 +66,7 @@ class Blueprint:
         """The model without tensors."""
         config = registry.load_config(self.raw)[1]
         model = registry.build(config)
-        if (head := head_for(self.task, config.hidden_size, model.reward_head)) is not None:
+        if (head := _head(self.task, model, config.hidden_size)) is not None:
             model.replace_head(head)
         model.extend(self.longest)
         return model
@@ -74,6 +75,21 @@ class Blueprint:
         """How each matrix is stored and multiplied."""
         stated = self.raw.get("quantization_config")
         return method_for(stated, quant_type=self.quant_type, quant_cfg=self.quant_cfg)
+
+
+def _head(task: Task, model: CausalLM, hidden: int) -> nn.Module | None:
+    """What makes the vectors that the task wants; None: the model generates."""
+    match task.kind:
+        case "embed":
+            return LastHidden(normalizes=task.normalizes)
+        case "classify" if task.answers:
+            return Answers(model.output_weight, model.vocab, hidden, task.answers)
+        case "classify":
+            return Labels(hidden, task.width)
+        case "reward":
+            return model.reward_head(hidden)
+        case _:
+            return None
 
 
 def choose_device(config: EngineConfig, rank: int) -> torch.device:
@@ -110,7 +126,7 @@ def read_blueprint(config: EngineConfig, device: torch.device) -> Blueprint:
         config.quant_type,
         config.quant_cfg,
         kv_type_of(config),
-        Task.of(directory),
+        Task.of(config),
     )
 
 

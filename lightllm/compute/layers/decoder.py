@@ -96,7 +96,9 @@ class CausalLM(nn.Module):
         lm_head = self.model.embed_tokens if tied else OutputHead(config.vocab_size, config.hidden_size)
         self.lm_head: Vocabulary | OutputHead | None = lm_head
         self.score: nn.Module | None = None  # named as in checkpoints
-        self._output_head = rf"^{self.stored_path('lm_head')}\.weight$"
+        output_head = self.stored_path("lm_head")
+        self.output_weight = f"{self.stored_path('model.embed_tokens') if tied else output_head}.weight"
+        self._output_head = rf"^{output_head}\.weight$"
         patterns = filter(None, [unused, self._output_head if tied else None])
         self.unused = re.compile("|".join(patterns) or "(?!)")
 

@@ -1,16 +1,15 @@
 """What a model gives instead of logits: a vector for each sequence, made from its last token's hidden state."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lightllm.base.task import Task
 from lightllm.compute.layers.layer import Site
 from lightllm.compute.layers.linear import Linear, Output
 from lightllm.compute.quant.none import Unquantized
-from lightllm.compute.weights.weight import Declared
+from lightllm.compute.weights.weight import Declared, Part, Weight
 
 
 class LastHidden(nn.Module):
@@ -44,6 +43,30 @@ class Labels(ExactLinear):
         return self.product(x).float()
 
 
+class Answers(nn.Module):
+    """How much likelier one answer is than another, as the output head sees it: the difference of their logits.
+
+    weight: the output head's in the checkpoint, [vocab, hidden] floats. answers: tokens; of a single one, its logit.
+    """
+
+    rows: Tensor
+
+    def __init__(self, weight: str, vocab: int, hidden: int, answers: Sequence[int]):
+        super().__init__()
+        self.parts = [Part(weight, (vocab, hidden), (slice(one, one + 1), slice(0, hidden))) for one in answers]
+
+    def place(self, site: Site) -> Mapping[str, Declared]:
+        return {"rows": Weight(tuple(self.parts))}
+
+    def fill(self, tensors: Mapping[str, Tensor]) -> None:
+        self.rows = tensors["rows"]
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        """hidden [n, hidden] -> [n, 1], float32."""
+        logits = F.linear(hidden.float(), self.rows.float())
+        return logits[:, :1] - logits[:, 1:] if len(self.parts) > 1 else logits
+
+
 class Reward(nn.Module):
     """W2 relu(W1 x + b1) + b2: one score. As in Qwen2ForRewardModel (github.com/QwenLM/Qwen2.5-Math)."""
 
@@ -57,16 +80,3 @@ class Reward(nn.Module):
         """hidden [n, hidden] -> [n, 1], float32."""
         first, second = self.children()
         return second(first(hidden).relu()).float()
-
-
-def head_for(task: Task, hidden: int, reward_head: Callable[[int], nn.Module]) -> nn.Module | None:
-    """None: the model generates."""
-    match task.kind:
-        case "embed":
-            return LastHidden(normalizes=task.normalizes)
-        case "classify":
-            return Labels(hidden, task.width)
-        case "reward":
-            return reward_head(hidden)
-        case _:
-            return None

@@ -155,7 +155,7 @@ class EngineParts:
             masks = MaskMemory.create(lines=StepLimits.of(config, longest).rows, vocab=vocab)
         return cls(
             Ring.create("plans", plan_bytes(config, longest)),
-            Ring.create("results", result_bytes(config, longest, vector_width=Task.of(config.model_dir).width)),
+            Ring.create("results", result_bytes(config, longest, vector_width=Task.of(config).width)),
             wires,
             listen("127.0.0.1", 0) if config.tp > 1 else None,
             masks,

@@ -2,7 +2,7 @@
 
 import base64
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, Literal
 
 import msgspec
@@ -39,10 +39,12 @@ class EmbeddingBody(PoolingBody, kw_only=True, forbid_unknown_fields=True, froze
 
 
 class ScoreBody(PoolingBody, kw_only=True, forbid_unknown_fields=True, frozen=True):
-    """One text and others, or as many texts on both sides, to be compared pair by pair."""
+    """One text and others, or as many texts on both sides, to be compared pair by pair. instruct: what a model that is
+    told what counts as a match is told."""
 
     text_1: str | list[str]
     text_2: str | list[str]
+    instruct: str | None = None
 
 
 class Document(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
@@ -50,12 +52,13 @@ class Document(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
 
 
 class RerankBody(PoolingBody, kw_only=True, forbid_unknown_fields=True, frozen=True):
-    """Documents to be put in the order in which they match the query."""
+    """Documents to be put in the order in which they match the query. instruct: as for scores."""
 
     query: str
     documents: list[str | Document]
     top_n: Int | None = None
     return_documents: bool = True
+    instruct: str | None = None
 
 
 class RewardBody(msgspec.Struct, kw_only=True, forbid_unknown_fields=True, frozen=True):
@@ -183,7 +186,7 @@ async def _scores(service: Service, request: Request, body: ScoreBody) -> Scores
             f"{len(left)} and {len(right)} texts make no pairs; give one, or as many, as text_1", param="text_1"
         )
     left = left * len(right) if len(left) == 1 else left
-    scores, usage = await _compare(service, request, body, list(zip(left, right, strict=True)))
+    scores, usage = await _compare(service, request, body, zip(left, right, strict=True))
     data = [Score(index=at, score=score) for at, score in enumerate(scores)]
     return Scores(
         id=openai.answer_id("score"), created=int(time.time()), model=service.model_name, data=data, usage=usage
@@ -212,13 +215,13 @@ async def _reward(service: Service, request: Request, body: RewardBody) -> Rewar
 
 
 async def _compare(
-    service: Service, request: Request, body: PoolingBody, texts: list[tuple[str, str]]
+    service: Service, request: Request, body: ScoreBody | RerankBody, texts: Iterable[tuple[str, str]]
 ) -> tuple[list[float], PoolingUsage]:
     """A score for each pair."""
-    task, tokenizer = service.client.task, service.need_tokenizer()
+    texts, pairs_of, instruct = list(texts), service.pairs.of, body.instruct
     characters = sum(len(left) + len(right) for left, right in texts)
-    pairs = await service.aside(lambda: [vectors.pair(task, tokenizer, *one) for one in texts], characters)
-    prompts = [prompt for pair in pairs for prompt in pair.prompts]
+    pairs = await service.aside(lambda: [pairs_of(*both, instruct) for both in texts], characters)
+    prompts = [prompt for pair in pairs for prompt in pair]
     found, usage = await _vectors(service, request, body, prompts)
     each = len(found) // len(pairs)
     return [vectors.score(found[at : at + each]) for at in range(0, len(found), each)], usage

@@ -24,6 +24,7 @@ from lightllm.base.version import package_version
 from lightllm.serving.archive.client import ArchiveClient
 from lightllm.serving.client import Channel, EngineClient
 from lightllm.serving.grammar.choice import why_not
+from lightllm.serving.pairs import PairPrompts
 from lightllm.serving.parsing.choice import Formats, choose
 from lightllm.serving.text import healing
 from lightllm.serving.text.chat_template import ChatTemplate
@@ -89,7 +90,7 @@ class Service:
             ttft_target_s=config.ttft_target_s,
             grammar=grammar,
             why_no_grammar=why_not(config),
-            task=Task.of(config.model_dir),
+            task=Task.of(config),
         )
         defaults, samples = sampling_defaults(generation), generation.get("do_sample") is True
         stored = ArchiveClient(archive) if archive else None
@@ -179,6 +180,11 @@ class Service:
                 param="messages",
             )
         return self.template
+
+    @cached_property
+    def pairs(self) -> PairPrompts:
+        """Raises RequestError on a server without a tokenizer."""
+        return PairPrompts(self.client.task, self.need_tokenizer(), self.template)
 
     def token_text(self, token: int) -> str:
         """A token as people read it."""

@@ -5,6 +5,7 @@ that nobody has read, so they run in a sandbox in which they can change nothing.
 """
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
@@ -139,6 +140,11 @@ class ChatTemplate:
     def knows(self, variable: str, *, has_tools: bool) -> bool:
         """Whether a value for this variable makes a difference."""
         return variable in self._variables[self._choose(has_tools=has_tools)]
+
+    def mentions(self, *words: str) -> bool:
+        """Whether the template for requests without tools has all these words, in capitals or not."""
+        source = self._sources[self._choose(has_tools=False)]
+        return all(re.search(rf"\b{word}\b", source, re.IGNORECASE) for word in words)
 
     def _check_known(self, name: str, tools: object, variables: Mapping[str, Any]) -> None:
         """What a template does not mention it would ignore without a word."""

@@ -142,6 +142,7 @@ def test_what_a_model_is_not_for_is_refused_by_what_it_is(live, embedder, classi
         ("/v1/embeddings", {"input": "a", "normalize": True}, "normalize"),
         ("/v1/score", {"text_1": ["a", "b"], "text_2": ["c", "d", "e"]}, "2 and 3 texts"),
         ("/v1/rerank", {"query": "a", "documents": []}, "documents"),
+        ("/v1/rerank", {"query": "a", "documents": ["b"], "instruct": "c"}, "leave instruct out"),
         ("/v1/rerank", {"query": "a", "documents": ["b"], "top_n": 0}, "top_n"),
     ],
 )
