@@ -214,7 +214,7 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
         float,
         msgspec.Meta(ge=0, lt=1),
         about("Preemptions per request that this share is adapted to, from 0.9 to 1"),
-    ] = 0.01
+    ] = 0.005
     prediction_window: A[Count, about("Ended requests whose lengths predict those of others")] = 1000
     watermark: A[
         float, msgspec.Meta(gt=0, le=1), about("Share of the pool in use up to which the watermark policy admits")
