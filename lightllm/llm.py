@@ -25,7 +25,7 @@ from lightllm.base import env, log
 from lightllm.base.config import EngineConfig, ServerConfig, parse
 from lightllm.base.errors import EngineDeadError, RequestError
 from lightllm.base.request import SamplingParams, Terms
-from lightllm.base.task import Kind
+from lightllm.base.task import Kind, Task
 from lightllm.processes.supervision.offline import OfflineEngine
 from lightllm.serving import best_of, vectors
 from lightllm.serving.api.messages import Message, prepared, prepared_tools
@@ -133,9 +133,17 @@ class LLM:
         ]
         return self._run([(RequestOutput(prompt), False) for prompt in prompts], sampling_params, priority, use_tqdm)
 
-    def embed(self, prompts: Prompt | Sequence[Prompt], *, use_tqdm: bool = False) -> list[list[float]]:
-        """The embedding of each prompt, from an embedding model. Prompts as `generate` takes them."""
-        return [vector.tolist() for vector in self._vectors(prompts, "embed", use_tqdm)]
+    def embed(
+        self, prompts: Prompt | Sequence[Prompt], *, dimensions: int | None = None, use_tqdm: bool = False
+    ) -> list[list[float]]:
+        """The embedding of each prompt, from an embedding model. Prompts as `generate` takes them.
+
+        dimensions: how many of its first numbers are wanted, of a model that was trained for it.
+        """
+        task = self._task("embed")
+        vectors.check_width(task, dimensions)
+        found = self._vectors(prompts, "embed", use_tqdm)
+        return [vectors.shortened(task, vector, dimensions).tolist() for vector in found]
 
     def reward(self, prompts: Prompt | Sequence[Prompt], *, use_tqdm: bool = False) -> list[float]:
         """What a reward model thinks of each prompt, which is a conversation rendered with its template."""
@@ -168,9 +176,14 @@ class LLM:
         found, each = self._vectors(prompts, service.client.task.kind, use_tqdm), len(pairs[0]) if pairs else 1
         return [vectors.score(found[at : at + each]) for at in range(0, len(found), each)]
 
-    def _vectors(self, prompts: Prompt | Sequence[Prompt], kind: Kind, use_tqdm: bool) -> list[np.ndarray]:
+    def _task(self, kind: Kind) -> Task:
+        """The model's. Raises RequestError if it is for something else."""
         if (task := self._engine.service.client.task).kind != kind:
             raise RequestError(f"the model {task.name}; this takes one of another kind")
+        return task
+
+    def _vectors(self, prompts: Prompt | Sequence[Prompt], kind: Kind, use_tqdm: bool) -> list[np.ndarray]:
+        self._task(kind)
         each = [_parse_prompt(prompt) for prompt in _as_list(prompts)]
         results = self._run([(RequestOutput(text, ids), True) for text, ids in each], vectors.PARAMS, 0, use_tqdm, True)
         return [result.vector for result in results if result.vector is not None]

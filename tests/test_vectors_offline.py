@@ -21,6 +21,7 @@ from transformers import (
 
 from lightllm import LLM, SamplingParams
 from lightllm.base.errors import RequestError
+from tests.base.test_task import write_modules
 from tests.compute.driver import save
 from tests.compute.execution.checkpoint import SIZES
 from tests.compute.models import internlm2
@@ -46,25 +47,31 @@ def ids(text: str) -> torch.Tensor:
     return torch.tensor([byte_level().encode(text).ids])
 
 
-def test_embeddings_are_last_hidden_states_of_length_one(tmp_path):
+POOLED = {"lasttoken": lambda hidden: hidden[-1], "mean": lambda hidden: hidden.mean(0)}
+
+
+@pytest.mark.parametrize(("pooling", "tp"), [("lasttoken", 1), ("mean", 2)])
+def test_embeddings_are_hidden_states_of_length_one(pooling, tp, tmp_path):
     torch.manual_seed(0)
     model = Qwen3Model(Qwen3Config(**QWEN3)).eval()
     save(model, tmp_path)
-    finish(tmp_path, architectures=["Qwen3ForCausalLM"], tie_word_embeddings=False)
-    kinds = ("Transformer", "Pooling", "Normalize")
-    paths = ("", "1_Pooling", "2_Normalize")
-    modules = [{"type": f"sentence_transformers.models.{k}", "path": p} for k, p in zip(kinds, paths, strict=True)]
-    (tmp_path / "modules.json").write_text(json.dumps(modules))
-    (tmp_path / "1_Pooling").mkdir()
-    pooling = {"word_embedding_dimension": 64, "pooling_mode_lasttoken": True, "pooling_mode_mean_tokens": False}
-    (tmp_path / "1_Pooling" / "config.json").write_text(json.dumps(pooling))
-    with torch.inference_mode():
-        expected = [torch.nn.functional.normalize(model(ids(t)).last_hidden_state[0, -1], dim=0).numpy() for t in TEXTS]
-    with LLM(str(tmp_path), **SETTINGS) as llm:
+    finish(tmp_path, architectures=["Qwen3ForCausalLM"], tie_word_embeddings=False, matryoshka_dimensions=[8, 32])
+    write_modules(tmp_path, {"Transformer": {}, "Pooling": {"pooling_mode": pooling}, "Normalize": {}})
+
+    def embedding(text: str, width: int = 64) -> np.ndarray:
+        with torch.inference_mode():
+            pooled = POOLED[pooling](model(ids(text)).last_hidden_state[0])
+        return torch.nn.functional.normalize(pooled[:width], dim=0).numpy()
+
+    expected = [embedding(text) for text in TEXTS]
+    with LLM(str(tmp_path), **SETTINGS, tp=tp) as llm:
         got = llm.embed(TEXTS)
         np.testing.assert_allclose(got, expected, atol=1e-4)
-        np.testing.assert_allclose(llm.embed(TEXTS), got, atol=1e-5)  # from the prefix tree
+        np.testing.assert_allclose(llm.embed(TEXTS), got, atol=1e-5)  # from the prefix tree, where that is allowed
+        np.testing.assert_allclose(llm.embed(TEXTS, dimensions=8), [embedding(text, 8) for text in TEXTS], atol=1e-4)
         np.testing.assert_allclose(llm.score(TEXTS[0], TEXTS[1:]), [expected[0] @ e for e in expected[1:]], atol=1e-4)
+        with pytest.raises(RequestError, match="dimensions=9: embeddings of this model have 8, 32, 64"):
+            llm.embed("a", dimensions=9)
         with pytest.raises(RequestError, match="embedding model: use /v1/embeddings"):
             llm.generate("a", SamplingParams(max_tokens=1))
         with pytest.raises(RequestError, match="embedding model"):
@@ -77,7 +84,7 @@ def test_a_classifier_gives_its_labels_raw_scores(tmp_path):
     save(model, tmp_path)
     with torch.inference_mode():
         expected = [model(ids(text)).logits[0].tolist() for text in TEXTS]
-    with LLM(str(finish(tmp_path)), **SETTINGS) as llm:
+    with LLM(str(finish(tmp_path)), **SETTINGS, tp=2) as llm:
         np.testing.assert_allclose(llm.classify(TEXTS), expected, atol=1e-3)
         with pytest.raises(RequestError, match="3 labels"):
             llm.score("a", "b")

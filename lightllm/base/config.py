@@ -75,6 +75,8 @@ MODES: Mapping[str, KvType | None] = MappingProxyType(
     }
 )
 AskedTask = Literal["auto", "generate", "embed", "rerank"]
+Pooling = Literal["last", "mean", "cls"]
+AskedPooling = Literal["auto", "last", "mean", "cls"]
 Device = Literal["auto", "cpu", "cuda"]
 Admission = Literal["past_future", "conservative", "watermark"]
 Preemption = Literal["cheapest", "latest"]
@@ -117,6 +119,16 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
             "match a query, by the logits of the tokens yes and no"
         ),
     ] = "auto"
+    pooling: A[
+        AskedPooling,
+        about(
+            "What an embedding is of a text's hidden states: the last, their mean, or the first (cls); auto: what the "
+            "checkpoint says, or else the last"
+        ),
+    ] = "auto"
+    is_matryoshka: A[
+        bool, about("Let requests ask for shorter embeddings, also where config.json does not say that they may")
+    ] = False
     load_format: A[LoadFormat, about("dummy: random weights of the right shapes")] = "auto"
     data_type: A[DataType, about("Type of weights and activations; auto: float32 on a CPU, else the checkpoint's")] = (
         "auto"

@@ -1,22 +1,29 @@
 """What a checkpoint is for: to generate text, or to give a vector for each prompt. Read from its JSON files."""
 
+import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from lightllm.base.checkpoint_files import read_json, read_json_list, token_ids, vocab_size
-from lightllm.base.config import EngineConfig
+from lightllm.base.config import EngineConfig, Pooling
 from lightllm.base.errors import ConfigError
 
 Kind = Literal["generate", "embed", "classify", "reward"]
 _BY_ENDING: dict[str, Kind] = {"ForSequenceClassification": "classify", "ForRewardModel": "reward"}
 _NO_AND_YES = ["no", "yes"]
+_EMBEDDING_MODULES = {"Transformer", "Pooling", "Normalize"}
+_POOLINGS: dict[str, Pooling] = {"lasttoken": "last", "mean": "mean", "cls": "cls"}  # sentence-transformers' names
+_OLDER_NAME = re.compile(r"pooling_mode_(\w+?)(_tokens?)?$")
 
 
 @dataclass(frozen=True)
 class Task:
-    """`width`: numbers of a prompt's vector; 0 for a model that generates. normalizes: embeddings have length 1.
+    """`width`: numbers of a prompt's vector; 0 for a model that generates.
 
+    Of embedding models: normalizes: their vectors have length 1; pooling: what of a prompt's hidden states they are;
+    widths: how many of their first numbers may be asked for.
     last_token: what every prompt has to end with, and is given at its end if it does not. answers: of a classifier
     without a head of its own, the token that means yes and, if there is one, the token that means no.
     """
@@ -24,6 +31,8 @@ class Task:
     kind: Kind = "generate"
     width: int = 0
     normalizes: bool = False
+    pooling: Pooling = "last"
+    widths: Sequence[int] = ()
     last_token: int | None = None
     answers: tuple[int, ...] = ()
 
@@ -38,7 +47,12 @@ class Task:
         """What --task says, or else the checkpoint in --model_dir. Raises ConfigError for what is not supported."""
         raw = read_json(config.model_dir, "config.json", required=True)
         modules = _modules(config.model_dir)
-        match config.task if config.task != "auto" else _stated(raw, modules):
+        kind = config.task if config.task != "auto" else _stated(raw, modules)
+        if kind != "embed" and (config.pooling != "auto" or config.is_matryoshka):
+            raise ConfigError(
+                "--pooling and --is_matryoshka are for embedding models; to serve this one as such add --task=embed"
+            )
+        match kind:
             case "embed":
                 return cls._embed(config, raw, modules)
             case "rerank":
@@ -53,10 +67,21 @@ class Task:
 
     @classmethod
     def _embed(cls, config: EngineConfig, raw: dict[str, Any], modules: dict[str, str]) -> "Task":
-        if "Pooling" not in modules:
-            return cls("embed", int(raw["hidden_size"]), normalizes=True)
-        _check_pooling(read_json(Path(config.model_dir) / modules["Pooling"], "config.json", required=True))
-        return cls("embed", int(raw["hidden_size"]), normalizes="Normalize" in modules)
+        if unknown := sorted(modules.keys() - _EMBEDDING_MODULES):
+            raise ConfigError(
+                f"{unknown[0]} in modules.json is not supported; supported: {', '.join(sorted(_EMBEDDING_MODULES))}"
+            )
+        if raw.get("is_causal") is False or raw.get("use_bidirectional_attention"):
+            raise ConfigError(
+                "attention to later tokens (is_causal=false) is not supported; every token sees earlier ones"
+            )
+        return cls(
+            "embed",
+            width := int(raw["hidden_size"]),
+            normalizes="Normalize" in modules or "Pooling" not in modules,
+            pooling=_pooling(config, modules),
+            widths=_widths(config, raw, width),
+        )
 
 
 def base_architecture(name: str) -> str:
@@ -108,9 +133,24 @@ def _num_labels(raw: dict[str, Any]) -> int:
     return int(raw.get("num_labels") or len(raw.get("id2label") or {}) or 2)
 
 
-def _check_pooling(pooling: dict[str, Any]) -> None:
-    modes = [name for name, value in pooling.items() if name.startswith("pooling_mode_") and value is True]
-    if modes != ["pooling_mode_lasttoken"]:
-        raise ConfigError(
-            f"{', '.join(modes) or 'no pooling_mode'} is not supported; supported: pooling_mode_lasttoken"
-        )
+def _pooling(config: EngineConfig, modules: dict[str, str]) -> Pooling:
+    """As --pooling says, or else sentence-transformers' files, or the last."""
+    if config.pooling != "auto" or "Pooling" not in modules:
+        return "last" if config.pooling == "auto" else config.pooling
+    said = read_json(Path(config.model_dir) / modules["Pooling"], "config.json", required=True)
+    older = [match[1] for name, value in said.items() if value is True and (match := _OLDER_NAME.match(name))]
+    match said.get("pooling_mode", older):
+        case str(mode) | [str(mode)] if mode in _POOLINGS:
+            pooling = _POOLINGS[mode]
+        case modes:
+            raise ConfigError(f"pooling_mode={modes} is not supported; supported: {', '.join(_POOLINGS)}")
+    if pooling != "last" and said.get("include_prompt") is False:
+        raise ConfigError("include_prompt=false is not supported: of a text it is not known how much of it is a prompt")
+    return pooling
+
+
+def _widths(config: EngineConfig, raw: dict[str, Any], width: int) -> Sequence[int]:
+    """How many numbers of an embedding may be asked for, as config.json or --is_matryoshka says."""
+    if stated := raw.get("matryoshka_dimensions"):
+        return sorted({*stated, width})
+    return range(1, width + 1) if raw.get("is_matryoshka") or config.is_matryoshka else (width,)

@@ -2,10 +2,32 @@
 
 import numpy as np
 
+from lightllm.base.errors import RequestError
 from lightllm.base.request import SamplingParams
+from lightllm.base.task import Task
 
 # A vector comes with the one token that every request has at least.
 PARAMS = SamplingParams(max_tokens=1, temperature=0, ignore_eos=True)
+TINY = 1e-12
+
+
+def shortened(task: Task, vector: np.ndarray, width: int | None) -> np.ndarray:
+    """The first `width` numbers of an embedding [task.width], as long as embeddings of this model are."""
+    if width in (None, len(vector)):
+        return vector
+    first = vector[:width]
+    return first / max(float(np.linalg.norm(first)), TINY) if task.normalizes else first
+
+
+def check_width(task: Task, width: int | None) -> None:
+    """Raises RequestError for a number of dimensions that this model's embeddings may not be shortened to."""
+    if width is None or width in task.widths:
+        return
+    some = isinstance(task.widths, range) and f"1 to {task.width}"
+    raise RequestError(
+        f"dimensions={width}: embeddings of this model have {some or ', '.join(map(str, task.widths))}",
+        param="dimensions",
+    )
 
 
 def score(vectors: list[np.ndarray]) -> float:

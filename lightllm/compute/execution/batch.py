@@ -16,7 +16,7 @@ from lightllm.compute.execution.transfers import Upload
 class Step:
     """A batch of which n sequences' last tokens are wanted: of those that sample or, if none does, of one other.
 
-    Where tokens of prompts are scored, all hidden states of the batch are wanted.
+    Or all hidden states of the batch are wanted, to score tokens of prompts or to be pooled.
     """
 
     batch: Batch
@@ -25,7 +25,7 @@ class Step:
     length: Tensor  # [n] int64
 
 
-def build(plan: StepPlan, rows: Rows, upload: Upload) -> Step:
+def build(plan: StepPlan, rows: Rows, upload: Upload, *, is_all_wanted: bool = False) -> Step:
     """Changes the slot table as the plan says, and lays out its sequences. Needs a plan with at least one sequence.
 
     All that the device has to know goes there in one copy. Afterwards each slot of this step knows its token.
@@ -54,7 +54,7 @@ def build(plan: StepPlan, rows: Rows, upload: Upload) -> Step:
         query_lengths=plan.counts[decodes:].tolist(),
         context_lengths=lengths[decodes:].tolist(),
         max_length=int(lengths.max()),
-        wanted=None if len(plan.scored) else Wanted(last_token, last_row, last_start, last_length),
+        wanted=None if is_all_wanted else Wanted(last_token, last_row, last_start, last_length),
     )
     return Step(batch, last_token, last_row, length)
 

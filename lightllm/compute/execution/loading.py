@@ -15,7 +15,7 @@ from lightllm.base.errors import ConfigError
 from lightllm.base.task import Task
 from lightllm.compute.execution.materialize import materialize
 from lightllm.compute.layers.decoder import CausalLM
-from lightllm.compute.layers.heads import Answers, Labels, LastHidden
+from lightllm.compute.layers.heads import Answers, Embedding, Labels
 from lightllm.compute.models import registry
 from lightllm.compute.parallel.mesh import Mesh
 from lightllm.compute.quant.method import LinearMethod
@@ -67,7 +67,7 @@ class Blueprint:
         config = registry.load_config(self.raw)[1]
         model = registry.build(config)
         if (head := _head(self.task, model, config.hidden_size)) is not None:
-            model.replace_head(head)
+            model.replace_head(head, pooling=self.task.pooling)
         model.extend(self.longest)
         return model
 
@@ -81,7 +81,7 @@ def _head(task: Task, model: CausalLM, hidden: int) -> nn.Module | None:
     """What makes the vectors that the task wants; None: the model generates."""
     match task.kind:
         case "embed":
-            return LastHidden(normalizes=task.normalizes)
+            return Embedding(normalizes=task.normalizes)
         case "classify" if task.answers:
             return Answers(model.output_weight, model.vocab, hidden, task.answers)
         case "classify":

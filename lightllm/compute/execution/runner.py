@@ -110,9 +110,8 @@ class Runner:
 
         kernels.load(Facts(self._device, self._blueprint.dtype), allow_reference=False)
         longest = self._blueprint.longest
-        captured = not self._config.disable_cudagraph
-        sizes = [1, self._graph_sizes[-1]] if captured else []
-        mixed_sizes = self._mixed_sizes if captured else []
+        sizes = [1, self._graph_sizes[-1]] if self._graph_sizes else []
+        mixed_sizes = self._mixed_sizes
         plans = made_up_steps.every_kind_of_step(
             tokens=self._config.batch_max_tokens,
             rows=self._num_rows,
@@ -136,8 +135,9 @@ class Runner:
 
     @property
     def _graph_sizes(self) -> list[int]:
-        """Sequences of the decode steps that are recorded."""
-        if self._config.disable_cudagraph or self._config.allow_reference_ops:
+        """Sequences of the decode steps that are recorded. Graphs end at the last tokens' hidden states."""
+        has_other_ends = self._blueprint.task.pooling != "last"
+        if self._config.disable_cudagraph or self._config.allow_reference_ops or has_other_ends:
             return []
         return sizes_up_to(min(self._num_rows, self._config.graph_max_batch_size))
 

@@ -13,6 +13,7 @@ from lightllm.compute.execution import batch
 from lightllm.compute.execution.grammar_masks import GrammarMasks
 from lightllm.compute.execution.graphs import Graphs, Recorder, Sampling
 from lightllm.compute.execution.mixed_graphs import MixedGraphs
+from lightllm.compute.execution.pooling import Pooled
 from lightllm.compute.execution.rows import Rows
 from lightllm.compute.execution.transfers import Upload
 from lightllm.compute.layers.decoder import CausalLM
@@ -65,6 +66,9 @@ class Stepper:
             upload=upload,
             history=(self._rows.slot_table, self._rows.token_of_slot),
         )
+        self._pooled = None
+        if model.pooling != "last":
+            self._pooled = Pooled(model.pooling, rows=rows, hidden=model.model.embed_tokens.hidden, device=device)
         self.masks: GrammarMasks | None = None  # where there is none, no row has a grammar
         self._graphs: Graphs | None = None
         self._mixed_graphs: MixedGraphs | None = None
@@ -98,7 +102,7 @@ class Stepper:
                 self.masks.begin(plan.begins)
         which = np.flatnonzero(plan.samples)
         if self._model.score is not None:
-            sampling = self._replay(plan) or self._compute(plan)
+            sampling = self._pool_hidden(plan) or self._replay(plan) or self._compute(plan)
             if not len(which):
                 return Outcome(which)
             return Outcome(which, torch.zeros_like(sampling.row), vectors=self._model.vectors(sampling.hidden))
@@ -122,9 +126,17 @@ class Stepper:
         step = batch.build(plan, self._rows, self._upload)
         return Sampling(self._model(step.batch), step.row, step.length)
 
+    def _pool_hidden(self, plan: StepPlan) -> Sampling | None:
+        """A step of a model whose vectors are made of more than the last tokens, as if these were all."""
+        if self._pooled is None:
+            return None
+        step = batch.build(plan, self._rows, self._upload, is_all_wanted=True)
+        self._pooled.add(self._model(step.batch), step.batch)
+        return Sampling(self._pooled.of(step.row, step.length), step.row, step.length)
+
     def _compute_and_score(self, plan: StepPlan) -> tuple[Sampling, Scores | None]:
         """A step in which the plan's successors are scored; the scores are rank 0's."""
-        step = batch.build(plan, self._rows, self._upload)
+        step = batch.build(plan, self._rows, self._upload, is_all_wanted=True)
         hidden = self._model(step.batch)
         places, successors = self._upload(plan.scored), self._upload(plan.successors)
         parts = [

@@ -6,6 +6,7 @@ from typing import Protocol
 
 from torch import Tensor, nn
 
+from lightllm.base.config import Pooling
 from lightllm.compute.attention.batch import Batch
 from lightllm.compute.layers.heads import Reward
 from lightllm.compute.layers.norm import RMSNorm
@@ -96,16 +97,17 @@ class CausalLM(nn.Module):
         lm_head = self.model.embed_tokens if tied else OutputHead(config.vocab_size, config.hidden_size)
         self.lm_head: Vocabulary | OutputHead | None = lm_head
         self.score: nn.Module | None = None  # named as in checkpoints
+        self.pooling: Pooling = "last"
         output_head = self.stored_path("lm_head")
         self.output_weight = f"{self.stored_path('model.embed_tokens') if tied else output_head}.weight"
         self._output_head = rf"^{output_head}\.weight$"
         patterns = filter(None, [unused, self._output_head if tied else None])
         self.unused = re.compile("|".join(patterns) or "(?!)")
 
-    def replace_head(self, head: nn.Module) -> None:
-        """From now on `head` makes vectors of hidden states; before materializing. The checkpoint may still have the
-        output head that made logits of them."""
-        self.lm_head, self.score = None, head
+    def replace_head(self, head: nn.Module, *, pooling: Pooling = "last") -> None:
+        """From now on `head` makes vectors of what hidden states are pooled to; before materializing. The checkpoint
+        may still have the output head that made logits of them."""
+        self.lm_head, self.score, self.pooling = None, head, pooling
         self.unused = re.compile(f"{self.unused.pattern}|{self._output_head}")
 
     def stored_path(self, path: str) -> str:

@@ -1,4 +1,4 @@
-"""What a model gives instead of logits: a vector for each sequence, made from its last token's hidden state."""
+"""What a model gives instead of logits: a vector for each sequence, made of its last token's hidden state or of all."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -12,8 +12,8 @@ from lightllm.compute.quant.none import Unquantized
 from lightllm.compute.weights.weight import Declared, Part, Weight
 
 
-class LastHidden(nn.Module):
-    """The hidden state itself, of length 1 if `normalizes`."""
+class Embedding(nn.Module):
+    """The hidden state itself, or what they were pooled to, of length 1 if `normalizes`."""
 
     def __init__(self, *, normalizes: bool):
         super().__init__()

@@ -8,6 +8,7 @@ import msgspec
 from lightllm.base import checkpoint_files, log
 from lightllm.base.config import ServerConfig
 from lightllm.base.errors import ConfigError
+from lightllm.base.task import Task
 from lightllm.serving.parsing.choice import choose
 
 _FILES = ["*.json", "*.jinja", "*.model", "*.safetensors", "*.txt"]
@@ -28,6 +29,9 @@ def resolve(config: ServerConfig) -> ServerConfig:
         max_req_total_len=_length(config, checkpoint),
     )
     choose(config)
+    # A vector made of all hidden states needs them all computed for it.
+    if Task.of(config).pooling != "last":
+        config = msgspec.structs.replace(config, disable_dynamic_prompt_cache=True)
     return config
 
 

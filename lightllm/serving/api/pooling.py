@@ -31,7 +31,8 @@ class PoolingBody(msgspec.Struct, kw_only=True, forbid_unknown_fields=True, froz
 
 
 class EmbeddingBody(PoolingBody, kw_only=True, forbid_unknown_fields=True, frozen=True):
-    """Text or token ids to embed, or a list of either. dimensions: those that the model has, and no others."""
+    """Text or token ids to embed, or a list of either. dimensions: how many of an embedding's first numbers are wanted,
+    of a model that was trained for it."""
 
     input: str | list[Int | str | list[Int]]
     encoding_format: Literal["float", "base64"] = "float"
@@ -167,15 +168,15 @@ def _answer(content: msgspec.Struct) -> Response:
 
 async def _embeddings(service: Service, request: Request, body: EmbeddingBody) -> Embeddings:
     _need(service, "embed")
-    width = service.client.task.width
-    if body.dimensions not in (None, width):
-        raise RequestError(f"dimensions={body.dimensions}: this model's embeddings have {width}", param="dimensions")
+    task, width = service.client.task, body.dimensions
+    vectors.check_width(task, width)
     prompts = [
         text if isinstance(text, list) else await service.encode(text, add_special_tokens=True)
         for text in openai.several(body.input, param="input")
     ]
     found, usage = await _vectors(service, request, body, prompts)
-    data = [Embedding(index=at, embedding=_written(one, body.encoding_format)) for at, one in enumerate(found)]
+    wanted = (vectors.shortened(task, one, width) for one in found)
+    data = [Embedding(index=at, embedding=_written(one, body.encoding_format)) for at, one in enumerate(wanted)]
     return Embeddings(data=data, model=service.model_name, usage=usage)
 
 

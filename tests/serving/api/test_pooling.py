@@ -82,6 +82,21 @@ def test_embeddings_may_come_as_base64(embedder):
     assert np.frombuffer(base64.b64decode(answer["data"][0]["embedding"]), "<f4").tolist() == [count(SHORT), 1]
 
 
+def test_embeddings_may_be_shortened_where_the_model_was_trained_for_it(tmp_path):
+    live = serve(
+        tmp_path, lambda prompt: [3.0, 4.0, len(prompt)], hidden_size=3, modules=["Pooling"], is_matryoshka=True
+    )
+    try:
+        for asked, expected in (({}, [3, 4, count(SHORT)]), ({"dimensions": 2}, [3, 4]), ({"dimensions": 1}, [3])):
+            assert post(live, "/v1/embeddings", {"input": SHORT} | asked)["data"][0]["embedding"] == expected
+        for wrong in (0, 4):
+            assert f"dimensions={wrong}: embeddings of this model have 1 to 3" in refused(
+                live, "/v1/embeddings", {"input": SHORT, "dimensions": wrong}
+            )
+    finally:
+        live.close()
+
+
 def test_an_embedding_model_scores_by_cosine(embedder):
     answer = post(embedder, "/v1/score", {"text_1": SHORT, "text_2": [SHORT, LONG]})
     short, long = np.array([count(SHORT), 1]), np.array([count(LONG), 1])
