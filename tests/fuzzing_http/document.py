@@ -1,5 +1,6 @@
 """What the server's OpenAPI document says: its routes, and values that it would take."""
 
+import json
 import random
 from dataclasses import dataclass
 from typing import Any
@@ -7,6 +8,8 @@ from typing import Any
 from jsonschema_rs import Draft202012Validator
 
 Schema = dict[str, Any]
+FUNCTION = {"name": "f", "parameters": {"type": "object"}}
+SCHEMA = {"type": "object", "properties": {"a": {"type": "integer"}}, "required": ["a"]}
 # Fields whose schema says less than what they mean; all others are drawn from their schema.
 SENSIBLE: dict[str, list[Any]] = {
     "prompt": ["hello", [1, 2, 3], ["a", "b"]],
@@ -16,7 +19,36 @@ SENSIBLE: dict[str, list[Any]] = {
         [{"role": "user", "content": "hello"}],
         [{"role": "system", "content": "be brief"}, {"role": "user", "content": [{"type": "text", "text": "hello"}]}],
     ],
-    "tools": [[{"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}}]],
+    "tools": [
+        [{"type": "function", "function": FUNCTION}],
+        [{"type": "function", **FUNCTION}],
+        [{"name": "f", "input_schema": {"type": "object"}}],
+    ],
+    "tool_choice": [
+        *("auto", "none", "required"),
+        {"type": "function", "function": {"name": "f"}},
+        {"type": "function", "name": "f"},
+        {"type": "any"},
+    ],
+    "functions": [[FUNCTION]],
+    "function_call": ["auto", {"name": "f"}],
+    "response_format": [
+        {"type": "json_object"},
+        {"type": "json_schema", "json_schema": {"name": "a", "schema": SCHEMA, "strict": True}},
+        {"type": "structural_tag", "structures": [{"begin": "<a>", "end": "</a>"}], "triggers": ["<a"]},
+    ],
+    "structured_outputs": [{"json": SCHEMA}, {"regex": "[a-c]+"}, {"choice": ["a", "b"]}, {"grammar": 'start: "a"'}],
+    "guided_json": [SCHEMA, json.dumps(SCHEMA)],
+    "guided_regex": ["[a-c]+", "(", "(a+)+$"],
+    "guided_choice": [["a", "b"]],
+    "guided_grammar": ['start: "a"', 'root ::= "a" root?', "root ::= root"],
+    "regular_constraint": ["[a-c]+"],
+    "grammar": [{"type": "regex", "value": "[a-c]+"}, {"type": "json", "value": SCHEMA}],
+    "format": [{"type": "json_schema", "name": "a", "schema": SCHEMA}, {"type": "json_object"}],
+    "chat_template_kwargs": [{"shout": True}],
+    "chat": ["hello", [1, 2, 3]],
+    "best_of": [1, 2],
+    "num_beams": [1, 3],
     "max_tokens": [1, 3],
     "max_completion_tokens": [2],
     "max_output_tokens": [2],

@@ -72,12 +72,18 @@ def test_who_may_use_what_is_said(document, server):
 HELLO = [{"role": "user", "content": "hello"}]
 TOOL = {"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}}
 ALL = {"stream_options": {"include_usage": True, "continuous_usage_stats": True}, "n": 2, "service_tier": "auto"}
+MESSAGE = {"model": MODEL, "messages": HELLO, "max_tokens": 200}
 STREAMS = [
     ("/v1/chat/completions", {"messages": HELLO, "logprobs": True, "top_logprobs": 2, "return_token_ids": True} | ALL),
     ("/v1/chat/completions", {"messages": HELLO, "tools": [TOOL]} | ALL),
     ("/v1/completions", {"prompt": "hello", "logprobs": 2, "return_token_ids": True} | ALL),
     ("/v1/completions", {"prompt": "hello", "logprobs": 1, "echo": True} | ALL),
+    ("/v1/chat/completions", {"messages": HELLO, "functions": [TOOL["function"]]} | ALL),
     ("/", {"inputs": "hello", "parameters": {"max_new_tokens": 3}}),
+    ("/v1/messages", MESSAGE | {"tools": [{"name": "f", "input_schema": {"type": "object"}}]}),
+    ("/v1/messages", MESSAGE | {"max_tokens": 2}),
+    ("/v1/responses", {"input": "hello", "include": ["message.output_text.logprobs"], "top_logprobs": 2}),
+    ("/v1/responses", {"input": "hello", "tools": [{"type": "function"} | TOOL["function"]], "max_output_tokens": 40}),
 ]
 
 

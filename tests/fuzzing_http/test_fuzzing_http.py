@@ -21,14 +21,44 @@ LONGEST = 64  # tokens of prompt and output
 MOST_GROWTH = 48 << 20  # bytes of this process, server included, from one half of a campaign to the next
 
 
+# Which routes a server is for; None: all of them, of a model that generates.
+PATHS = {
+    "openai": None,
+    "tgi": ("/generate", "/generate_stream", "/", "/info"),
+    "embeddings": ("/v1/embeddings", "/v1/score", "/v1/rerank"),
+    "scores": ("/get_score", "/v1/score", "/v1/rerank"),
+}
+
+
 @pytest.fixture(scope="module")
-def server(tmp_path_factory) -> Iterator[LiveApi]:
-    checkpoint = checkpoint_for_tests.write(tmp_path_factory.mktemp("checkpoint"))
-    api = LiveApi(
-        checkpoint, answer, engine={"max_length": LONGEST}, max_req_total_len=LONGEST, max_request_bytes=1 << 20
-    )
-    yield api
-    api.close()
+def servers(tmp_path_factory) -> Iterator[dict[str, LiveApi]]:
+    """A server of each kind of PATHS."""
+
+    def start(vector_of=None, *, use_tgi_api=False, **checkpoint) -> LiveApi:
+        return LiveApi(
+            checkpoint_for_tests.write(tmp_path_factory.mktemp("checkpoint"), **checkpoint),
+            answer,
+            engine={"max_length": LONGEST, "vector_of": vector_of},
+            max_req_total_len=LONGEST,
+            max_request_bytes=1 << 20,
+            use_tgi_api=use_tgi_api,
+        )
+
+    classifier = {"architectures": ["Qwen3ForSequenceClassification"], "id2label": {"0": "LABEL_0"}}
+    started = {
+        "openai": start(),
+        "tgi": start(use_tgi_api=True),
+        "embeddings": start(lambda prompt: [len(prompt), 1.0], embeds=True, hidden_size=2),
+        "scores": start(lambda prompt: [len(prompt) / 8], **classifier),
+    }
+    yield started
+    for api in started.values():
+        api.close()
+
+
+@pytest.fixture(scope="module")
+def server(servers) -> LiveApi:
+    return servers["openai"]
 
 
 @contextmanager
@@ -54,19 +84,21 @@ def _resident_bytes() -> int:
     return int(Path("/proc/self/statm").read_text().split()[1]) * 4096
 
 
-@pytest.mark.parametrize("seed", [1])
-def test_hostile_requests_are_refused_and_leave_nothing(server, seed):
-    _check(server, seed, values_each=1, at_random=4750)
+@pytest.mark.parametrize("kind", PATHS)
+def test_hostile_requests_are_refused_and_leave_nothing(servers, kind):
+    _check(servers, kind, seed=1, values_each=1, at_random=4000 if kind == "openai" else 250)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", range(10, 14))
-def test_very_many_hostile_requests_are_refused_and_leave_nothing(server, seed):
-    _check(server, seed, values_each=12, at_random=24_000)
+@pytest.mark.parametrize("kind", PATHS)
+def test_very_many_hostile_requests_are_refused_and_leave_nothing(servers, kind, seed):
+    _check(servers, kind, seed=seed, values_each=12, at_random=17_000 if kind == "openai" else 2_000)
 
 
-def _check(server: LiveApi, seed: int, *, values_each: int, at_random: int) -> None:
-    with nothing_left(server), Campaign(server.url, seed, model=MODEL) as campaign:
+def _check(servers: dict[str, LiveApi], kind: str, *, seed: int, values_each: int, at_random: int) -> None:
+    server = servers[kind]
+    with nothing_left(server), Campaign(server.url, seed, model=MODEL, paths=PATHS[kind]) as campaign:
         campaign.every_field(values_each)
         campaign.at_random(at_random // 2)
         before = _resident_bytes()

@@ -26,16 +26,28 @@ TEMPLATE = """\
 {%- endif %}"""
 
 
-def write(folder: Path, *, template: str | None = TEMPLATE, generation: dict[str, Any] | None = None) -> Path:
-    """A checkpoint of the tokenizer `byte_level`, eos `<|end|>`."""
+def write(
+    folder: Path,
+    *,
+    template: str | None = TEMPLATE,
+    generation: dict[str, Any] | None = None,
+    embeds: bool = False,
+    **config: Any,
+) -> Path:
+    """A checkpoint of the tokenizer `byte_level`, eos `<|end|>`; `config` goes into its config.json."""
     tokenizer = byte_level()
     tokenizer.save(str(folder / "tokenizer.json"))
     end = tokenizer.token_to_id(END)
-    files: dict[str, dict[str, Any]] = {
-        "config.json": {"vocab_size": tokenizer.get_vocab_size(), "max_position_embeddings": 4096, "eos_token_id": end},
+    files: dict[str, Any] = {
+        "config.json": {"vocab_size": tokenizer.get_vocab_size(), "max_position_embeddings": 4096, "eos_token_id": end}
+        | config,
         "generation_config.json": generation or {},
         "tokenizer_config.json": {"eos_token": END} | ({} if template is None else {"chat_template": template}),
     }
+    if embeds:
+        files["modules.json"] = [{"type": "sentence_transformers.models.Pooling", "path": "pool"}]
+        files["pool/config.json"] = {"pooling_mode_lasttoken": True}
+        (folder / "pool").mkdir()
     for name, content in files.items():
         (folder / name).write_text(json.dumps(content))
     return folder

@@ -35,6 +35,7 @@ class MessageDelta(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     role: Literal["assistant"] | UnsetType = UNSET
     content: str | UnsetType = UNSET
     tool_calls: list[ToolCallDelta] | UnsetType = UNSET
+    function_call: FunctionDelta | UnsetType = UNSET  # for those who asked with `functions`
     reasoning_content: str | UnsetType = UNSET
     reasoning: str | UnsetType = UNSET
 

@@ -1,7 +1,8 @@
 """The OpenAPI document: routes come from FastAPI, bodies and answers from msgspec structs."""
 
 import re
-from typing import Any
+from types import GenericAlias, UnionType
+from typing import Any, get_args
 
 import msgspec
 from fastapi import FastAPI
@@ -10,6 +11,7 @@ from fastapi.routing import APIRoute
 from lightllm.serving.api.errors import ErrorEnvelope
 from lightllm.serving.api.guard import OPEN_PATHS
 
+Described = type[msgspec.Struct] | UnionType | GenericAlias  # a struct, a union of structs, a list of structs
 _TEMPLATE = "#/components/schemas/{name}"
 _structs: dict[str, type[msgspec.Struct]] = {}  # all that routes mention, filled as they are declared
 _KEY_MISSING = {401: "An API key is missing or wrong, on a server that has any"}
@@ -21,7 +23,10 @@ _BODY_STATUSES = {
     503: "Not serving, or out of time",
 }
 _OTHERS = {"default": "Any other error"}
-_EVENTS = {"description": "Server-sent events, the data of each being JSON; `[DONE]` ends those of OpenAI's routes"}
+_EVENTS = {
+    "description": "Server-sent events, the data of each being JSON. `[DONE]` ends those of completions. A stream that "
+    "cannot go on ends with an event of the error"
+}
 _SECURITY_SCHEMES = {
     "bearer": {"type": "http", "scheme": "bearer"},
     "x-api-key": {"type": "apiKey", "in": "header", "name": "x-api-key"},
@@ -30,23 +35,23 @@ _SECURITY_SCHEMES = {
 
 def described(
     body: type[msgspec.Struct] | None,
-    answer: type[msgspec.Struct] | str | None,
+    answer: Described | str | None,
     *,
-    streams: bool | type[msgspec.Struct] = False,
+    streams: Described | None = None,
     error: type[msgspec.Struct] = ErrorEnvelope,
 ) -> dict[str, Any]:
-    """Arguments of a route that document what it takes and gives: a struct as JSON, or a text of a media type.
+    """Arguments of a route that document what it takes and gives: JSON, or a text of a media type.
 
     No answer: it only streams.
-    `streams`: it may stream; a struct says what the data of each event hold.
+    `streams`: what the data of each event hold, of a route that may stream.
     """
     content: dict[str, Any] = {}
     if isinstance(answer, str):
         content[answer] = {"schema": {"type": "string"}}
     elif answer is not None:
         content["application/json"] = _content(answer)
-    if streams:
-        content["text/event-stream"] = {"schema": _EVENTS if streams is True else _event(streams)}
+    if streams is not None:
+        content["text/event-stream"] = {"schema": _event(streams)}
     responses: dict[int | str, Any] = {200: {"description": "The answer", "content": content}}
     extra: dict[str, Any] = {}
     if body is not None:
@@ -57,13 +62,21 @@ def described(
     return {"responses": responses, "openapi_extra": extra}
 
 
-def _content(struct: type[msgspec.Struct]) -> dict[str, Any]:
-    _structs[struct.__name__] = struct
-    return {"schema": {"$ref": _TEMPLATE.format(name=struct.__name__)}}
+def _content(described: Described) -> dict[str, Any]:
+    return {"schema": _schema(described)}
 
 
-def _event(data: type[msgspec.Struct]) -> dict[str, Any]:
-    inner = {"type": "string", "contentMediaType": "application/json", "contentSchema": _content(data)["schema"]}
+def _schema(described: Described) -> dict[str, Any]:
+    if isinstance(described, UnionType):
+        return {"anyOf": [_schema(one) for one in get_args(described)]}
+    if isinstance(described, GenericAlias):
+        return {"type": "array", "items": _schema(*get_args(described))}
+    _structs[described.__name__] = described
+    return {"$ref": _TEMPLATE.format(name=described.__name__)}
+
+
+def _event(data: Described) -> dict[str, Any]:
+    inner = {"type": "string", "contentMediaType": "application/json", "contentSchema": _schema(data)}
     return _EVENTS | {"type": "object", "properties": {"data": inner}, "required": ["data"]}
 
 

@@ -9,6 +9,7 @@ from lightllm.serving.api import openai_chat
 from lightllm.serving.api.anthropic.answers import MessageAnswer, MessageStream, TokensCounted, whole
 from lightllm.serving.api.anthropic.body import COUNT_NEUTRAL, NEUTRAL, CountTokensBody, MessagesBody
 from lightllm.serving.api.anthropic.conversation import chat_of
+from lightllm.serving.api.anthropic.events import MessageEvent
 from lightllm.serving.api.anthropic.wording import DIALECT, AnthropicError
 from lightllm.serving.api.documents import described
 from lightllm.serving.api.errors import Dialect
@@ -27,7 +28,7 @@ _count_decoder = msgspec.json.Decoder(CountTokensBody)
 def router(service: Service) -> APIRouter:
     routes = APIRouter()
 
-    @routes.post(_MESSAGES, **described(MessagesBody, MessageAnswer, streams=True, error=AnthropicError))
+    @routes.post(_MESSAGES, **described(MessagesBody, MessageAnswer, streams=MessageEvent, error=AnthropicError))
     async def messages(request: Request) -> Response:
         """Continues a conversation. With stream=true: events of the Messages API."""
         _check_version(request)

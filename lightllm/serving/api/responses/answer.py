@@ -17,15 +17,13 @@ from lightllm.serving.parsing.events import CallArguments, CallBegin, Content, E
 from lightllm.serving.records import Request, Update
 
 
-class OutputText(msgspec.Struct, kw_only=True):
-    type: Literal["output_text"] = "output_text"
+class OutputText(msgspec.Struct, kw_only=True, tag_field="type", tag="output_text"):
     text: str = ""
     annotations: list[Any] = []
     logprobs: list[TokenLogprob] = []
 
 
-class ReasoningText(msgspec.Struct, kw_only=True):
-    type: Literal["reasoning_text"] = "reasoning_text"
+class ReasoningText(msgspec.Struct, kw_only=True, tag_field="type", tag="reasoning_text"):
     text: str = ""
 
 

@@ -15,6 +15,7 @@ from lightllm.serving.api.responses import items, stored
 from lightllm.serving.api.responses.answer import Answer, ResponseObject, new_response
 from lightllm.serving.api.responses.body import NEUTRAL, ResponsesBody, check
 from lightllm.serving.api.responses.conversation import chat_of
+from lightllm.serving.api.responses.events import ResponseEvent
 from lightllm.serving.api.responses.writing import ResponseForm, Writing
 from lightllm.serving.api.service import Service
 
@@ -25,7 +26,7 @@ def router(service: Service) -> APIRouter:
     routes = APIRouter()
     background: set[asyncio.Task[None]] = set()
 
-    @routes.post("/v1/responses", **described(ResponsesBody, ResponseObject, streams=True))
+    @routes.post("/v1/responses", **described(ResponsesBody, ResponseObject, streams=ResponseEvent))
     async def create(request: Request) -> Response:
         """Answers a conversation. With stream=true: events of the Responses API."""
         body = bodies.decode(await bodies.read(request, service.config.max_request_bytes), _decoder)

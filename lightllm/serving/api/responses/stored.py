@@ -9,6 +9,7 @@ from lightllm.base.errors import RequestError
 from lightllm.serving.api.documents import described
 from lightllm.serving.api.openai import json
 from lightllm.serving.api.responses.answer import ResponseObject
+from lightllm.serving.api.responses.events import ResponseEvent
 from lightllm.serving.api.responses.items import Item
 from lightllm.serving.api.responses.writing import FollowedStream
 from lightllm.serving.api.service import Service
@@ -39,7 +40,10 @@ def add(routes: APIRouter, service: Service) -> None:
     """The routes of one stored response."""
 
     @routes.get(
-        _ID, **_with_query(described(None, ResponseObject, streams=True), stream="boolean", starting_after="integer")
+        _ID,
+        **_with_query(
+            described(None, ResponseObject, streams=ResponseEvent), stream="boolean", starting_after="integer"
+        ),
     )
     async def retrieve(request: Request, id: str) -> Response:
         """A stored response. With stream=true: its events, those that are still to come too, after `starting_after`."""

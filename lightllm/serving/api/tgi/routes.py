@@ -104,7 +104,7 @@ def router(service: Service) -> APIRouter:
         """Continues a prompt; an event per token."""
         return await _stream(service, await body_of(request, _decoder), request)
 
-    @routes.post("/", **described(TgiEitherBody, None, streams=True, error=TgiError))
+    @routes.post("/", **described(TgiEitherBody, list[TgiGenerated], streams=TgiEvent, error=TgiError))
     async def either(request: Request) -> Response:
         """With stream=true /generate_stream, else /generate, its answer in a list."""
         body = await body_of(request, _either_decoder)
