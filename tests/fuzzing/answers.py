@@ -15,6 +15,11 @@ def score(context: int) -> float:
     return -float(context % (1 << 20))
 
 
+def part(context: int) -> int:
+    """What the last of the tokens that have this hash adds to the pooled vector of a prompt."""
+    return context % (1 << 10)
+
+
 class Answer:
     """A request's tokens, prompt first, and for each the hash of all tokens up to it: what its slot has to hold.
 
@@ -38,6 +43,12 @@ class Answer:
             count = len(self.tokens) - self.prompt_length
             self.is_stopped = self.tokens[-1] in self.stops and count > min_tokens
         self.output = self.tokens[self.prompt_length :]
+
+    @property
+    def vector(self) -> tuple[float, float]:
+        """Of a model that gives these: what the prompt's last token is, and what all of them add up to."""
+        prompt = self.hashes[: self.prompt_length]
+        return score(prompt[-1]), float(sum(map(part, prompt)))
 
     def reach(self, length: int) -> None:
         """Makes sure that there are at least `length` tokens."""

@@ -14,6 +14,7 @@ from lightllm.serving.scheduling.plan import PlanDraft
 from lightllm.serving.scheduling.policies.conservative import Conservative
 from lightllm.serving.scheduling.pool import Pool
 from lightllm.serving.scheduling.prefix_tree import ROOT, PrefixTree
+from lightllm.serving.scheduling.prompt_scores import PromptScores
 from lightllm.serving.scheduling.rows import Rows
 from lightllm.serving.scheduling.running import Running
 from lightllm.serving.scheduling.scheduler import Scheduler
@@ -236,6 +237,20 @@ def a_stopped_request_ends_once_more():
 @_mistake
 def pages_of_the_output_are_kept():
     return mock.patch.object(OutputWriter, "close")
+
+
+@_mistake
+def a_vector_is_not_written_down():
+    return mock.patch.object(PromptScores, "put", return_value=True)
+
+
+@_mistake
+def a_prompt_is_found_though_all_of_it_must_run():
+    def begin(self: Pool, pool_tokens: int, *, sharing: bool) -> None:
+        begin_pool(self, pool_tokens, sharing=True)
+
+    begin_pool = Pool.__init__
+    return mock.patch.object(Pool, "__init__", begin)
 
 
 @_mistake

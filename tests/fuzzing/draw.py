@@ -99,6 +99,7 @@ class _Drawing:
             ttft_target_s=draw.choice([None, 0.03]),
             bans_stops=draw.random() < 0.5,
             has_small_constants=draw.random() < 0.5,
+            gives_vectors=draw.random() < 0.1,
             is_awaited=draw.random() < 0.5,
             config=config,
         )

@@ -25,6 +25,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, repr_omit_defaults=Tru
     ttft_target_s: float | None = None
     bans_stops: bool = True  # the worker samples no stop token before min_tokens
     has_small_constants: bool = False  # what is built in for large servers is reached by small ones
+    gives_vectors: bool = False  # the model does not generate: whatever is asked for, an answer is a vector
     is_awaited: bool = True  # at the end of the episode clients wait for their answers; False: they leave
     config: dict[str, object] = {}  # of EngineConfig
 

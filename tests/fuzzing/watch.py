@@ -221,6 +221,11 @@ class Watch:
         assert output[:, 0].tolist() == answer.output[: asked.num_output], "a request gets what it gets alone"
         if asked.num_logprobs >= 0:
             _check_logprobs(output, asked.num_logprobs)
+        if self._settings.gives_vectors and finish is FinishReason.LENGTH:
+            # Where a prompt may be found in the cache, what all its tokens add up to is not known.
+            expected = answer.vector[: 2 if self._config.disable_dynamic_prompt_cache else 1]
+            vector = tuple(self._table.vector(index).tolist())
+            assert vector[: len(expected)] == expected, "a vector is that of its prompt"
         if asked.scores_prompt and asked.num_output:
             scores = self._table.scores(index)
             prompt = answer.tokens[1 : answer.prompt_length]

@@ -4,7 +4,7 @@ import numpy as np
 
 from lightllm.base.step import LAST_SAMPLED, StepPlan, StepResult
 from lightllm.serving.scheduling.prefix_tree import PrefixTree
-from tests.fuzzing.answers import Answer, following, score
+from tests.fuzzing.answers import Answer, following, part, score
 from tests.serving.scheduling.device import logprobs
 
 _NOTHING = -1
@@ -16,13 +16,14 @@ class Worker:
     Requests are told apart by their seeds: `answers` knows the answer of each.
     """
 
-    def __init__(self, answers: dict[int, Answer], *, pool_tokens: int, rows: int):
-        self._answers = answers
+    def __init__(self, answers: dict[int, Answer], *, pool_tokens: int, rows: int, gives_vectors: bool = False):
+        self._answers, self._gives_vectors = answers, gives_vectors
         self._held = [_NOTHING] * pool_tokens  # hash of the tokens up to the one whose keys and values a slot holds
         self._lines: list[list[int]] = [[] for _ in range(rows)]  # the slot table
         self._of_row: list[Answer | None] = [None] * rows
         self._last: list[tuple[int, int]] = [(_NOTHING, _NOTHING)] * rows  # position and token of what it sampled last
         self._num_logprobs = [-1] * rows
+        self._pooled = [0] * rows  # what the tokens add up to that ran since the one at position 0
         self._sampled_after: dict[Answer, int] = {}  # how many tokens, for the last token of each
         self.num_steps = 0
 
@@ -96,6 +97,8 @@ class Worker:
             for position in range(start, start + count):
                 self._held[line[position]] = answer.hashes[position]
                 written.append(line[position])
+            before = self._pooled[row] if start else 0
+            self._pooled[row] = before + sum(map(part, answer.hashes[start : start + count]))
             at += count
         assert at == len(tokens), "every token is some row's"
         assert len(set(written)) == len(written), "two tokens of a step never share a slot"
@@ -127,8 +130,16 @@ class Worker:
             if count >= 0:
                 chosen[i], top[i], top_logprobs[i] = logprobs(sampled[i], most)
         result = StepResult(plan.step, np.array(sampled, dtype=np.int32), chosen, top, top_logprobs, 0.0, True)
+        if self._gives_vectors and max(sampled) >= 0:
+            result.vectors = self._vectors(plan)
         self._score(plan, result)
         return result
+
+    def _vectors(self, plan: StepPlan) -> np.ndarray:
+        """[S, 2]: what stands for the last token, and for all that ran."""
+        ends = [self._lines[row][end - 1] for row, end in zip(plan.rows, plan.starts + plan.counts, strict=True)]
+        pooled = [self._pooled[row] for row in plan.rows]
+        return np.array([[score(self._held[slot]) for slot in ends], pooled], dtype=np.float32).T
 
     def _score(self, plan: StepPlan, result: StepResult) -> None:
         ends = np.cumsum(plan.counts)

@@ -9,6 +9,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 
+import msgspec
+
 from lightllm.base.config import EngineConfig
 from lightllm.base.errors import RequestError
 from lightllm.base.messages import AnyMessage, Message, Reference, Requests
@@ -17,6 +19,8 @@ from lightllm.base.request import SamplingParams, Terms
 from lightllm.base.request_table import RequestTable, TableShape
 from lightllm.base.status import State, Status
 from lightllm.base.step import StepResult
+from lightllm.base.task import Task
+from lightllm.serving import vectors
 from lightllm.serving.client import EngineClient
 from lightllm.serving.scheduling import (
     intake,
@@ -159,23 +163,25 @@ class World:
             prompt_logprobs=event.prompt_logprobs,
             seed=_SEEDS_OF_ASK * event.name + event.variant,
         )
+        if gives_vectors := self.settings.gives_vectors:
+            params = msgspec.structs.replace(vectors.PARAMS, seed=params.seed)
         terms = Terms(priority=event.priority, tenant=event.tenant, salt=event.tenant % 2, timeout_s=event.timeout_s)
         try:
-            requests = self._clients[event.client].submit(prompt, params, terms=terms)
+            requests = self._clients[event.client].submit(prompt, params, terms=terms, wants_vector=gives_vectors)
         except RequestError:
             return
         max_tokens = int(self.table.records["max_tokens"][requests[0].index])
         for request in requests:
             seed = _SEEDS_OF_ASK * event.name + event.variant + request.sample
             self._answers[seed] = Answer(
-                prompt, max_tokens=max_tokens, min_tokens=event.min_tokens, stops=event.stops,
+                prompt, max_tokens=max_tokens, min_tokens=params.min_tokens, stops=params.stop_token_ids,
                 variant=seed % _VARIANTS, vocabulary=self.settings.vocabulary, bans_stops=self.settings.bans_stops,
             )  # fmt: skip
             asked = Asked(
                 event.client, self._clients[event.client], request, self._answers[seed],
-                num_logprobs=-1 if event.logprobs is None else event.logprobs, scores_prompt=request.wants_prompt,
+                num_logprobs=params.num_logprobs, scores_prompt=request.wants_prompt,
             )  # fmt: skip
-            self.watch.is_asked(asked, states_maximum=event.max_tokens is not None)
+            self.watch.is_asked(asked, states_maximum=params.max_tokens is not None)
             self._asks.setdefault(event.name, []).append(asked)
 
     def _release(self, event: Release) -> None:
@@ -197,6 +203,7 @@ class World:
             self.table, client, scheduler=self._boxes[client], detokenizer=Box(), status=self.status,
             metrics=self._client_metrics[client], config=self.config, eos_ids=[],
             default_max_tokens=self.settings.default_max_tokens,
+            task=Task("embed", 2) if self.settings.gives_vectors else Task(),
         )  # fmt: skip
 
     def _replace_lost_clients(self) -> None:
@@ -213,7 +220,10 @@ class World:
             metrics=self.metrics, clock=lambda: self.watch.now, ttft_target_s=settings.ttft_target_s,
         )  # fmt: skip
         self.watch.starts(self.scheduler)
-        self._worker = Worker(self._answers, pool_tokens=settings.pool_tokens, rows=self.config.running_max_req_size)
+        self._worker = Worker(
+            self._answers, pool_tokens=settings.pool_tokens, rows=self.config.running_max_req_size,
+            gives_vectors=settings.gives_vectors,
+        )  # fmt: skip
         self._results: deque[StepResult] = deque()
         self._last_result: StepResult | None = None
 
