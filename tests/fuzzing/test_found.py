@@ -17,3 +17,11 @@ def test_decodes_that_wait_for_prompts_are_in_the_predicted_peak():
 def test_the_oldest_of_the_most_urgent_never_gives_way():
     settings = Settings(pool_tokens=12, config={"admission": "watermark", "schedule_policy": "priority"})
     world.run(Episode(settings, [Ask(name=0, max_tokens=None, priority=2), Ask(name=1, max_tokens=None)]))
+
+
+def test_who_is_set_back_for_one_that_came_later_waits_for_that_one_too():
+    config = {"disable_dynamic_prompt_cache": True, "chunked_prefill_size": 1, "router_max_new_token_len": 1}
+    settings = Settings(pool_tokens=24, default_max_tokens=2, config={"admission": "conservative"} | config)
+    prompt = (2, 11, 47, 41, 39, 47)
+    both = [Ask(name=0, prompt=(*prompt, 39, 46, 6, 34), n=2, max_tokens=None), Ask(name=1, prompt=prompt, after=0)]
+    world.run(Episode(settings, both))

@@ -200,7 +200,9 @@ class Watch:
         """Sets by which step a request must have ended that comes now, whoever else is there."""
         others = [other for other in self.known.values() if not other.finish]
         asked.latest_step = self.num_steps + sum(one.steps_alone for one in [*others, asked])
-        if self._config.schedule_policy != "fcfs" or self._config.prompts_first:
+        # Who comes later may go first, or have another one set back that would cost less.
+        config = self._config
+        if config.schedule_policy != "fcfs" or config.prompts_first or config.preemption == "cheapest":
             for other in others:
                 other.latest_step += asked.steps_alone
 
