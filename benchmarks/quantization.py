@@ -1,10 +1,10 @@
 """What each number format costs in quality: `python -m benchmarks.quantization --model DIR --samples 10`.
 
-Held-out questions of the bundled model's tasks: the mean loss of a token of the right answers, the part of answers that
-are right, and the part of greedy answers that are those of the unquantized model, token for token; and questions about
-documents of 8,192 tokens or more, or of nearly the whole context where that is shorter. All in bfloat16, so that
-activations are rounded where a format says so. On a CPU keys and values are float32 unless a format says otherwise; on
-a GPU what has no kernel is computed by its reference.
+Held-out questions of the bundled model's tasks: the mean loss of a token of the right answers, of those questions to
+which there is but one; the part of answers that are right; the part of greedy answers that are those of the unquantized
+model, token for token; and questions about documents of 8,192 tokens or more, or of nearly the whole context where that
+is shorter. All in bfloat16, so that activations are rounded where a format says so. On a CPU keys and values are
+float32 unless a format says otherwise; on a GPU what has no kernel is computed by its reference.
 
 The first row and the last are one format: only the order of sums differs, as other requests run beside.
 """
@@ -12,13 +12,14 @@ The first row and the last are one format: only the order of sums differs, as ot
 import argparse
 import json
 import sys
-from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import asdict, dataclass, replace
 from itertools import chain
 from pathlib import Path
 from random import Random
+from statistics import fmean
 from typing import Any
 
 import torch
@@ -49,6 +50,7 @@ FORMATS: Mapping[str, Mapping[str, Any]] = {
     "bf16, 8 at a time": {"running_max_req_size": 8},
 }
 LONG = "long document"
+MANY_ANSWERS = ("story", "description")  # tasks of which any tale is a right answer
 LONG_TOKENS = range(8192, 10241)
 SPARE_TOKENS = 8
 STEP_TOKENS = 2048
@@ -56,28 +58,36 @@ STEP_TOKENS = 2048
 
 @dataclass(frozen=True)
 class Said:
-    """What one format made of the questions. loss: of a token of the answers to all but the long documents."""
+    """What one format makes of a question. losses: of the right answer's tokens; none if the document is long."""
 
-    loss: float
-    is_right: list[bool]
-    answers: list[list[int]]
+    task: str
+    answer: list[int]
+    is_right: bool
+    losses: list[float]
+
+
+@dataclass(frozen=True)
+class Figures:
+    """Of some questions: how many, the parts that are answered right and as by the first format, and the mean loss of
+    a token of the right answers, if it is known."""
+
+    asked: int
+    right: float
+    same: float
+    loss: float | None
 
 
 @dataclass(frozen=True)
 class Row:
-    """One format. right, same: part of all but the long documents; found: part of these, if there are any.
-
-    tasks: right answers and questions, by name.
-    """
+    """One format: bytes of the weights and of a token's keys and values, and how questions are answered."""
 
     name: str
     weight_bytes: int
     token_bytes: int
-    loss: float
-    right: float
-    found: float | None
-    same: float
-    tasks: dict[str, tuple[int, int]]
+    tasks: dict[str, Figures]
+    long: Figures | None  # those about long documents
+    others: Figures
+    exact: Figures  # of the others, those that have one right answer
 
 
 def long_documents(prompter: Prompter, count: int) -> Iterator[Question]:
@@ -89,31 +99,28 @@ def long_documents(prompter: Prompter, count: int) -> Iterator[Question]:
         yield look_up_in(prompter, random, lengths, name=LONG)
 
 
-def mean_loss(scored: Iterable[RequestOutput], answers: Sequence[Sequence[int]]) -> float:
-    """Of the tokens of the answers, which end the prompts that were scored."""
-    losses: list[float] = []
-    for one, answer in zip(scored, answers, strict=True):
-        known = one.prompt_logprobs
-        assert known is not None, "prompt_logprobs were asked for"
-        losses += [-place[token].logprob for token, place in zip(answer, known[-len(answer) :], strict=True) if place]
-    return sum(losses) / len(losses)
+def losses(scored: RequestOutput, answer: Sequence[int]) -> list[float]:
+    """Of the tokens of an answer, which ends the prompt that was scored."""
+    known = scored.prompt_logprobs
+    assert known is not None, "prompt_logprobs were asked for"
+    return [-place[token].logprob for token, place in zip(answer, known[-len(answer) :], strict=True) if place]
 
 
-def ask(prompter: Prompter, questions: Sequence[Question], model: Path, settings: Mapping[str, Any]) -> Said:
-    """The model's own answers, and the loss of the right ones."""
+def ask(prompter: Prompter, questions: Sequence[Question], model: Path, settings: Mapping[str, Any]) -> list[Said]:
+    """The model's own answers, and the losses of the right ones."""
     answers = [prompter.tokenizer.encode(one.example.answer, add_special_tokens=False) for one in questions]
     greedy = [SamplingParams(temperature=0, max_tokens=2 * len(answer) + SPARE_TOKENS) for answer in answers]
-    short = [(one, answer) for one, answer in zip(questions, answers, strict=True) if one.task_name != LONG]
+    short = [at for at, one in enumerate(questions) if one.task_name != LONG]
     with LLM(str(model), data_type="bfloat16", **settings) as llm:
         said = [one.outputs[0] for one in llm.generate([one.prompt for one in questions], greedy)]
-        whole = [one.prompt + answer for one, answer in short]
+        whole = [questions[at].prompt + answers[at] for at in short]
         scored = llm.generate(whole, SamplingParams(temperature=0, max_tokens=1, prompt_logprobs=0))
-    ended = [answer.text if answer.finish_reason == "stop" else None for answer in said]
-    return Said(
-        mean_loss(scored, [answer for _, answer in short]),
-        [replace(one, text=text).is_right() for one, text in zip(questions, ended, strict=True)],
-        [list(answer.token_ids) for answer in said],
-    )
+    known = {at: losses(one, answers[at]) for at, one in zip(short, scored, strict=True)}
+    texts = [answer.text if answer.finish_reason == "stop" else None for answer in said]
+    return [
+        Said(one.task_name, list(said[at].token_ids), replace(one, text=texts[at]).is_right(), known.get(at, []))
+        for at, one in enumerate(questions)
+    ]
 
 
 def sizes(model: Path, form: Mapping[str, Any]) -> tuple[int, int]:
@@ -124,31 +131,41 @@ def sizes(model: Path, form: Mapping[str, Any]) -> tuple[int, int]:
     return weight_bytes, sum(layer.bytes_per_token(state) for layer in built.states())
 
 
-def row_of(name: str, byte_sizes: tuple[int, int], said: Said, reference: Said, questions: Sequence[Question]) -> Row:
-    same = [one == other for one, other in zip(said.answers, reference.answers, strict=True)]
-    names = [one.task_name for one in questions]
-    asked, right = Counter(names), Counter[str]()
-    for task, is_right in zip(names, said.is_right, strict=True):
-        right[task] += is_right
-    short = len(questions) - asked[LONG]
+def figures(pairs: Collection[tuple[Said, Said]]) -> Figures:
+    """Of what two formats make of the same questions, of which there is one at least."""
+    known = [loss for one, _ in pairs for loss in one.losses]
+    return Figures(
+        asked=len(pairs),
+        right=fmean(one.is_right for one, _ in pairs),
+        same=fmean(one.answer == other.answer for one, other in pairs),
+        loss=fmean(known) if known else None,
+    )
+
+
+def row_of(name: str, byte_sizes: tuple[int, int], said: Sequence[Said], reference: Sequence[Said]) -> Row:
+    by_task: defaultdict[str, list[tuple[Said, Said]]] = defaultdict(list)
+    for pair in zip(said, reference, strict=True):
+        by_task[pair[0].task].append(pair)
+    long = by_task.pop(LONG, [])
+    exact = [pairs for task, pairs in by_task.items() if task not in MANY_ANSWERS]
     return Row(
         name,
         *byte_sizes,
-        loss=said.loss,
-        right=(right.total() - right[LONG]) / short,
-        found=right[LONG] / asked[LONG] if asked[LONG] else None,
-        same=sum(one for one, task in zip(same, names, strict=True) if task != LONG) / short,
-        tasks={task: (right[task], count) for task, count in asked.items()},
+        tasks={task: figures(pairs) for task, pairs in by_task.items()},
+        long=figures(long) if long else None,
+        others=figures(list(chain.from_iterable(by_task.values()))),
+        exact=figures(list(chain.from_iterable(exact))),
     )
 
 
 def line(row: Row) -> str:
-    found = "" if row.found is None else f"{row.found:.1%}"
+    found = "" if row.long is None else f"{row.long.right:.1%}"
     size = f"{row.weight_bytes / 1e6:.1f} MB | {row.token_bytes}"
-    return f"| {row.name} | {size} | {row.loss:.4f} | {row.right:.1%} | {found} | {row.same:.1%} |"
+    right, same = f"{row.others.right:.1%}", f"{row.exact.same:.1%} | {row.others.same:.1%}"
+    return f"| {row.name} | {size} | {row.exact.loss:.5f} | {right} | {found} | {same} |"
 
 
-def in_turn(measure: Callable[[str], Said], *, at_a_time: int) -> Iterator[tuple[str, Said]]:
+def in_turn(measure: Callable[[str], list[Said]], *, at_a_time: int) -> Iterator[tuple[str, list[Said]]]:
     """Every format but the first, as they come; what failed is told."""
     with ThreadPoolExecutor(at_a_time) as pool:
         futures = {pool.submit(measure, name): name for name in list(FORMATS)[1:]}
@@ -180,22 +197,23 @@ def main() -> None:
     questions = [one for one in every if len(one.prompt) + 2 * one.answer_tokens + SPARE_TOKENS <= longest]
     questions += long_documents(prompter, options.documents)
     print(f"{len(questions)} questions, {options.documents} of them about long documents", flush=True)
-    print("| format | weights | KV bytes a token | loss | right | found | same |\n|---|---|---|---|---|---|---|")
+    print("| format | weights | KV bytes a token | loss | right | found | same, exact | same |\n" + "|---" * 8 + "|")
     settings = {
         "device": options.device,
         "allow_reference_ops": options.device == "cuda",
         "max_total_token_num": options.pool_tokens,
         "batch_max_tokens": STEP_TOKENS,
+        "log_level": "error",  # kernels are compiled as they are needed, and engines would say so each time
     }
 
-    def measure(name: str) -> Said:
-        return ask(prompter, questions, options.model, settings | FORMATS[name])
+    def measure(name: str) -> list[Said]:
+        return ask(prompter, questions, options.model, {**settings, **FORMATS[name]})
 
     first = next(iter(FORMATS))
     reference = measure(first)
     rows: dict[str, Row] = {}
     for name, said in chain([(first, reference)], in_turn(measure, at_a_time=options.processes)):
-        row = row_of(name, sizes(options.model, FORMATS[name]), said, reference, questions)
+        row = row_of(name, sizes(options.model, FORMATS[name]), said, reference)
         rows[name] = row
         print(line(row), flush=True)
         if options.json:
