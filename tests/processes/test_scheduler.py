@@ -47,7 +47,10 @@ LENGTH, POOL, VOCABULARY = 512, 2000, 64
 
 @dataclass
 class SlowWorker:
-    """Runs plans as they come, `seconds` each, and looks whether the next one is there when a step ends."""
+    """Runs plans as they come, `seconds` each, and looks whether the next one is there when a step ends.
+
+    No step ends while `goes_on` is cleared.
+    """
 
     channel: Channel
     plans: Ring
@@ -57,6 +60,7 @@ class SlowWorker:
     next_was_ready: list[bool] = field(default_factory=list)
     rows: list[int] = field(default_factory=list)
     others: "list[SlowWorker]" = field(default_factory=list)  # ranks
+    goes_on: threading.Event = field(default_factory=threading.Event)
 
     def run(self) -> None:
         device = Device(pool_tokens=POOL, rows=8, max_length=LENGTH, vocabulary=VOCABULARY)
@@ -70,6 +74,7 @@ class SlowWorker:
                 self.plans.consume(self.rank)
                 result = device.run(plan)
                 time.sleep(self.seconds)
+                self.goes_on.wait()
                 self.next_was_ready.append(self.plans.place_to_read(self.rank) is not None)
                 self.rows.append(len(plan.rows))
                 if self.rank == 0:
@@ -120,7 +125,12 @@ class House:
             for rank in range(tp)
         ]
         self.workers[0].others = self.workers[1:]
+        self.let_workers_go_on()
         self.threads = [threading.Thread(target=worker.run) for worker in self.workers]
+
+    def let_workers_go_on(self) -> None:
+        for worker in self.workers:
+            worker.goes_on.set()
 
     def pair(self, name: str) -> Channel:
         ours, self.theirs[name] = Channel.pair()
@@ -179,6 +189,7 @@ class House:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.let_workers_go_on()
         self.control.close()
         assert self.process.wait(timeout=10) == 0
         for thread in self.threads:
@@ -256,7 +267,8 @@ def test_a_stop_string_and_a_release_end_requests():
 
 
 def test_time_is_up_whatever_the_workers_do():
-    with House(seconds=1.0) as house:
+    with House() as house:
+        house.workers[0].goes_on.clear()
         reference = house.ask(0, [1], 400)
         house.table.records[0]["timeout_s"] = 0.05
         house.clients[0].send(Requests(submit=[reference]))

@@ -70,6 +70,7 @@ def test_escape_stops_an_answer_and_frees_it(page, start):
     page.press("Enter")
     page.wait_for("document.querySelector('.assistant .text').innerText.length > 50")
     assert page.read("getComputedStyle(document.getElementById('stop')).display") != "none"
+    live.engine.paused.set()  # so that it does not come to its end
     page.press("Escape")
     page.wait_for(f"{IDLE} && document.querySelector('.figures button')")
     assert live.engine.is_idle()
