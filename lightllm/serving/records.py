@@ -4,8 +4,9 @@ import codecs
 import os
 import secrets
 import time
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, fields, replace
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -100,6 +101,21 @@ class Update:
         if self.finish_reason is FinishReason.TIMEOUT:
             return "timeout"
         return request.stops[self.stop_index] if 0 <= self.stop_index < len(request.stops) else None
+
+
+def joined(updates: Sequence[Update]) -> Update:
+    """All updates of one request, in order, as if it had been read once."""
+    pieces = [update.tokens for update in updates if len(update.tokens)]
+    tokens = NO_TOKENS
+    if pieces:
+        tokens = Tokens(*[_joined([getattr(piece, field.name) for piece in pieces]) for field in fields(Tokens)])
+    prompt = next((update.prompt for update in updates if len(update.prompt)), NO_TOKENS)
+    return replace(updates[-1], text="".join([update.text for update in updates]), tokens=tokens, prompt=prompt)
+
+
+def _joined(arrays: list[Any]) -> Any:
+    """None where there are none."""
+    return None if arrays[0] is None else np.concatenate(arrays)
 
 
 class Records:

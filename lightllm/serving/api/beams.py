@@ -36,6 +36,11 @@ def values(body: Body, *, best_of: int | None, stream: bool) -> dict[str, Any]:
         "early_stopping": body.early_stopping,
     }
     if not body.use_beam_search and body.num_beams is None:
+        if stream and best_of not in (None, body.n or 1):
+            raise RequestError(
+                f"best_of={best_of} with stream=true: which are the best is known only at the end; make it n",
+                param="best_of",
+            )
         return stated
     if body.use_beam_search is False:
         raise RequestError("num_beams contradicts use_beam_search=false; leave one out", param="num_beams")

@@ -16,6 +16,10 @@ from lightllm.serving.api.generation import ClientLeftError
 
 Body = TypeVar("Body", bound=msgspec.Struct)
 Int = Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)]
+Metadata = Annotated[
+    dict[Annotated[str, msgspec.Meta(max_length=64)], Annotated[str, msgspec.Meta(max_length=512)]],
+    msgspec.Meta(max_length=16),
+]
 _UNKNOWN_FIELD = re.compile(r"unknown field `(.*?)`", re.DOTALL)
 _PLACE = re.compile(r"at `\$\.([\w.\[\]]+)`")
 
@@ -72,12 +76,12 @@ class GenerationBody(msgspec.Struct, kw_only=True, forbid_unknown_fields=True, f
     diversity_penalty: float | None = None
     length_penalty: float | None = None
     early_stopping: bool | Literal["never"] | None = None
-    user: Any = None
+    do_sample: bool | None = None
+    user: str | None = None
     # There is one tier, and answers say so
     service_tier: Literal["auto", "default", "flex", "scale", "priority", "fast"] | None = None
+    metadata: Metadata | None = None
     # Accepted without effect: they concern the provider's accounts and caches
-    store: bool | None = None
-    metadata: dict[str, str] | None = None
     safety_identifier: str | None = None
     prompt_cache_key: str | None = None
     # Refused unless they say nothing, see NEUTRAL
@@ -91,6 +95,9 @@ class GenerationBody(msgspec.Struct, kw_only=True, forbid_unknown_fields=True, f
     guided_choice: Any = None
     guided_grammar: Any = None
     structured_outputs: Any = None
+    regex: Any = None
+    ebnf: Any = None
+    json_schema: Any = None
 
 
 # Values, besides null, with which a field that is not supported says nothing.

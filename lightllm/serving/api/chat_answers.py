@@ -1,12 +1,14 @@
 """Answers of the chat route: whole, and as a stream of chunks."""
 
 import time
+from functools import partial
 from typing import Literal
 
 import msgspec
 from msgspec import UNSET, UnsetType
 
-from lightllm.base.request import FinishReason
+from lightllm.base.request import FinishReason, SamplingParams
+from lightllm.serving import best_of
 from lightllm.serving.api import errors, logprobs, openai
 from lightllm.serving.api.body import GenerationBody
 from lightllm.serving.api.chat_parsing import ChatParsing, ReasoningTokens
@@ -66,19 +68,28 @@ class ChatCompletion(msgspec.Struct, kw_only=True, frozen=True):
     service_tier: Literal["default"] | UnsetType = UNSET
     prompt_logprobs: logprobs.PromptLogprobs | UnsetType = UNSET
     prompt_token_ids: list[int] | UnsetType = UNSET
+    metadata: dict[str, str] | UnsetType = UNSET
 
 
 class ChoiceReader:
     """What one choice's text and tokens amount to: a message or its deltas, its finish, its tokens of reasoning."""
 
     def __init__(self, service: Service, parsing: ChatParsing, beginning: Beginning, *, skips_special_tokens: bool):
+        self._again = partial(ChoiceReader, service, parsing, beginning, skips_special_tokens=skips_special_tokens)
         self._parsing = parsing
+        self._call_ids: dict[int, str] = {}
         self._parser: AnswerParser | None = parsing.new_parser(beginning) if parsing.is_needed else None
         self._tokens: ReasoningTokens | None = None
         if parsing.reasoning_format is not None:
             self._tokens = ReasoningTokens(
                 service, skips_special_tokens=skips_special_tokens, shown=parsing.shown_tokens
             )
+
+    def anew(self) -> "ChoiceReader":
+        """One that has read nothing yet, and gives calls the same ids."""
+        reader = self._again()
+        reader._call_ids = self._call_ids
+        return reader
 
     def read(self, update: Update) -> list[Event]:
         """What is new."""
@@ -153,7 +164,9 @@ class ChoiceReader:
 
     def call(self, begin: CallBegin) -> ToolCall:
         """A call without arguments yet."""
-        return ToolCall(id=begin.id or self._parsing.new_call_id(), function=CalledFunction(begin.name))
+        if begin.index not in self._call_ids:
+            self._call_ids[begin.index] = begin.id or self._parsing.new_call_id()
+        return ToolCall(id=self._call_ids[begin.index], function=CalledFunction(begin.name))
 
 
 def completion(
@@ -162,29 +175,34 @@ def completion(
     generation: Generation,
     answers: list[Update],
     readers: list[ChoiceReader],
+    params: SamplingParams,
     *,
     has_logprobs: bool,
     prompt_token_ids: list[int] | UnsetType,
+    id: str,
 ) -> ChatCompletion:
+    """The best of the answers, in order, or all."""
     count = UsageCount(generation.requests)
+    messages = [reader.message(answer) for reader, answer in zip(readers, answers, strict=True)]
+    for sample, (reader, answer) in enumerate(zip(readers, answers, strict=True)):
+        count.note(sample, answer, reasoning_tokens=reader.reasoning_tokens)
     choices = []
-    for choice, (request, answer, reader) in enumerate(zip(generation.requests, answers, readers, strict=True)):
+    for choice, sample in enumerate(best_of.chosen(answers, params)):
+        answer = answers[sample]
         assert answer.finish_reason is not None, "whole answers have ended"
-        message = reader.message(answer)
-        count.note(choice, answer, reasoning_tokens=reader.reasoning_tokens)
         choices.append(
             ChatChoice(
                 choice,
-                message,
+                messages[sample],
                 logprobs.for_chat(service, answer.tokens) if has_logprobs else None,
-                reader.finish(answer.finish_reason),
-                answer.stop_reason(request),
+                readers[sample].finish(answer.finish_reason),
+                answer.stop_reason(generation.requests[sample]),
                 answer.tokens.ids.tolist() if body.return_token_ids else UNSET,
             )
         )
     wanted = body.prompt_logprobs
     return ChatCompletion(
-        id=openai.answer_id("chatcmpl"),
+        id=id,
         created=int(time.time()),
         model=service.model_name,
         choices=choices,
@@ -193,11 +211,12 @@ def completion(
         service_tier=openai.service_tier(body),
         prompt_logprobs=UNSET if wanted is None else logprobs.for_prompt(service, answers[0].prompt, wanted),
         prompt_token_ids=prompt_token_ids,
+        metadata=UNSET if body.metadata is None else body.metadata,
     )
 
 
 class ChatStream:
-    """Chunks of one chat, put together from ready-made bytes around the text."""
+    """Chunks of one chat, put together from ready-made bytes around the text. `updates` are kept of chats to store."""
 
     def __init__(
         self,
@@ -209,17 +228,23 @@ class ChatStream:
         has_logprobs: bool,
         needs_tokens: bool,
         prompt_token_ids: list[int] | UnsetType,
+        id: str,
+        keeps_updates: bool,
     ):
         self.needs_tokens = needs_tokens
         self._service, self._generation, self._readers = service, generation, readers
         self._has_logprobs, self._has_ids = has_logprobs, bool(body.return_token_ids)
         self._tail = UsageTail(UsageCount(generation.requests), body)
-        self._head = head = openai.chunk_head(service, body, prefix="chatcmpl", kind="chat.completion.chunk")
+        self._head = head = openai.chunk_head(service, body, id=id, kind="chat.completion.chunk")
         self._heads = [b'%s{"index":%d,"delta":' % (head, choice) for choice in range(len(generation.requests))]
         self._prompt = b"" if prompt_token_ids is UNSET else b',"prompt_token_ids":' + json(prompt_token_ids)
         self._has_begun = [False] * len(generation.requests)
+        self._keeps_updates = keeps_updates
+        self.updates: list[list[Update]] = [[] for _ in generation.requests]
 
     def event(self, choice: int, update: Update) -> bytes:
+        if self._keeps_updates:
+            self.updates[choice].append(update)
         reader = self._readers[choice]
         deltas = reader.deltas(update)
         self._tail.count.note(choice, update, reasoning_tokens=reader.reasoning_tokens)

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import msgspec
 from fastapi import FastAPI, Request, Response
 from starlette.exceptions import HTTPException
+from starlette.routing import Match
 from starlette.types import Scope
 
 from lightllm.base import log
@@ -31,6 +32,7 @@ _TYPES = {
     500: "internal_server_error",
     503: "service_unavailable_error",
 }
+_METHODS = ("DELETE", "GET", "HEAD", "PATCH", "POST", "PUT")
 _log = log.get(__name__)
 
 
@@ -109,6 +111,16 @@ def response(
     return Response(msgspec.json.encode(dialect.error(problem)), status, headers, media_type="application/json")
 
 
+def _methods_of(request: Request) -> list[str]:
+    """With which of all methods there is a route for the path of a request."""
+
+    def is_served(method: str) -> bool:
+        scope = {**request.scope, "method": method}
+        return any(route.matches(scope)[0] is Match.FULL for route in request.app.routes)
+
+    return [method for method in _METHODS if is_served(method)]
+
+
 def install(app: FastAPI, metrics: Metrics) -> None:
     """Every error that leaves a route becomes an envelope."""
 
@@ -132,6 +144,9 @@ def install(app: FastAPI, metrics: Metrics) -> None:
             return response(404, f"there is no {path}; /docs lists what there is")
         answer = response(error.status_code, f"{path}: {error.detail}", scope=request.scope)
         answer.headers.update(error.headers or {})
+        if error.status_code == 405:
+            # Each method has a route of its own, of which the framework has asked one.
+            answer.headers["allow"] = ", ".join(_methods_of(request))
         return answer
 
     @app.exception_handler(Exception)

@@ -12,12 +12,15 @@ Message = dict[str, Any]
 # Where a prefix ends that is to be found again: all of them are, as long as there is room.
 _CACHE_MARKS = ("prompt_cache_breakpoint", "cache_control")
 _ROLES = ("system", "developer", "user", "assistant", "tool", "function")
-_PART = {
-    "type": "object",
-    "properties": {"type": {"const": "text"}, "text": {"type": "string"}},
-    "required": ["type", "text"],
-    "additionalProperties": False,
-}
+_PARTS = [
+    {
+        "type": "object",
+        "properties": {"type": {"const": kind}, kind: {"type": "string"}} | dict.fromkeys(_CACHE_MARKS, {}),
+        "required": ["type", kind],
+        "additionalProperties": False,
+    }
+    for kind in ("text", "refusal")
+]
 _CALL = {
     "type": "object",
     "properties": {
@@ -38,7 +41,7 @@ DescribedMessage = Annotated[
         extra_json_schema={
             "properties": {
                 "role": {"enum": list(_ROLES)},
-                "content": {"anyOf": [{"type": "string"}, {"type": "array", "items": _PART}, _OPTIONAL]},
+                "content": {"anyOf": [{"type": "string"}, {"type": "array", "items": {"anyOf": _PARTS}}, _OPTIONAL]},
                 "tool_calls": {"anyOf": [{"type": "array", "items": _CALL}, _OPTIONAL]},
             },
             "required": ["role"],
@@ -119,7 +122,10 @@ def _prepared(message: Message, place: str) -> Message:
     kept = {name: value for name, value in message.items() if value is not None and name != "tool_calls"}
     if "reasoning" in kept:  # the name that other servers give it; templates know only this one
         kept.setdefault("reasoning_content", kept["reasoning"])
-    text = _text(message.get("content"), place)
+    if "audio" in kept:
+        raise RequestError(f"{place}.audio is not supported; send what was said as content", param=place)
+    refusal = kept.pop("refusal", None)
+    text = _text(kept.get("content", refusal), place)
     calls = message.get("tool_calls")
     if calls is not None and (prepared_calls := _prepared_calls(calls, place)):
         return {**kept, "content": text, "tool_calls": prepared_calls}
@@ -137,15 +143,15 @@ def _text(content: object, place: str) -> str | None:
 def _part_text(part: object, place: str) -> str:
     if not isinstance(part, dict):
         raise RequestError(f'{place} must be {{"type": "text", "text": ...}}', param=place)
-    if part.get("type") != "text":
-        kind = str(part.get("type"))[:100]
-        raise RequestError(f"{place} has type {kind!r}; this model takes text only", param=place)
-    if not isinstance(part.get("text"), str) or not part.keys() <= {"type", "text", *_CACHE_MARKS}:
-        raise RequestError(f"{place} must have type and text, and nothing else", param=place)
+    kind = part.get("type")
+    if kind not in ("text", "refusal"):
+        raise RequestError(f"{place} has type {str(kind)[:100]!r}; this model takes text only", param=place)
+    if not isinstance(part.get(kind), str) or not part.keys() <= {"type", kind, *_CACHE_MARKS}:
+        raise RequestError(f"{place} must have type and {kind}, and nothing else", param=place)
     for mark in _CACHE_MARKS:
         if isinstance(part.get(mark), dict) and "ttl" in part[mark]:
             raise RequestError(f"{place}.{mark}.ttl is not supported; leave it out", param=place)
-    return part["text"]
+    return part[kind]
 
 
 def _prepared_calls(calls: object, place: str) -> list[dict[str, Any]]:

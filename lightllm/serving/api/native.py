@@ -233,10 +233,7 @@ def _params(service: Service, parameters: Parameters, *, logprobs: int | None) -
     samples = parameters.do_sample
     if samples is None and not service.samples_by_default:
         samples = any(values[name] is not None for name in _MAKES_IT_SAMPLE)
-    if samples is False:
-        values["temperature"] = 0.0
-    elif samples and values["temperature"] is None and service.defaults.get("temperature") == 0:
-        values["temperature"] = 1.0
+    values["temperature"] = service.temperature(parameters.temperature, samples=samples)
     stop, stop_token_ids = _stops(service, parameters.stop_sequences)
     return service.params(
         values

@@ -47,14 +47,22 @@ class Usage(msgspec.Struct, frozen=True):
     completion_tokens_details: CompletionTokensDetails | UnsetType = UNSET  # of models that reason
 
 
-def sampling_values(body: GenerationBody, *, max_tokens: int | None, logprobs: int | None) -> dict[str, Any]:
+def sampling_values(
+    service: Service, body: GenerationBody, *, max_tokens: int | None, logprobs: int | None
+) -> dict[str, Any]:
     """What a body says of SamplingParams; None where it says nothing."""
     stop = [body.stop] if isinstance(body.stop, str) else body.stop
     values = {name: getattr(body, name) for name in _SAME_NAME}
     if body.stream and body.prompt_logprobs is not None:
         raise RequestError("prompt_logprobs do not come with stream=true; leave one out", param="prompt_logprobs")
     grammar = structured.grammar_of({name: getattr(body, name) for name in structured.FIELDS})
-    return values | {"stop": stop, "max_tokens": max_tokens, "logprobs": logprobs, "grammar": grammar}
+    return values | {
+        "temperature": service.temperature(body.temperature, samples=body.do_sample),
+        "stop": stop,
+        "max_tokens": max_tokens,
+        "logprobs": logprobs,
+        "grammar": grammar,
+    }
 
 
 def check_stream_options(body: GenerationBody) -> None:
@@ -89,11 +97,11 @@ def prompt_token_ids(service: Service, body: GenerationBody, request: Request) -
     return service.client.prompt_of(request).tolist() if body.return_token_ids else UNSET
 
 
-def chunk_head(service: Service, body: GenerationBody, *, prefix: str, kind: str) -> bytes:
+def chunk_head(service: Service, body: GenerationBody, *, id: str, kind: str) -> bytes:
     """How every chunk of one stream begins, up to its choices."""
     tier = "" if body.service_tier is None else ',"service_tier":"default"'
     return (
-        f'data: {{"id":"{answer_id(prefix)}","object":"{kind}","created":{int(time.time())},'
+        f'data: {{"id":"{id}","object":"{kind}","created":{int(time.time())},'
         f'"model":{json(service.model_name).decode()},"system_fingerprint":"{service.fingerprint}"{tier},"choices":['
     ).encode()
 
@@ -135,7 +143,7 @@ class UsageTail:
         options = body.stream_options
         self.count = count
         self.is_asked = bool(options and options.include_usage)
-        self._is_continuous = bool(self.is_asked and options and options.continuous_usage_stats)
+        self._is_continuous = bool(options and options.continuous_usage_stats)
         self._obfuscates = bool(options and options.include_obfuscation)
 
     def end(self, chunk: bytes) -> bytes:

@@ -7,7 +7,7 @@ from fastapi import APIRouter, Request, Response
 
 from lightllm.base.errors import RequestError
 from lightllm.base.request import SamplingParams
-from lightllm.serving.api import beams, chat_answers, messages, old_functions, openai, terms
+from lightllm.serving.api import beams, chat_answers, messages, old_functions, openai, stored_chats, terms
 from lightllm.serving.api import body as bodies
 from lightllm.serving.api.body import GenerationBody, Int
 from lightllm.serving.api.chat_answers import ChatCompletion, ChatStream, ChoiceReader
@@ -20,6 +20,7 @@ from lightllm.serving.api.messages import DescribedMessage, DescribedTool
 from lightllm.serving.api.openai import json
 from lightllm.serving.api.service import Service
 from lightllm.serving.parsing.reasoning import Beginning
+from lightllm.serving.records import Update, joined
 from lightllm.serving.text.chat_template import ChatTemplate
 
 NEUTRAL: dict[str, tuple[object, ...]] = bodies.NEUTRAL | {
@@ -38,6 +39,8 @@ class ChatBody(GenerationBody, kw_only=True, forbid_unknown_fields=True, frozen=
 
     messages: list[DescribedMessage]
     max_completion_tokens: Int | None = None
+    best_of: Int | None = None
+    store: bool | None = None
     logprobs: bool | None = None
     top_logprobs: Int | None = None
     tools: list[DescribedTool] | None = None
@@ -48,6 +51,9 @@ class ChatBody(GenerationBody, kw_only=True, forbid_unknown_fields=True, frozen=
     chat_template_kwargs: dict[str, Any] | None = None
     reasoning_effort: str | None = None
     documents: list[dict[str, Any]] | None = None
+    # Variables of the template, by the seed system's names
+    role_settings: dict[str, Any] | None = None
+    character_settings: dict[str, Any] | None = None
     # tools and tool_choice by their old names; the answer has the old form then
     functions: list[dict[str, Any]] | None = None
     function_call: str | dict[str, Any] | None = None
@@ -65,6 +71,7 @@ class ChatBody(GenerationBody, kw_only=True, forbid_unknown_fields=True, frozen=
 
 
 _decoder = msgspec.json.Decoder(ChatBody)
+_VARIABLES = ("documents", "role_settings", "character_settings")
 SWITCHES = ("enable_thinking", "thinking")  # by which templates let models reason or not
 
 
@@ -76,30 +83,44 @@ def router(service: Service) -> APIRouter:
         """Continues a conversation. With stream=true: chunks as server-sent events, then `[DONE]`."""
         body = bodies.decode(await bodies.read(request, service.config.max_request_bytes), _decoder)
         body = _with_tools(body)
-        generation, readers, needs_tokens = await begun(service, request, body, until_end=not body.stream)
-        has_logprobs = bool(body.logprobs)
-        ids = openai.prompt_token_ids(service, body, generation.requests[0])
+        chat, id = await begun(service, request, body, until_end=not body.stream), openai.answer_id("chatcmpl")
+        generation, readers, needs_tokens, params = chat
+        common = {
+            "has_logprobs": bool(body.logprobs),
+            "prompt_token_ids": openai.prompt_token_ids(service, body, generation.requests[0]),
+            "id": id,
+        }
+
+        async def answer_of(answers: list[Update], readers: list[ChoiceReader]) -> ChatCompletion:
+            """The whole answer, which is stored if it is to be."""
+            answer = chat_answers.completion(service, body, generation, answers, readers, params, **common)
+            if body.store:
+                await stored_chats.keep(service, request, answer, body.messages)
+            return answer
+
         if body.stream:
             form = ChatStream(
-                service, body, generation, readers,
-                has_logprobs=has_logprobs, needs_tokens=needs_tokens, prompt_token_ids=ids,
-            )  # fmt: skip
-            return EventStream(generation, form)
-        answers = await generation.whole(request.receive, with_tokens=needs_tokens)
-        answer = chat_answers.completion(
-            service, body, generation, answers, readers, has_logprobs=has_logprobs, prompt_token_ids=ids
-        )
+                service, body, generation, readers, needs_tokens=needs_tokens, keeps_updates=bool(body.store), **common
+            )
+
+            async def store() -> None:
+                await answer_of([joined(updates) for updates in form.updates], [reader.anew() for reader in readers])
+
+            return EventStream(generation, form, before_end=store if body.store else None)
+        answer = await answer_of(await generation.whole(request.receive, with_tokens=needs_tokens), readers)
         return Response(json(answer), media_type="application/json")
 
+    stored_chats.add(routes, service)
     return routes
 
 
 class Chat(NamedTuple):
-    """A chat whose answers are under way, `readers` by choice."""
+    """A chat whose answers are under way, `readers` by sample."""
 
     generation: Generation
     readers: list[ChoiceReader]
     needs_tokens: bool  # to be read with the text
+    params: SamplingParams
 
 
 async def begun(service: Service, request: Request, body: ChatBody, *, until_end: bool) -> Chat:
@@ -110,14 +131,14 @@ async def begun(service: Service, request: Request, body: ChatBody, *, until_end
     prompt = await prompt_of(service, body, parsing)
     readers = [
         ChoiceReader(service, parsing, prompt.beginning, skips_special_tokens=params.skip_special_tokens)
-        for _ in range(params.n)
+        for _ in range(params.num_samples)
     ]
     granted = terms.of(service, request, body, cache_salt=body.cache_salt)
     generation = Generation(service.client, granted, until_end=until_end)
     await service.check_grammar(params)
     generation.submit(prompt.tokens, params)
-    needs_tokens = bool(body.logprobs or body.return_token_ids) or parsing.reasoning_format is not None
-    return Chat(generation, readers, needs_tokens)
+    needs_tokens = params.num_logprobs >= 0 or bool(body.return_token_ids) or parsing.reasoning_format is not None
+    return Chat(generation, readers, needs_tokens, params)
 
 
 def parsing_of(service: Service, body: ChatBody) -> ChatParsing:
@@ -175,8 +196,8 @@ def _params(service: Service, body: ChatBody, parsing: ChatParsing) -> SamplingP
     if body.top_logprobs is not None and not 0 <= body.top_logprobs <= 20:
         raise RequestError(f"top_logprobs={body.top_logprobs} is not allowed; use 0 to 20", param="top_logprobs")
     most = (body.top_logprobs or 0) if body.logprobs else None
-    values = openai.sampling_values(body, max_tokens=next(iter(given), None), logprobs=most)
-    values |= beams.values(body, best_of=None, stream=bool(body.stream))
+    values = openai.sampling_values(service, body, max_tokens=next(iter(given), None), logprobs=most)
+    values |= beams.values(body, best_of=body.best_of, stream=bool(body.stream))
     return service.params(values | {"shown_special_tokens": sorted(parsing.shown_tokens)})
 
 
@@ -197,8 +218,8 @@ async def prompt_of(service: Service, body: ChatBody, parsing: ChatParsing) -> C
     continues = bool(body.continue_final_message)
     begins_answer = not continues if body.add_generation_prompt is None else body.add_generation_prompt
     variables = _effort(body.reasoning_effort, template, has_tools=bool(tools))
-    if body.documents is not None:
-        variables["documents"] = body.documents
+    given = {name: getattr(body, name) for name in _VARIABLES}
+    variables |= {name: value for name, value in given.items() if value is not None}
 
     def render() -> ChatPrompt:
         text = template.render(

@@ -23,7 +23,7 @@ from lightllm.serving.api.openai import DONE, FINISH, Usage, UsageCount, UsageTa
 from lightllm.serving.api.service import Service
 from lightllm.serving.records import NO_TOKENS, Tokens, Update
 
-NEUTRAL: dict[str, tuple[object, ...]] = bodies.NEUTRAL | {"suffix": ("",)}
+NEUTRAL: dict[str, tuple[object, ...]] = bodies.NEUTRAL | {"suffix": ("",), "store": (False,)}
 
 
 class CompletionBody(GenerationBody, kw_only=True, forbid_unknown_fields=True, frozen=True):
@@ -34,8 +34,9 @@ class CompletionBody(GenerationBody, kw_only=True, forbid_unknown_fields=True, f
     echo: bool | None = None
     best_of: Int | None = None
     token_healing: bool | None = None
-    # Refused unless it says nothing, see NEUTRAL
+    # Refused unless they say nothing, see NEUTRAL
     suffix: Any = None
+    store: Any = None
 
 
 class CompletionChoice(msgspec.Struct):
@@ -98,14 +99,9 @@ def router(service: Service) -> APIRouter:
 def _params(service: Service, body: CompletionBody) -> SamplingParams:
     bodies.refuse_unsupported(body, NEUTRAL)
     openai.check_stream_options(body)
-    if body.stream and body.best_of not in (None, body.n or 1):
-        raise RequestError(
-            f"best_of={body.best_of} with stream=true: which are the best is known only at the end; make it n",
-            param="best_of",
-        )
     # A request has an output: where only the echo is wanted, of one token that is not shown.
     max_tokens = 1 if _shows_no_output(body) else body.max_tokens
-    values = openai.sampling_values(body, max_tokens=max_tokens, logprobs=body.logprobs)
+    values = openai.sampling_values(service, body, max_tokens=max_tokens, logprobs=body.logprobs)
     values["token_healing"] = body.token_healing
     values |= beams.values(body, best_of=body.best_of, stream=bool(body.stream))
     if body.echo:
@@ -251,7 +247,7 @@ class CompletionStream:
         self._echoes_logprobs = bool(body.echo) and body.logprobs is not None
         self._prompts: dict[int, Tokens] = {}  # logprobs of the prompts, by their first sample
         self._held: list[tuple[int, Update]] = []  # until those of their prompts are known
-        self._head = openai.chunk_head(service, body, prefix="cmpl", kind="text_completion")
+        self._head = openai.chunk_head(service, body, id=openai.answer_id("cmpl"), kind="text_completion")
         self._heads = [b'%s{"index":%d,"text":' % (self._head, choice) for choice in range(len(writers))]
 
     def event(self, choice: int, update: Update) -> bytes:

@@ -107,6 +107,13 @@ class Service:
         said = msgspec.json.encode([package_version(), settings])
         return "fp_" + hashlib.blake2b(said, digest_size=6).hexdigest()
 
+    @property
+    def max_model_len(self) -> int:
+        """Longest prompt plus output. Raises RequestError as long as the engine has not said it."""
+        if not (most := self.status.max_request_tokens):
+            raise RequestError("the engine has not started, and how long requests may be is not known", status=503)
+        return most
+
     def check_model(self, name: str | None) -> None:
         """Raises RequestError 404 for a model that is not served; none at all means the one that is."""
         if name not in (None, "", self.model_name):
@@ -122,6 +129,14 @@ class Service:
         known = {name: value for name, value in given.items() if value is not None}
         defaults = {} if "num_beams" in known else self.defaults
         return self.with_bad_words(SamplingParams(**{**defaults, **known}))
+
+    def temperature(self, given: float | None, *, samples: bool | None) -> float | None:
+        """What do_sample makes of a temperature: false is greedy, and true is not, even where the checkpoint is."""
+        if samples is False:
+            return 0.0
+        if samples and given is None and self.defaults.get("temperature") == 0:
+            return 1.0
+        return given
 
     def with_bad_words(self, params: SamplingParams) -> SamplingParams:
         """The same with the tokens of its bad words. Raises RequestError on a server without a tokenizer."""

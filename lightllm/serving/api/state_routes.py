@@ -113,7 +113,7 @@ def _add(routes: APIRouter, endpoint: Any, answer: type[msgspec.Struct], *paths:
 
 
 def _model(service: Service) -> Model:
-    return Model(id=service.model_name, created=service.created, max_model_len=service.status.max_request_tokens)
+    return Model(id=service.model_name, created=service.created, max_model_len=service.max_model_len)
 
 
 def _json(answer: msgspec.Struct) -> Response:

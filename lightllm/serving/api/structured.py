@@ -18,7 +18,10 @@ from lightllm.base.grammar import (
     convert,
 )
 
-FIELDS = ("response_format", "structured_outputs", "guided_json", "guided_regex", "guided_choice", "guided_grammar")
+FIELDS = (
+    "response_format", "structured_outputs", "guided_json", "guided_regex", "guided_choice", "guided_grammar", "regex",
+    "ebnf", "json_schema",
+)  # fmt: skip
 ANY_OBJECT = JsonSchema({"type": "object"})
 
 
@@ -159,4 +162,7 @@ READERS: dict[str, Callable[[Any, str], Grammar | None]] = {
     "guided_choice": _choice,
     "guided_grammar": _grammar,
     "regular_constraint": _regex,
+    "regex": _regex,
+    "ebnf": _grammar,
+    "json_schema": _json,
 }

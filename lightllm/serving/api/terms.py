@@ -1,7 +1,7 @@
 """On what terms an HTTP request waits and runs: its priority, its time, and whose share of the server it uses."""
 
 import hashlib
-from typing import Any, Protocol
+from typing import Protocol
 
 from fastapi import Request
 
@@ -18,7 +18,7 @@ class _Fields(Protocol):
     @property
     def timeout_s(self) -> float | None: ...
     @property
-    def user(self) -> Any: ...
+    def user(self) -> str | None: ...
 
 
 def of(service: Service, request: Request, fields: _Fields, *, cache_salt: str | None = None) -> Terms:
@@ -33,7 +33,7 @@ def of(service: Service, request: Request, fields: _Fields, *, cache_salt: str |
     )
 
 
-def _tenant(service: Service, request: Request, user: Any) -> int:
+def _tenant(service: Service, request: Request, user: str | None) -> int:
     """64 bits that stand for the user or the API key; nobody can read either from them.
 
     On a server without keys of its own, keys that clients send all the same tell them apart.

@@ -67,7 +67,7 @@ def router(service: Service) -> APIRouter:
         service.check_model(body.model)
         tokens = await _tokens(service, body)
         strings = [service.token_text(token) for token in tokens] if body.return_token_strs else None
-        answer = Tokenized(len(tokens), service.status.max_request_tokens, tokens, strings)
+        answer = Tokenized(len(tokens), service.max_model_len, tokens, strings)
         return Response(json(answer), media_type="application/json")
 
     @routes.post("/detokenize", **described(DetokenizeBody, Detokenized))

@@ -15,11 +15,14 @@ from lightllm.serving.archive.frames import (
     Delete,
     End,
     Events,
+    Find,
     Follow,
+    Found,
     Frame,
     Get,
     Missing,
     Put,
+    Relabel,
     Stop,
     Stored,
     framed,
@@ -49,6 +52,15 @@ class ArchiveClient:
     async def delete(self, id: str, caller: int) -> bool:
         """Whether there was such a response."""
         return not isinstance(await self._asked(Delete(id, caller)), Missing)
+
+    async def find(self, find: Find) -> Found | None:
+        """None: there is no such response as `after` names."""
+        answer = await self._asked(find)
+        return answer if isinstance(answer, Found) else None
+
+    async def relabel(self, relabel: Relabel) -> bool:
+        """Whether there was such a response."""
+        return not isinstance(await self._asked(relabel), Missing)
 
     async def follow(self, id: str, caller: int, start: int) -> AsyncIterator[bytes] | None:
         """Its events from number `start` on, as they come, until it has ended. None: there is no such response."""

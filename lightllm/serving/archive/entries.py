@@ -17,6 +17,7 @@ class Entry:
     events: list[bytes]  # of its stream: as many as sequence numbers
     is_open: bool
     stored: float  # when it was stored or ended
+    labels: dict[str, str] = field(default_factory=dict)  # by which it is found
     stop: Callable[[], None] | None = None  # asks whoever produces it to end
     news: asyncio.Event = field(default_factory=asyncio.Event)
 
@@ -67,6 +68,18 @@ class Archive:
         self._forget_old(now)
         entry = self._open.get(id) or self._ended.get(id)
         return entry if entry is not None and entry.caller == caller else None
+
+    def find(self, caller: int, labels: dict[str, str], now: float) -> list[Entry]:
+        """This caller's entries that have ended and have these labels, the oldest first."""
+        self._forget_old(now)
+        mine = (entry for entry in self._ended.values() if entry.caller == caller)
+        return [entry for entry in mine if labels.items() <= entry.labels.items()]
+
+    def relabel(self, entry: Entry, response: bytes, labels: dict[str, str], now: float) -> None:
+        """Puts another response in the place of one that has ended."""
+        self.num_bytes += len(response) - len(entry.response)
+        entry.response, entry.labels = response, labels
+        self._forget_old(now)
 
     def delete(self, entry: Entry) -> None:
         """Forgets an entry; one that is open is asked to end."""

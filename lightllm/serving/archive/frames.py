@@ -23,6 +23,7 @@ class Put(Frame, frozen=True):
     events: list[bytes]
     is_open: bool = False
     lost: bytes = b""
+    labels: dict[str, str] = {}
 
 
 class Append(Frame, frozen=True):
@@ -67,6 +68,30 @@ class Delete(Frame, frozen=True):
     caller: int
 
 
+class Relabel(Frame, frozen=True):
+    """Put another in its place, with other labels, where it has ended: answered with Done or Missing."""
+
+    id: str
+    caller: int
+    response: bytes
+    labels: dict[str, str]
+
+
+class Find(Frame, frozen=True):
+    """Those of a caller's that have ended and have these labels: answered with Found, or Missing if `after` is."""
+
+    caller: int
+    labels: dict[str, str]
+    after: str | None
+    limit: int
+    newest_first: bool
+
+
+class Found(Frame, frozen=True):
+    responses: list[bytes]
+    has_more: bool
+
+
 class Stored(Frame, frozen=True):
     response: bytes
     items: bytes
@@ -88,7 +113,10 @@ class Stop(Frame, frozen=True):
     """To the writer of an open response: end it."""
 
 
-AnyFrame = Put | Append | End | Get | Follow | Cancel | Delete | Stored | Events | Done | Missing | Stop
+AnyFrame = (
+    Put | Append | End | Get | Follow | Cancel | Delete | Relabel | Find | Found | Stored | Events | Done | Missing
+    | Stop
+)  # fmt: skip
 _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(AnyFrame).decode
 

@@ -22,11 +22,14 @@ from lightllm.serving.archive.frames import (
     Done,
     End,
     Events,
+    Find,
     Follow,
+    Found,
     Frame,
     Get,
     Missing,
     Put,
+    Relabel,
     Stop,
     Stored,
     framed,
@@ -92,7 +95,9 @@ class ArchiveServer:
         question = await receive(reader)
         if isinstance(question, Put):
             await self._put(question, reader, writer)
-        elif isinstance(question, Get | Follow | Cancel | Delete):
+        elif isinstance(question, Find):
+            await _send(writer, self._found(question))
+        elif isinstance(question, Get | Follow | Cancel | Delete | Relabel):
             entry = self._archive.get(question.id, question.caller, time.monotonic())
             if entry is None:
                 await _send(writer, Missing())
@@ -104,6 +109,10 @@ class ArchiveServer:
             case Delete():
                 self._archive.delete(entry)
                 await _send(writer, Done())
+            case Relabel(response=response, labels=labels):
+                if not entry.is_open:
+                    self._archive.relabel(entry, response, labels, time.monotonic())
+                await _send(writer, Missing() if entry.is_open else Done())
             case Follow(start=start):
                 await _follow(entry, start, writer)
             case Cancel():
@@ -115,8 +124,21 @@ class ArchiveServer:
             case _:
                 await _send(writer, Stored(entry.response, entry.items))
 
+    def _found(self, question: Find) -> Found | Missing:
+        entries = self._archive.find(question.caller, question.labels, time.monotonic())
+        if question.newest_first:
+            entries.reverse()
+        if question.after is not None:
+            at = next((i for i, entry in enumerate(entries) if entry.id == question.after), None)
+            if at is None:
+                return Missing()
+            entries = entries[at + 1 :]
+        return Found([entry.response for entry in entries[: question.limit]], len(entries) > question.limit)
+
     async def _put(self, put: Put, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        entry = Entry(put.id, put.caller, put.response, put.items, put.events, put.is_open, time.monotonic())
+        entry = Entry(
+            put.id, put.caller, put.response, put.items, put.events, put.is_open, time.monotonic(), put.labels
+        )
         if put.is_open:
             entry.stop = lambda: writer.write(framed(Stop()))
         self._archive.put(entry, time.monotonic())

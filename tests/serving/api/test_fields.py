@@ -168,6 +168,11 @@ REFUSED = {
     "prompt_cache_options": {"prompt_cache_options": {"ttl": "12h"}},
     "reasoning_effort": {"reasoning_effort": "none"},
     "messages": {"messages": [{"role": "user", "content": [{"type": "text", "text": "x", "voice": 1}]}]},
+    "messages[0]": {"messages": [{"role": "assistant", "audio": {"id": "a"}, "content": "x"}]},
+    "user": {"user": ["me"]},
+    "best_of": {"best_of": 2, "stream": True},
+    "role_settings": {"role_settings": {"a": "b"}},
+    "ebnf": {"ebnf": 5},
 }
 
 
@@ -176,6 +181,51 @@ def test_what_is_not_allowed_is_refused_by_name(http, name):
     answer = http.post("/v1/chat/completions", json=CHAT | REFUSED[name])
     assert answer.status_code == 400
     assert answer.json()["error"]["param"].startswith(name)
+
+
+def test_text_completions_are_not_stored(http):
+    answer = http.post("/v1/completions", json={"prompt": "a", "store": True})
+    assert (answer.status_code, answer.json()["error"]["param"]) == (400, "store")
+    assert http.post("/v1/completions", json={"prompt": "a", "store": False, "metadata": {"a": "b"}}).status_code == 200
+
+
+@routes
+def test_do_sample_says_whether_tokens_are_drawn(start, http, tmp_path, route):
+    live = start(answer, model_dir=checkpoint_for_tests.write(tmp_path, generation={"do_sample": False}))
+    for fields, expected in (({}, 0), ({"do_sample": True}, 1), ({"do_sample": False, "temperature": 0.5}, 0)):
+        assert http.post(live.url + route, json=body_of(route, fields)).status_code == 200
+        assert live.engine.records[-1]["temperature"] == expected
+
+
+@openai_routes
+def test_the_best_of_several_samples_is_the_answer(ask, live, route):
+    got = ask(route, best_of=3, seed=3)
+    assert len(got["choices"]) == 1
+    assert {int(record["seed"]) for record in live.engine.records[-3:]} == {3, 4, 5}
+    assert got["usage"]["completion_tokens"] == sum(len(answer(live.engine.prompts[-1], seed)) for seed in (3, 4, 5))
+    assert got["choices"][0]["logprobs"] is None
+
+
+@openai_routes
+def test_usage_may_come_with_every_chunk_and_with_no_more(http, route):
+    body = BASES[route] | {"stream": True, "stream_options": {"continuous_usage_stats": True}}
+    chunks = [json.loads(line.removeprefix("data: ")) for line in http.post(route, json=body).text.split("\n\n")[:-2]]
+    assert all(chunk["choices"] and chunk["usage"]["prompt_tokens"] for chunk in chunks)
+    assert chunks[-1]["usage"]["completion_tokens"] > 0
+
+
+def test_settings_of_roles_go_to_the_template(start, http, tmp_path):
+    template = "{{ role_settings.name }} {{ character_settings.mood }} {{ messages[0].content }}"
+    live = start(answer, model_dir=checkpoint_for_tests.write(tmp_path, template=template))
+    settings = {"role_settings": {"name": "Ann"}, "character_settings": {"mood": "merry"}}
+    assert http.post(live.url + "/v1/chat/completions", json=CHAT | settings).status_code == 200
+    assert live.engine.tokenizer.decode(live.engine.prompts[-1]) == f"Ann merry {PROMPT}"
+
+
+@pytest.mark.parametrize("message", [{"refusal": "no"}, {"content": [{"type": "refusal", "refusal": "no"}]}])
+def test_what_an_assistant_refused_is_what_it_said(ask, live, message):
+    ask("/v1/chat/completions", messages=[{"role": "assistant"} | message])
+    assert "<|start|>assistant\nno<|end|>" in live.engine.tokenizer.decode(live.engine.prompts[-1], False)
 
 
 def test_every_field_of_the_official_client_is_known():

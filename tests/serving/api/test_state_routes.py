@@ -45,10 +45,11 @@ def test_metrics_count_requests(http, live):
 
 
 def test_no_such_route_and_no_such_method(http):
-    missing, wrong = http.get("/v1/nothing"), http.get("/v1/chat/completions")
+    missing, wrong = http.get("/v1/nothing"), http.get("/v1/completions")
     assert (missing.status_code, missing.json()["error"]["type"]) == (404, "not_found_error")
     assert (wrong.status_code, wrong.json()["error"]["type"]) == (405, "method_not_allowed_error")
     assert wrong.headers["allow"] == "POST"
+    assert http.put("/v1/responses/x").headers["allow"] == "DELETE, GET"
 
 
 def test_the_document_describes_bodies_and_answers(http):

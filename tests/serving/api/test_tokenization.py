@@ -23,6 +23,15 @@ def test_a_text_goes_to_tokens_and_back(http, live):
     assert post(http, "/detokenize", {"tokens": []}) == {"prompt": ""}
 
 
+@pytest.mark.parametrize("path", ["/tokenize", "/v1/models", f"/v1/models/{MODEL}"])
+def test_how_long_requests_may_be_is_not_told_before_it_is_known(start, http, path):
+    live = start(engine={"max_length": 0})
+    answer = http.get(live.url + path) if "models" in path else http.post(live.url + path, json={"prompt": "a"})
+    assert answer.status_code == 503
+    assert "not started" in answer.json()["error"]["message"]
+    assert answer.headers["retry-after"]
+
+
 def test_tokens_are_named_on_demand(http):
     answer = post(http, "/tokenize", {"prompt": "a 世", "return_token_strs": True})
     assert len(answer["token_strs"]) == answer["count"]

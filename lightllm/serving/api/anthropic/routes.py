@@ -35,7 +35,9 @@ def router(service: Service) -> APIRouter:
         body = bodies.decode(await bodies.read(request, service.config.max_request_bytes), _decoder)
         bodies.refuse_unsupported(body, NEUTRAL)
         chat = chat_of(service, body)
-        generation, [reader], needs_tokens = await openai_chat.begun(service, request, chat, until_end=not body.stream)
+        generation, [reader], needs_tokens, _ = await openai_chat.begun(
+            service, request, chat, until_end=not body.stream
+        )
         [asked] = generation.requests
         if body.stream:
             return EventStream(generation, MessageStream(service, asked, reader, needs_tokens=needs_tokens))

@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 
 from lightllm.base.errors import RequestError
-from lightllm.serving.api.body import Int
+from lightllm.serving.api.body import Int, Metadata
 
 Count = Annotated[int, msgspec.Meta(ge=1, le=2**31 - 1)]
 LOGPROBS, ENCRYPTED = "message.output_text.logprobs", "reasoning.encrypted_content"
@@ -65,7 +65,7 @@ class ResponsesBody(msgspec.Struct, kw_only=True, forbid_unknown_fields=True, fr
     tool_choice: str | dict[str, Any] | None = None
     parallel_tool_calls: bool | None = None
     truncation: Literal["auto", "disabled"] | None = None
-    metadata: dict[str, str] | None = None
+    metadata: Metadata | None = None
     user: str | None = None
     # Extensions, named as in /v1/chat/completions
     top_k: Int | None = None
@@ -132,11 +132,6 @@ def check(body: ResponsesBody) -> None:
             body.top_logprobs and LOGPROBS not in (body.include or ()),
             "top_logprobs",
             f"top_logprobs needs include=[{LOGPROBS!r}]",
-        ),
-        (
-            len(body.metadata or ()) > 16,
-            "metadata",
-            "metadata may have up to 16 entries",
         ),
     ):
         if wrong:

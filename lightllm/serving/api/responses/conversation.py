@@ -72,7 +72,7 @@ def _format(format: dict[str, Any]) -> dict[str, Any]:
 async def _fitted(service: Service, chat: ChatBody) -> ChatBody:
     """The chat without as many of its oldest messages as it takes to fit. What the system says stays."""
     parsing = openai_chat.parsing_of(service, chat)
-    room = min(service.status.max_request_tokens, service.status.pool_tokens) - (chat.max_tokens or 1)
+    room = min(service.max_model_len, service.status.pool_tokens) - (chat.max_tokens or 1)
     fixed = next((i for i, m in enumerate(chat.messages) if m["role"] not in ("system", "developer")), 0)
 
     async def fits(dropped: int) -> bool:

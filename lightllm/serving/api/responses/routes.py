@@ -10,6 +10,7 @@ from lightllm.serving.api import body as bodies
 from lightllm.serving.api import openai_chat
 from lightllm.serving.api.documents import described
 from lightllm.serving.api.event_stream import EventStream
+from lightllm.serving.api.kept import archive_of, as_json, caller_of
 from lightllm.serving.api.openai import json
 from lightllm.serving.api.responses import items, stored
 from lightllm.serving.api.responses.answer import Answer, ResponseObject, new_response
@@ -38,7 +39,7 @@ def router(service: Service) -> APIRouter:
         chat = await openai_chat.begun(service, request, chat_body, until_end=at_end)
         answer = Answer(service, body, new_response(service, body), chat.readers[0])
         kept_in = None if body.store is False else service.archive
-        writing = Writing(answer, chat, kept_in, stored.caller_of(request), conversation)
+        writing = Writing(answer, chat, kept_in, caller_of(request), conversation)
         if body.background:
             queued = json(answer.response)
             task = await writing.begin_aside()
@@ -46,11 +47,11 @@ def router(service: Service) -> APIRouter:
             task.add_done_callback(background.discard)
             if body.stream:
                 return await stored.followed(service, request, answer.response.id, 0)
-            return stored.as_json(queued)
+            return as_json(queued)
         if body.stream:
             form = ResponseForm(writing, chat.generation, needs_tokens=chat.needs_tokens)
             return EventStream(chat.generation, form, before_end=form.before_end)
-        return stored.as_json(await writing.whole(request.receive))
+        return as_json(await writing.whole(request.receive))
 
     stored.add(routes, service)
     return routes
@@ -60,7 +61,7 @@ async def _before(service: Service, request: Request, body: ResponsesBody) -> li
     """The items of the response that is gone on from, and of its answer."""
     if body.previous_response_id is None:
         return []
-    found = await stored.archive_of(service).get(body.previous_response_id, stored.caller_of(request))
+    found = await archive_of(service).get(body.previous_response_id, caller_of(request))
     if found is None:
         raise RequestError(
             f"there is no response {body.previous_response_id[:100]!r}: it was not stored, or is gone by now; send the "

@@ -113,7 +113,7 @@ def router(service: Service) -> APIRouter:
     @routes.get("/info", **described(None, TgiInfo, error=TgiError))
     async def info() -> Response:
         """What is served."""
-        config, most = service.config, service.status.max_request_tokens
+        config, most = service.config, service.max_model_len
         about = TgiInfo(
             model_id=service.model_name,
             model_dtype=config.data_type,
