@@ -109,7 +109,7 @@ class EngineClient:
             tokens[-1] = self.task.last_token  # what made room may have taken it
         max_tokens, timeout_s = self._max_tokens(len(tokens), params), self._timeout_s(terms)
         token_words = words_of(params, vocabulary=self.vocab_size, eos_ids=self._eos_ids)
-        self._check_room(params.num_samples, len(tokens))
+        self._check_room(params, len(tokens))
         self._check_wait(params.num_samples, timeout_s)
         stop_ids = [*([] if params.ignore_eos else self._eos_ids), *params.stop_token_ids]
         self._check_beams(params, stop_ids)
@@ -359,11 +359,13 @@ class EngineClient:
             )
         return terms.timeout_s
 
-    def _check_room(self, count: int, prompt_tokens: int) -> None:
+    def _check_room(self, params: SamplingParams, prompt_tokens: int) -> None:
         """Refuses what the scheduler would surely refuse, which costs the engine nothing.
 
         What is seen of other clients' requests may be a moment old: the last word is the scheduler's.
         """
+        count = params.num_samples
+        places = 1 if params.beams is not None else count  # in the queue
         if count > self._records.num_free:
             raise RequestError(
                 f"{len(self._open)} requests are open and {count} more have no room; try again later",
@@ -377,9 +379,9 @@ class EngineClient:
         # With nobody waiting the request may run at once, so it is let in whatever the limit.
         if not waiting:
             return
-        if waiting + count > most:
+        if waiting + places > most:
             raise self._refused_here(Refusal.QUEUE_REQUESTS, count)
-        if most_tokens is not None and tokens + count * prompt_tokens > most_tokens:
+        if most_tokens is not None and tokens + places * prompt_tokens > most_tokens:
             raise self._refused_here(Refusal.QUEUE_TOKENS, count)
 
     def _check_wait(self, count: int, timeout_s: float | None) -> None:

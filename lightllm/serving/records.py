@@ -60,6 +60,7 @@ class Request:
     hidden: str = ""  # what is still to come of text that is not shown
     wants_prompt: bool = False  # its prompt's logprobs are still to be read
     wants_vector: bool = False  # its answer is a vector
+    has_place: bool = True  # in the queue; the samples of a beam search have one, which is the first one's
     error: str | None = None  # why the engine that ran it is gone, and with it the pages of its output
     is_finished: bool = False  # its end was read
     is_released: bool = False
@@ -199,6 +200,7 @@ class Records:
                 now,
                 hidden=params.hidden_beginning,
                 wants_prompt=i == 0 and params.prompt_logprobs is not None,
+                has_place=i == 0 or params.beams is None,
             )
             for i, index in enumerate(indexes)
         ]
@@ -264,8 +266,8 @@ class Records:
         return self._table.prompt(request.index)
 
     def waiting(self, requests: Iterable[Request]) -> tuple[int, int]:
-        """How many of these requests have not been admitted yet, and the tokens of their prompts."""
-        indexes = np.fromiter((request.index for request in requests), dtype=np.int64)
+        """How many places in the queue these requests have, not being admitted yet, and the tokens of their prompts."""
+        indexes = np.fromiter((request.index for request in requests if request.has_place), dtype=np.int64)
         columns = self.columns
         is_seen = columns["output_generation"][indexes] == columns["generation"][indexes]
         indexes = indexes[~(is_seen & ((columns["started"][indexes] > 0) | (columns["finish_reason"][indexes] > 0)))]

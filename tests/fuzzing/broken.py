@@ -240,6 +240,15 @@ def pages_of_the_output_are_kept():
 
 
 @_mistake
+def beams_go_on_from_one_another():
+    def fork(self: Running, beams, steps):
+        return fork_beams(self, beams[::-1], steps)
+
+    fork_beams = Running.fork
+    return mock.patch.object(Running, "fork", fork)
+
+
+@_mistake
 def a_vector_is_not_written_down():
     return mock.patch.object(PromptScores, "put", return_value=True)
 

@@ -4,6 +4,7 @@ import random
 
 import msgspec
 
+from lightllm.base.beams import BeamOptions
 from tests.fuzzing.events import (
     CLIENTS,
     EVERYBODY,
@@ -20,6 +21,7 @@ from tests.fuzzing.events import (
 )
 
 _OTHER_ORDERS = ["priority", "shortest_predicted", "longest_prefix", "fair_share"]
+_VOCABULARY_OF_BEAMS = 50  # in a small one too few tokens may follow
 _LONG, _TIMES_LONGER = 0.01, 8
 
 
@@ -39,6 +41,7 @@ class _Drawing:
         self._length, self._arrivals = draw.choice([2, 6, 14]), draw.choice([0.3, 0.5, 0.7])
         self._states_maxima = draw.choice([0.0, 0.7, 1.0])  # of max_tokens
         self._num_stops = [0, 0, 1, 3 if self._settings.has_small_constants else 12]
+        self._searches = draw.choice([0.0, 0.0, 0.1, 0.5]) if vocabulary == _VOCABULARY_OF_BEAMS else 0.0
         self._is_late = draw.choice([0.0, 0.2, 0.6])  # messages and results
         self._disturbances = {
             self._release: draw.choice([0.0, 0.2, 0.6]),
@@ -91,7 +94,7 @@ class _Drawing:
             config["running_max_req_size"] = 8
         return Settings(
             pool_tokens=draw.choice([12, 16, 20] if self._is_tight else [12, 20, 24, 32, 200]),
-            vocabulary=draw.choice([2, 4, 50]),
+            vocabulary=draw.choice([2, 4, _VOCABULARY_OF_BEAMS]),
             records=draw.choice([3, 8]),
             output_pages=draw.choice([1, 3]) if draw.random() < 0.03 else None,
             default_max_tokens=draw.choice([6, 9, 12] if self._is_tight else [2, 6, 12]),
@@ -135,6 +138,17 @@ class _Drawing:
     def _wrong_result(self, ask: Ask) -> None:
         self._events.append(WrongResult(self._draw.random() < 0.5))
 
+    def _beams(self) -> BeamOptions:
+        draw = self._draw
+        groups, width = draw.choice([1, 1, 2, 3]), draw.choice([1, 1, 2, 3])
+        return BeamOptions(
+            width=groups * width,
+            groups=groups,
+            diversity_penalty=draw.choice([0.0, 0.5, 4.0]),
+            length_penalty=draw.choice([1.0, -1.0, 0.0, 2.0]),
+            early_stopping=draw.choice([False, True, "never"]),
+        )
+
     def _ask(self, *, client: int | None = None, max_tokens: int | None = None) -> None:
         draw, vocabulary = self._draw, self._settings.vocabulary
         length = 2 if self._is_tight else self._length
@@ -159,6 +173,9 @@ class _Drawing:
             tenant=draw.randrange(3),
             timeout_s=draw.choice([0.01, 0.03, 0.1]) if draw.random() < 0.1 else None,
         )
+        if draw.random() < self._searches:
+            # Of long ones too few would fit the pool.
+            ask = msgspec.structs.replace(ask, beams=self._beams(), max_tokens=draw.choice([1, 2, 4]))
         if max_tokens is not None:
             ask = msgspec.structs.replace(ask, max_tokens=max_tokens)
         self._asks.append(ask)

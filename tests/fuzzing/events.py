@@ -6,6 +6,8 @@ episode is an episode too, and one that fails can be shortened. What `repr` show
 
 import msgspec
 
+from lightllm.base.beams import BeamOptions
+
 DETOKENIZER, CONTROL, CLIENTS = 1, 2, 4  # of `Turn.hears`; client c is CLIENTS << c
 EVERYBODY = 255
 TICK_S = 0.01
@@ -51,6 +53,7 @@ class Ask(Event, frozen=True):
     priority: int = 0
     tenant: int = 0
     timeout_s: float | None = None
+    beams: BeamOptions | None = None
 
 
 class Release(Event, frozen=True):

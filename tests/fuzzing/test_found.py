@@ -1,5 +1,6 @@
 """What the fuzzer has found, each as the shortest episode in which it went wrong."""
 
+from lightllm.base.beams import BeamOptions
 from tests.fuzzing import world
 from tests.fuzzing.events import Ask, Episode, Settings, Turn, WrongResult
 
@@ -12,6 +13,19 @@ def test_decodes_that_wait_for_prompts_are_in_the_predicted_peak():
     config = {"disable_dynamic_prompt_cache": True, "batch_max_tokens": 3, "prompts_first": True}
     settings = Settings(pool_tokens=24, config={"admission": "conservative"} | config)
     world.run(Episode(settings, [Ask(name=0, prompt=tuple(range(10)), n=2, max_tokens=4)]))
+
+
+def test_a_beam_search_has_one_place_in_the_queue():
+    settings = Settings(vocabulary=50, config={"max_queued_tokens": 10})
+    search = Ask(name=0, prompt=(1, 2, 3), n=2, beams=BeamOptions(2))
+    world.run(Episode(settings, [search, Ask(name=1, prompt=(1, 2, 3, 4, 5))]))
+    search = Ask(name=1, prompt=(1, 2, 3, 4), n=2, beams=BeamOptions(2))
+    world.run(Episode(settings, [Ask(name=0, prompt=(1, 2, 3)), search]))
+
+
+def test_a_narrow_beam_search_may_be_asked_for_many_logprobs():
+    search = Ask(name=0, logprobs=20, beams=BeamOptions(2))
+    world.run(Episode(Settings(vocabulary=50), [search]))
 
 
 def test_the_oldest_of_the_most_urgent_never_gives_way():

@@ -25,7 +25,6 @@ from lightllm.serving.scheduling.scheduler import Scheduler
 from lightllm.serving.scheduling.waiting import Waiting
 from tests.fuzzing.answers import Answer, score
 from tests.fuzzing.events import Settings
-from tests.serving.scheduling.device import logprobs
 
 _arrays = attrgetter(*[field.name for field in fields(StepPlan) if field.type is np.ndarray and field.name != "begins"])
 
@@ -40,6 +39,7 @@ class Asked:
     answer: Answer
     num_logprobs: int
     scores_prompt: bool
+    together: list["Asked"]  # with it the others end: the samples of a beam search, itself among them
     latest_step: int = 0  # by which it must have ended
     deadline: float = math.inf
     is_stopped: bool = False  # by a stop string, before it ended otherwise
@@ -54,9 +54,14 @@ class Asked:
         return self.request.index, self.request.generation
 
     @property
+    def has_place(self) -> bool:
+        """Whether it has a place in the queue of its own."""
+        return not self.together or self is self.together[0]
+
+    @property
     def steps_alone(self) -> int:
         """Steps it may take at most, from when it is the oldest."""
-        return self.answer.prompt_length + self.answer.max_tokens + 4
+        return self.answer.steps_alone
 
 
 class Watch:
@@ -190,11 +195,13 @@ class Watch:
         """Whether these requests have to be refused because of those that wait."""
         finish, started, config = self._columns["finish_reason"], self._columns["started"], self._config
         waiting = [asked for index, asked in self.known.items() if not finish[index] and not started[index]]
-        if not waiting or not samples:
+        places = [asked for asked in waiting if asked.has_place]
+        if not places or not samples:
             return False
-        tokens = sum(asked.answer.prompt_length for asked in [*waiting, *samples])
+        places += [asked for asked in samples if asked.has_place]
+        tokens = sum(asked.answer.prompt_length for asked in places)
         is_long = config.max_queued_tokens is not None and tokens > config.max_queued_tokens
-        return is_long or len(waiting) + len(samples) > config.max_queued_requests
+        return is_long or len(places) > config.max_queued_requests
 
     def _bound_steps(self, asked: Asked) -> None:
         """Sets by which step a request must have ended that comes now, whoever else is there."""
@@ -210,7 +217,8 @@ class Watch:
         index, answer, finish = asked.request.index, asked.answer, asked.finish
         generation = self._columns["output_generation"][index]
         assert generation == asked.request.generation, "what is written says for whom"
-        if asked.request.is_released:  # its client may have put something else in the record
+        # Its client may have put something else in the record, or has left the search before it was whole.
+        if any(one.request.is_released for one in [asked, *asked.together]):
             return
         if asked.is_stopped:
             assert finish is FinishReason.STOP, "a stop string ends a request"
@@ -222,7 +230,7 @@ class Watch:
         output = self._table.output(index, 0, asked.num_output)
         assert output[:, 0].tolist() == answer.output[: asked.num_output], "a request gets what it gets alone"
         if asked.num_logprobs >= 0:
-            _check_logprobs(output, asked.num_logprobs)
+            _check_logprobs(output, answer, asked.num_logprobs)
         if self._settings.gives_vectors and finish is FinishReason.LENGTH:
             # Where a prompt may be found in the cache, what all its tokens add up to is not known.
             expected = answer.vector[: 2 if self._config.disable_dynamic_prompt_cache else 1]
@@ -276,9 +284,9 @@ class Watch:
         waiting.admit = watched
 
 
-def _check_logprobs(output: np.ndarray, count: int) -> None:
-    for words in output:
-        logprob, top, top_logprobs = logprobs(int(words[0]), count)
+def _check_logprobs(output: np.ndarray, answer: Answer, count: int) -> None:
+    for place, words in enumerate(output):
+        logprob, top, top_logprobs = answer.logprobs(place, count)
         assert words[1:2].view(np.float32) == logprob, "logprobs lie beside their tokens"
-        assert words[2 : 2 + count].tolist() == top.tolist(), "logprobs lie beside their tokens"
-        assert words[2 + count :].view(np.float32).tolist() == top_logprobs.tolist(), "each beside its token"
+        assert words[2 : 2 + count].tolist() == top, "logprobs lie beside their tokens"
+        assert words[2 + count :].view(np.float32).tolist() == top_logprobs, "each beside its token"

@@ -4,7 +4,7 @@ import numpy as np
 
 from lightllm.base.step import LAST_SAMPLED, StepPlan, StepResult
 from lightllm.serving.scheduling.prefix_tree import PrefixTree
-from tests.fuzzing.answers import Answer, following, part, score
+from tests.fuzzing.answers import Answer, BeamAnswer, following, part, score
 from tests.serving.scheduling.device import logprobs
 
 _NOTHING = -1
@@ -82,32 +82,47 @@ class Worker:
         assert min(counts) >= 1, "a sequence runs tokens"
 
     def _write(self, rows: list[int], starts: list[int], counts: list[int], tokens: list[int]) -> None:
-        at, written = 0, []
-        for row, start, count in zip(rows, starts, counts, strict=True):
+        ends = np.cumsum(counts).tolist()
+        assert ends[-1] == len(tokens), "every token is some row's"
+        written = []
+        # A row may go on from what another writes in the same step, which then begins earlier.
+        for start, row, count, end in sorted(zip(starts, rows, counts, ends, strict=True)):
             answer, line = self._of_row[row], self._lines[row]
             assert answer is not None, "a row begins before it runs"
             assert len(line) >= start + count, "every token that runs has a slot"
-            answer.reach(start + count)
-            run = tokens[at : at + count]
-            if run == [LAST_SAMPLED]:
-                position, token = self._last[row]
-                assert position == start, "a row that runs what it sampled last has sampled that"
-                run = [token]
-            assert run == answer.tokens[start : start + count], "a row runs its request's tokens"
-            for position in range(start, start + count):
-                self._held[line[position]] = answer.hashes[position]
+            contexts = self._contexts(row, answer, start, tokens[end - count : end])
+            for position, context in enumerate(contexts, start):
+                self._held[line[position]] = context
                 written.append(line[position])
-            before = self._pooled[row] if start else 0
-            self._pooled[row] = before + sum(map(part, answer.hashes[start : start + count]))
-            at += count
-        assert at == len(tokens), "every token is some row's"
+            self._pooled[row] = (self._pooled[row] if start else 0) + sum(map(part, contexts))
         assert len(set(written)) == len(written), "two tokens of a step never share a slot"
+
+    def _contexts(self, row: int, answer: Answer, start: int, run: list[int]) -> list[int]:
+        """The hashes of the tokens up to each one that a row runs, from position `start` on."""
+        if isinstance(answer, BeamAnswer):
+            contexts, context = [], self._held[self._lines[row][start - 1]] if start else 0
+            for token in run:
+                context = following(context, token)
+                assert context in answer.search.before, "a beam runs tokens that the search has chosen"
+                contexts.append(context)
+            return contexts
+        answer.reach(start + len(run))
+        if run == [LAST_SAMPLED]:
+            position, token = self._last[row]
+            assert position == start, "a row that runs what it sampled last has sampled that"
+            run = [token]
+        assert run == answer.tokens[start : start + len(run)], "a row runs its request's tokens"
+        return answer.hashes[start : start + len(run)]
 
     def _read(self, row: int, length: int, *, samples: bool) -> int:
         """What the row samples after its first `length` tokens."""
         answer = self._of_row[row]
         assert answer is not None, "a row begins before it runs"
         held = [self._held[slot] for slot in self._lines[row][:length]]
+        if isinstance(answer, BeamAnswer):
+            shorter = [answer.search.before.get(context) for context in held]
+            assert shorter == [0, *held[:-1]], "slots of the context hold the keys and values of other tokens"
+            return int(answer.search.likeliest(held[-1], 1).tokens[0]) if samples else _NOTHING
         assert held == answer.hashes[:length], "slots of the context hold the keys and values of other tokens"
         if not samples:
             return _NOTHING
@@ -127,7 +142,11 @@ class Worker:
         top = np.zeros((len(chosen), max(most, 0)), dtype=np.int32)
         top_logprobs = np.zeros(top.shape, dtype=np.float32)
         for i, count in enumerate(counts):
-            if count >= 0:
+            answer = self._of_row[plan.rows[i]]
+            if count >= 0 and isinstance(answer, BeamAnswer):
+                context = self._held[self._lines[plan.rows[i]][plan.starts[i] + plan.counts[i] - 1]]
+                top[i, :count], top_logprobs[i, :count] = answer.search.likeliest(context, count)
+            elif count >= 0:
                 chosen[i], top[i], top_logprobs[i] = logprobs(sampled[i], most)
         result = StepResult(plan.step, np.array(sampled, dtype=np.int32), chosen, top, top_logprobs, 0.0, True)
         if self._gives_vectors and max(sampled) >= 0:

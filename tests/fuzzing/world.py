@@ -11,6 +11,7 @@ from dataclasses import replace
 
 import msgspec
 
+from lightllm.base.beams import BeamOptions
 from lightllm.base.config import EngineConfig
 from lightllm.base.errors import RequestError
 from lightllm.base.messages import AnyMessage, Message, Reference, Requests
@@ -33,7 +34,7 @@ from lightllm.serving.scheduling import (
 )
 from lightllm.serving.scheduling import plan as planning
 from lightllm.serving.scheduling.scheduler import Scheduler
-from tests.fuzzing.answers import Answer
+from tests.fuzzing.answers import Answer, BeamAnswer, Search
 from tests.fuzzing.events import (
     CLIENTS,
     CONTROL,
@@ -165,24 +166,48 @@ class World:
         )
         if gives_vectors := self.settings.gives_vectors:
             params = msgspec.structs.replace(vectors.PARAMS, seed=params.seed)
+        elif event.beams is not None:
+            params = _searching(params, event.beams)
         terms = Terms(priority=event.priority, tenant=event.tenant, salt=event.tenant % 2, timeout_s=event.timeout_s)
         try:
             requests = self._clients[event.client].submit(prompt, params, terms=terms, wants_vector=gives_vectors)
         except RequestError:
             return
         max_tokens = int(self.table.records["max_tokens"][requests[0].index])
-        for request in requests:
-            seed = _SEEDS_OF_ASK * event.name + event.variant + request.sample
-            self._answers[seed] = Answer(
-                prompt, max_tokens=max_tokens, min_tokens=params.min_tokens, stops=params.stop_token_ids,
-                variant=seed % _VARIANTS, vocabulary=self.settings.vocabulary, bans_stops=self.settings.bans_stops,
-            )  # fmt: skip
+        together: list[Asked] = []
+        for request, answer in zip(requests, self._new_answers(prompt, params, max_tokens), strict=True):
+            self._answers[params.seed + request.sample] = answer
             asked = Asked(
-                event.client, self._clients[event.client], request, self._answers[seed],
+                event.client, self._clients[event.client], request, answer,
                 num_logprobs=params.num_logprobs, scores_prompt=request.wants_prompt,
+                together=together if params.beams else [],
             )  # fmt: skip
+            together.append(asked)
             self.watch.is_asked(asked, states_maximum=params.max_tokens is not None)
             self._asks.setdefault(event.name, []).append(asked)
+
+    def _new_answers(self, prompt: list[int], params: SamplingParams, max_tokens: int) -> list[Answer]:
+        """Of each sample."""
+        vocabulary, stops = self.settings.vocabulary, frozenset(params.stop_token_ids)
+        if params.beams is not None:
+            search = Search(
+                prompt, params.beams, max_tokens=max_tokens, min_tokens=params.min_tokens, stops=stops,
+                vocabulary=vocabulary, num_logprobs=params.num_logprobs,
+            )  # fmt: skip
+            found = search.hypotheses[: params.n]
+            return [BeamAnswer(prompt, search, one, max_tokens=max_tokens, stops=stops) for one in found]
+        return [
+            Answer(
+                prompt,
+                max_tokens=max_tokens,
+                min_tokens=params.min_tokens,
+                stops=stops,
+                variant=(params.seed + sample) % _VARIANTS,
+                vocabulary=vocabulary,
+                bans_stops=self.settings.bans_stops,
+            )
+            for sample in range(params.n)
+        ]
 
     def _release(self, event: Release) -> None:
         for asked in self._asks.get(event.name, [])[event.sample : event.sample + 1]:
@@ -190,7 +215,9 @@ class World:
                 asked.owner.release(asked.request)
 
     def _stop(self, event: Stop) -> None:
-        self._stops += [asked.reference for asked in self._asks.get(event.name, [])[event.sample : event.sample + 1]]
+        named = self._asks.get(event.name, [])[event.sample : event.sample + 1]
+        # A beam search knows no text, so nothing is ever found in it.
+        self._stops += [asked.reference for asked in named if not asked.together]
 
     def _die(self, event: Die) -> None:
         if self._is_alive[event.client]:
@@ -294,6 +321,23 @@ class World:
                 return
             self.watch.plans(plan)
             self._results.append(self._worker.run(plan))
+
+
+def _searching(params: SamplingParams, beams: BeamOptions) -> SamplingParams:
+    """The parameters for beams, without what these cannot be asked for."""
+    return SamplingParams(
+        n=min(params.n, beams.width),
+        num_beams=beams.width,
+        num_beam_groups=beams.groups,
+        diversity_penalty=beams.diversity_penalty,
+        length_penalty=beams.length_penalty,
+        early_stopping=beams.early_stopping,
+        max_tokens=params.max_tokens,
+        min_tokens=params.min_tokens,
+        stop_token_ids=params.stop_token_ids[:3],
+        logprobs=params.logprobs,
+        seed=params.seed,
+    )
 
 
 def run(episode: Episode) -> World:

@@ -275,6 +275,16 @@ def test_the_queue_counts_only_what_waits(bench):
     assert caught.value.status == 429
 
 
+def test_a_beam_search_has_one_place_in_the_queue(bench):
+    bench = Bench(max_queued_requests=1)
+    running, _ = bench.submit(n=2, num_beams=4)
+    bench.table.records[running.index]["started"] = 1.0
+    bench.table.records[running.index]["output_generation"] = running.generation
+    bench.submit()
+    with pytest.raises(RequestError, match="--max_queued_requests=1"):
+        bench.submit()
+
+
 def test_prompts_that_fill_the_pages_are_429_and_leave_nothing(bench):
     bench.status.record["max_request_tokens"] = bench.status.record["pool_tokens"] = 10**6
     pages = bench.client._records._pages

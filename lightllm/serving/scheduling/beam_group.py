@@ -11,7 +11,8 @@ from lightllm.serving.scheduling.request import Request
 
 
 class BeamGroup:
-    """`samples`: what the client knows, of which the first waits for all; `beams`: what has rows.
+    """`samples`: what the client knows, of which the first waits for all; `beams`: what has rows. num_candidates: how
+    many of a beam's likeliest tokens the search needs, or the client wants to see.
 
     A beam is a request that runs known tokens only. In each round it computes the last of them, then its group says
     which token comes next, or that it goes on from where another beam is.
@@ -25,13 +26,14 @@ class BeamGroup:
             min_tokens=self.leader.min_tokens,
             stops=frozenset(self.leader.stop_tokens.tolist()),
         )
+        self.num_candidates = max(self.search.num_candidates, self.leader.num_logprobs)
         self.beams: list[Request] = []
         self._heard: dict[Request, Candidates] = {}
 
     def begin(self) -> None:
         """All beams start at the prompt, which the leader knows."""
         sampling = self.leader.sampling.copy()
-        sampling["temperature"], sampling["num_logprobs"] = 0, self.search.num_candidates
+        sampling["temperature"], sampling["num_logprobs"] = 0, self.num_candidates
         sampling["min_tokens"] = 0
         self.beams = [replace(self.leader, sampling=sampling, min_tokens=0) for _ in range(self._width)]
 

@@ -30,7 +30,8 @@ class Intake:
     def why_not(self, samples: list[Request], now: float) -> Refusal:
         """Why the samples of a prompt are not taken in, all or none. They are told how long they would wait.
 
-        With nobody waiting they may run at once, so they are let in whatever the bounds.
+        Those of a beam search have one place in the queue. With nobody waiting they may run at once, so they are let in
+        whatever the bounds.
         """
         waiting, first = self._waiting, samples[0]
         predicted = self._wait.seconds(waiting.work_before(first))
@@ -38,11 +39,12 @@ class Intake:
             request.predicted_wait = predicted
         if not waiting.num_new:
             return Refusal.NONE
-        if waiting.num_new + len(samples) > self._most_requests:
+        places = 1 if first.group is not None else len(samples)
+        if waiting.num_new + places > self._most_requests:
             return Refusal.QUEUE_REQUESTS
-        if waiting.new_tokens + len(samples) * first.prompt_length > self._most_tokens:
+        if waiting.new_tokens + places * first.prompt_length > self._most_tokens:
             return Refusal.QUEUE_TOKENS
-        if predicted > min(self._ttft_target_s, first.deadline - now) or self._is_blind_queue_full(len(samples)):
+        if predicted > min(self._ttft_target_s, first.deadline - now) or self._is_blind_queue_full(places):
             return Refusal.TOO_LATE
         return Refusal.NONE
 

@@ -230,7 +230,7 @@ class Scheduler:
         for position, row in zip(positions.tolist(), seated.tolist(), strict=True):
             beam = self._request_of(row)
             assert beam.group is not None, "a beam has a group"
-            count, group = beam.group.search.num_candidates, beam.group
+            count, group = beam.group.num_candidates, beam.group
             likeliest = Candidates(result.top_tokens[position, :count], result.top_logprobs[position, :count])
             if group.hear(beam, likeliest):
                 self._advance_beams(group)
