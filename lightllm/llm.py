@@ -173,8 +173,9 @@ class LLM:
         service = self._engine.service
         pairs = [service.pairs.of(*texts, instruct) for texts in zip(ones, others, strict=True)]
         prompts = [{"prompt_token_ids": prompt} for prompts in pairs for prompt in prompts]
-        found, each = self._vectors(prompts, service.client.task.kind, use_tqdm), len(pairs[0]) if pairs else 1
-        return [vectors.score(found[at : at + each]) for at in range(0, len(found), each)]
+        task = service.client.task
+        found, each = self._vectors(prompts, task.kind, use_tqdm), len(pairs[0]) if pairs else 1
+        return [vectors.score(task, found[at : at + each]) for at in range(0, len(found), each)]
 
     def _task(self, kind: Kind) -> Task:
         """The model's. Raises RequestError if it is for something else."""

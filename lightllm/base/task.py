@@ -4,13 +4,14 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from lightllm.base.checkpoint_files import read_json, read_json_list, token_ids, vocab_size
 from lightllm.base.config import EngineConfig, Pooling
 from lightllm.base.errors import ConfigError
 
 Kind = Literal["generate", "embed", "classify", "reward"]
+Activation = Literal["Sigmoid", "Identity", "Tanh"]
 _BY_ENDING: dict[str, Kind] = {"ForSequenceClassification": "classify", "ForRewardModel": "reward"}
 _NO_AND_YES = ["no", "yes"]
 _EMBEDDING_MODULES = {"Transformer", "Pooling", "Normalize"}
@@ -25,7 +26,8 @@ class Task:
     Of embedding models: normalizes: their vectors have length 1; pooling: what of a prompt's hidden states they are;
     widths: how many of their first numbers may be asked for.
     last_token: what every prompt has to end with, and is given at its end if it does not. answers: of a classifier
-    without a head of its own, the token that means yes and, if there is one, the token that means no.
+    without a head of its own, the token that means yes and, if there is one, the token that means no. activation: what
+    a classifier's only label becomes when it is to say how well texts match.
     """
 
     kind: Kind = "generate"
@@ -35,6 +37,7 @@ class Task:
     widths: Sequence[int] = ()
     last_token: int | None = None
     answers: tuple[int, ...] = ()
+    activation: Activation = "Sigmoid"
 
     @property
     def name(self) -> str:
@@ -56,9 +59,9 @@ class Task:
             case "embed":
                 return cls._embed(config, raw, modules)
             case "rerank":
-                return cls("classify", 1, answers=_answers(config, raw, modules))
+                return cls("classify", 1, answers=_answers(config, raw, modules), activation=_activation(config, raw))
             case "classify":
-                return cls("classify", _num_labels(raw))
+                return cls("classify", _num_labels(raw), activation=_activation(config, raw))
             case "reward":
                 token = raw.get("reward_token_id")
                 return cls("reward", 1, last_token=None if token is None else _token(raw, "reward_token_id", token))
@@ -119,6 +122,16 @@ def _answers(config: EngineConfig, raw: dict[str, Any], modules: dict[str, str])
     if not isinstance(names, list) or len(names) > len(_NO_AND_YES) or not all(isinstance(one, str) for one in names):
         raise ConfigError(f"classifier_from_token={names} is not supported; supported: [no, yes] or [yes]")
     return tuple(reversed(token_ids(config.model_dir, names)))
+
+
+def _activation(config: EngineConfig, raw: dict[str, Any]) -> Activation:
+    """As sentence-transformers' files say, of which there are three kinds by age, or else the sigmoid."""
+    newest = read_json(config.model_dir, "config_sentence_transformers.json", required=False).get("activation_fn")
+    newer = (raw.get("sentence_transformers") or {}).get("activation_fn")
+    stated = str(newest or newer or raw.get("sbert_ce_default_activation_function") or "Sigmoid")
+    if (name := stated.rpartition(".")[2]) not in get_args(Activation):
+        raise ConfigError(f"activation_fn={stated} is not supported; supported: {', '.join(get_args(Activation))}")
+    return name  # type: ignore[return-value]
 
 
 def _token(raw: dict[str, Any], name: str, token: Any) -> int:

@@ -9,6 +9,7 @@ from lightllm.base.task import Task
 # A vector comes with the one token that every request has at least.
 PARAMS = SamplingParams(max_tokens=1, temperature=0, ignore_eos=True)
 TINY = 1e-12
+_ACTIVATIONS = {"Sigmoid": lambda x: 0.5 + 0.5 * np.tanh(x / 2), "Identity": lambda x: x, "Tanh": np.tanh}
 
 
 def shortened(task: Task, vector: np.ndarray, width: int | None) -> np.ndarray:
@@ -30,9 +31,9 @@ def check_width(task: Task, width: int | None) -> None:
     )
 
 
-def score(vectors: list[np.ndarray]) -> float:
-    """Cosine of two embeddings, or sigmoid of one classifier's only output."""
+def score(task: Task, vectors: list[np.ndarray]) -> float:
+    """Cosine of two embeddings, or what a classifier's only output becomes: its sigmoid, if nothing else."""
     if len(vectors) == 2:
         left, right = (vector.astype(np.float64) for vector in vectors)
         return float(left @ right / np.sqrt((left @ left) * (right @ right)))
-    return float(0.5 + 0.5 * np.tanh(vectors[0][0].astype(np.float64) / 2))
+    return float(_ACTIVATIONS[task.activation](vectors[0][0].astype(np.float64)))

@@ -110,3 +110,21 @@ def test_embeddings_may_be_shortened_where_the_model_was_trained_for_it(tmp_path
     assert task_of(tmp_path, flags=embed, matryoshka_dimensions=[32, 8]).widths == [8, 32, 64]
     for said in ({"is_matryoshka": True}, {"flags": embed | {"is_matryoshka": True}}):
         assert task_of(tmp_path, **{"flags": embed} | said).widths == range(1, 65)
+
+
+@pytest.mark.parametrize(
+    ("said", "activation"),
+    [
+        ({}, "Sigmoid"),
+        ({"sbert_ce_default_activation_function": "torch.nn.modules.linear.Identity"}, "Identity"),
+        ({"sentence_transformers": {"activation_fn": "torch.nn.modules.activation.Tanh"}}, "Tanh"),
+    ],
+)
+def test_what_becomes_of_a_classifiers_only_label_is_told_by_sentence_transformers(tmp_path, said, activation):
+    said = said | {"architectures": ["AnyForSequenceClassification"], "num_labels": 1}
+    assert task_of(tmp_path, **said) == Task("classify", 1, activation=activation)
+    (tmp_path / "config_sentence_transformers.json").write_text('{"activation_fn": "torch.nn.Identity"}')
+    assert task_of(tmp_path, **said) == Task("classify", 1, activation="Identity")
+    (tmp_path / "config_sentence_transformers.json").write_text('{"activation_fn": "torch.nn.GELU"}')
+    with pytest.raises(ConfigError, match="activation_fn=torch.nn.GELU is not supported; supported: Sigmoid, Id"):
+        task_of(tmp_path, **said)

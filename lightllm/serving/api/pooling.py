@@ -219,13 +219,13 @@ async def _compare(
     service: Service, request: Request, body: ScoreBody | RerankBody, texts: Iterable[tuple[str, str]]
 ) -> tuple[list[float], PoolingUsage]:
     """A score for each pair."""
-    texts, pairs_of, instruct = list(texts), service.pairs.of, body.instruct
+    texts, pairs_of, instruct, task = list(texts), service.pairs.of, body.instruct, service.client.task
     characters = sum(len(left) + len(right) for left, right in texts)
     pairs = await service.aside(lambda: [pairs_of(*both, instruct) for both in texts], characters)
     prompts = [prompt for pair in pairs for prompt in pair]
     found, usage = await _vectors(service, request, body, prompts)
     each = len(found) // len(pairs)
-    return [vectors.score(found[at : at + each]) for at in range(0, len(found), each)], usage
+    return [vectors.score(task, found[at : at + each]) for at in range(0, len(found), each)], usage
 
 
 async def _vectors(
