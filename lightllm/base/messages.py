@@ -171,9 +171,23 @@ class Profiled(Message, frozen=True):
     failure: str = ""
 
 
+# The prefix cache: client -> scheduler, and back.
+
+
+class Flush(Message, frozen=True):
+    """Forget all prefixes that no running request uses. Answered with Flushed."""
+
+
+class Flushed(Message, frozen=True):
+    """That many tokens were forgotten."""
+
+    tokens: int
+
+
 AnyMessage = (
     Requests | Progress | TextReady | Stopped | PlanReady | ResultReady | Start | Connect | ClientLost | ClientForgotten
     | EngineLost | Drain | Loading | Ready | Failed | Profile | Profiled | Compile | Compiled | MaskOrders | MasksReady
+    | Flush | Flushed
 )  # fmt: skip
 
 

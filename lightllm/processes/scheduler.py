@@ -13,6 +13,8 @@ from lightllm.base.messages import (
     ClientForgotten,
     ClientLost,
     Connect,
+    Flush,
+    Flushed,
     PlanReady,
     Profile,
     Profiled,
@@ -138,14 +140,18 @@ class SchedulerProcess:
     def _receive_requests(self, client: int) -> None:
         try:
             while (message := self._clients[client].receive()) is not None:
-                if isinstance(message, Profile):
-                    self._profiling.order(self._clients[client], message)
-                    continue
-                assert isinstance(message, Requests), "else clients only submit and release"
-                # A record may be released and submitted again in one message, or submitted and released.
-                self._scheduler.submit_samples(message.submit)
-                for reference in message.release:
-                    self._scheduler.release(*reference)
+                match message:
+                    case Profile():
+                        self._profiling.order(self._clients[client], message)
+                    case Flush():
+                        self._clients[client].send(Flushed(self._scheduler.flush_cache()))
+                    case Requests(submit, release):
+                        # A record may be released and submitted again in one message, or submitted and released.
+                        self._scheduler.submit_samples(submit)
+                        for reference in release:
+                            self._scheduler.release(*reference)
+                    case _:
+                        raise AssertionError(f"clients send no {type(message).__name__}")
         except Closed:
             self._disconnect(client)  # the supervisor says what becomes of its requests
 

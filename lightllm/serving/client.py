@@ -15,7 +15,17 @@ import numpy as np
 from lightllm.base.config import EngineConfig
 from lightllm.base.errors import Closed, RequestError
 from lightllm.base.grammar import encode
-from lightllm.base.messages import AnyMessage, Message, Profile, Profiled, Requests, TextReady, parse_references
+from lightllm.base.messages import (
+    AnyMessage,
+    Flush,
+    Flushed,
+    Message,
+    Profile,
+    Profiled,
+    Requests,
+    TextReady,
+    parse_references,
+)
 from lightllm.base.metrics import Metrics
 from lightllm.base.request import NO_TERMS, FinishReason, Refusal, SamplingParams, Terms
 from lightllm.base.request_table import RequestTable
@@ -30,6 +40,7 @@ from lightllm.serving.wanted_tokens import words_of
 
 OnNews = Callable[[Request], None]
 OnProfiled = Callable[[Profiled], None]
+OnFlushed = Callable[[int | None], None]  # tokens, or None where the engine died first
 _OUTCOMES = {FinishReason.ABORT: "request_aborted", FinishReason.TIMEOUT: "request_failure"}
 _GENERATES = Task()
 _ROUTES = {
@@ -84,6 +95,7 @@ class EngineClient:
         self._refusal: str | None = None
         self.task = task
         self._on_profiled: OnProfiled | None = None
+        self._on_flushed: list[OnFlushed] = []  # in the order in which it was asked
 
     # What the engine is asked.
 
@@ -217,20 +229,39 @@ class EngineClient:
         """
         if not self._config.profile_dir:
             raise RequestError("profiling is off; start the server with --profile_dir=FOLDER")
-        scheduler = self._channels["scheduler"]
-        if scheduler is None:
-            raise RequestError("the engine has failed; try again later", status=503)
+        scheduler = self._need_scheduler()
         if self._on_profiled is not None:
             raise RequestError("another order to profile is being carried out; try again", status=409)
         scheduler.send(Profile(starts))
         self._on_profiled = on_done
 
+    def flush_cache(self, on_flushed: OnFlushed) -> None:
+        """Forgets prefixes that no request uses; `on_flushed` is called from `take_answers`.
+
+        Raises RequestError where the engine does not serve.
+        """
+        try:
+            self._need_scheduler().send(Flush())
+        except Closed:
+            raise RequestError("the engine has failed; try again later", status=503) from None
+        self._on_flushed.append(on_flushed)
+
+    def _need_scheduler(self) -> Channel:
+        if (scheduler := self._channels["scheduler"]) is None:
+            raise RequestError("the engine has failed; try again later", status=503)
+        return scheduler
+
     def take_answers(self) -> None:
         """Takes in what the scheduler has sent. Raises Closed after its death."""
         scheduler = self._channels["scheduler"]
         while scheduler is not None and (message := scheduler.receive()) is not None:
-            assert isinstance(message, Profiled), "the scheduler answers orders to profile only"
-            self._profiled(message)
+            match message:
+                case Profiled():
+                    self._profiled(message)
+                case Flushed(tokens):
+                    self._on_flushed.pop(0)(tokens)
+                case _:
+                    raise AssertionError(f"the scheduler sends no {type(message).__name__}")
 
     def _profiled(self, answer: Profiled) -> None:
         on_done, self._on_profiled = self._on_profiled, None
@@ -244,6 +275,9 @@ class EngineClient:
         self._channels = dict.fromkeys(self._channels)
         self._grammars.reconnect(None)
         self._profiled(Profiled(failure=reason))
+        waiting, self._on_flushed = self._on_flushed, []
+        for on_flushed in waiting:
+            on_flushed(None)
         now = time.monotonic()
         for request in list(self._open.values()):
             if not request.is_finished:

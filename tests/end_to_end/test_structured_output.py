@@ -25,7 +25,7 @@ def llm():
 
 
 def under_schemas(seeds, **params) -> list[SamplingParams]:
-    # The penalty ends decimals and trees that the schema does not bound, and that a small model would repeat for ever.
+    # The penalty ends what a schema does not bound and a small model would go on with for ever: decimals, say.
     common = {"temperature": 1.0, "max_tokens": 1500, "frequency_penalty": 0.1} | params
     return [SamplingParams(seed=seed, grammar=JsonSchema(schemas.make(seed)), **common) for seed in seeds]
 

@@ -19,6 +19,8 @@ from lightllm.base.messages import (
     ClientForgotten,
     ClientLost,
     Connect,
+    Flush,
+    Flushed,
     Message,
     PlanReady,
     Profile,
@@ -264,6 +266,24 @@ def test_a_stop_string_and_a_release_end_requests():
         assert set(released_references(house, number=2)) == {stopped, released}
         wait_until(lambda: house.metrics.total("batch_current_size") == 0)
         assert house.metrics.total("kv_slots_used") == 0
+
+
+def test_prefixes_are_forgotten_on_demand_but_not_those_that_run():
+    with House() as house:
+        done, runs = house.ask(0, [1, 2, 3], 20), house.ask(16, [4] * 100, 30)
+        house.clients[0].send(Requests(submit=[done]))
+        house.follow(done)
+        wait_until(lambda: house.metrics.total("kv_slots_cached") > 0)
+        known = house.metrics.total("kv_slots_cached")
+        house.workers[0].goes_on.clear()
+        house.clients[1].send(Requests(submit=[runs]))
+        wait_until(lambda: house.metrics.total("kv_slots_used") > 0)
+        for expected_tokens in (known, 0):
+            house.clients[0].send(Flush())
+            assert receive(house.clients[0]) == Flushed(expected_tokens)
+        house.let_workers_go_on()
+        house.follow(runs)
+        assert house.output(16) == expected([4] * 100, 30)
 
 
 def test_time_is_up_whatever_the_workers_do():

@@ -12,7 +12,7 @@ import numpy as np
 from tokenizers import Tokenizer
 
 from lightllm.base.errors import Closed
-from lightllm.base.messages import Compile, Compiled, Profile, Requests, TextReady
+from lightllm.base.messages import Compile, Compiled, Flush, Flushed, Profile, Requests, TextReady
 from lightllm.base.request import FinishReason, Refusal
 from lightllm.base.request_table import Options, RequestTable, TableShape
 from lightllm.base.status import State, Status
@@ -121,6 +121,9 @@ class FakeEngine:
     def _receive(self, message: object) -> None:
         if isinstance(message, Profile):
             self.profiles.append(message)
+            return
+        if isinstance(message, Flush):
+            self._requests.send(Flushed(len(self.prompts)))
             return
         assert isinstance(message, Requests)
         for reference in message.submit:

@@ -6,6 +6,7 @@ from starlette.types import ASGIApp
 
 from lightllm.base.version import package_version
 from lightllm.serving.api import (
+    cache_routes,
     documents,
     errors,
     native,
@@ -64,6 +65,7 @@ def _routes(service: Service) -> FastAPI:
         tokenization,
         state_routes,
         profiling,
+        cache_routes,
         pages,
     ):
         app.include_router(family.router(service))

@@ -100,11 +100,15 @@ class Service:
     def model_name(self) -> str:
         return self.config.model_name or Path(self.config.model_dir).name
 
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The engine's, by name."""
+        return {name: getattr(self.config, name) for name in EngineConfig.__struct_fields__}
+
     @cached_property
     def fingerprint(self) -> str:
         """Changes with whatever may change answers: the version, and the engine's settings."""
-        settings = {name: getattr(self.config, name) for name in EngineConfig.__struct_fields__}
-        said = msgspec.json.encode([package_version(), settings])
+        said = msgspec.json.encode([package_version(), self.settings])
         return "fp_" + hashlib.blake2b(said, digest_size=6).hexdigest()
 
     @property

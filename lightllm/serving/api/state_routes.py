@@ -44,6 +44,23 @@ class TokenLoad(msgspec.Struct, frozen=True):
     dynamic_max_load: float
 
 
+class Load(msgspec.Struct, frozen=True):
+    """Requests that run or wait."""
+
+    server_load: int
+
+
+class ServerInfo(msgspec.Struct, kw_only=True, frozen=True):
+    """`settings`: the engine's, which nothing secret is among."""
+
+    version: str
+    model_path: str
+    served_model_name: str
+    max_model_len: int
+    max_total_num_tokens: int
+    settings: dict[str, Any]
+
+
 class Version(msgspec.Struct, frozen=True):
     version: str
 
@@ -92,6 +109,26 @@ def _add_numbers(routes: APIRouter, service: Service) -> None:
         total = max(1.0, service.metrics.total("kv_slots_total"))
         peak = service.metrics.total("kv_slots_predicted_peak") / total
         return _json(TokenLoad(service.metrics.total("kv_slots_used") / total, peak, peak))
+
+    @routes.get("/load", **described(None, Load))
+    async def load() -> Response:
+        """How many requests there are."""
+        return _json(Load(sum(int(service.metrics.total(name)) for name in ("batch_current_size", "queue_size"))))
+
+    async def server_info() -> Response:
+        """What is served, and how the engine is set up."""
+        info = ServerInfo(
+            version=package_version(),
+            model_path=service.config.model_dir,
+            served_model_name=service.model_name,
+            max_model_len=service.max_model_len,
+            max_total_num_tokens=service.status.pool_tokens,
+            settings=service.settings,
+        )
+        return _json(info)
+
+    routes.get("/server_info", **described(None, ServerInfo))(server_info)
+    routes.get("/get_server_info", include_in_schema=False)(server_info)
 
     @routes.get("/version", **described(None, Version))
     async def show_version() -> Response:

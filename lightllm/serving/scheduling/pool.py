@@ -60,6 +60,12 @@ class Pool:
         self.slots.free(slots[: len(found)])
         self.slots.free(slots[num_kept:])
 
+    def flush(self) -> int:
+        """Evicts all tokens that only the tree keeps; returns how many."""
+        slots = self.tree.evict(self.tree.num_unheld)
+        self.slots.free(slots)
+        return len(slots)
+
     def _evict_for(self, count: int) -> None:
         if (lacking := count - self.slots.num_free) > 0:
             self.slots.free(self.tree.evict(lacking))

@@ -163,6 +163,10 @@ class Scheduler:
         for request in [request for request in self._requests.values() if request.index in theirs]:
             self.release(request.index, request.generation)
 
+    def flush_cache(self) -> int:
+        """Forgets all prefixes that no request uses; returns how many tokens these were."""
+        return self._pool.flush()
+
     def plan(self) -> StepPlan | None:
         """The next step, or None if there is nothing to run before a result is digested or a request submitted."""
         self.expire()

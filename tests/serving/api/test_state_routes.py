@@ -1,3 +1,6 @@
+import time
+
+import httpx
 import pytest
 
 from lightllm.base.status import State
@@ -33,6 +36,39 @@ def test_small_answers(http):
     assert http.get("/get_model_name").json() == {"model_name": MODEL}
     assert set(http.get("/token_load").json()) == {"current_load", "logical_max_load", "dynamic_max_load"}
     assert http.get("/version").json()["version"]
+
+
+def test_the_server_tells_of_itself_and_of_no_secrets(http, start):
+    live = start(api_key=["ka"], max_total_token_num=5000)
+    info = http.get(live.url + "/server_info", headers={"x-api-key": "ka"})
+    assert info.json() == http.get(live.url + "/get_server_info", headers={"x-api-key": "ka"}).json()
+    assert info.json()["max_model_len"] == live.engine.max_length
+    assert info.json()["settings"]["max_total_token_num"] == 5000
+    assert "ka" not in info.json()["settings"].values()
+    assert "api_key" not in info.text
+
+
+def test_requests_that_run_or_wait_are_the_load(http, live):
+    live.metrics.set("queue_size", 3)
+    live.metrics.set("batch_current_size", 2)
+    assert http.get("/load").json() == {"server_load": 5}
+
+
+@pytest.mark.parametrize("path", ["/flush_cache", "/reset_prefix_cache"])
+def test_the_cache_is_emptied_on_demand(http, live, path):
+    assert http.post(path).json() == {"tokens": len(live.engine.prompts)}
+
+
+def test_who_waits_for_an_empty_cache_is_told_that_the_engine_died(start):
+    live = start()
+    told = []
+    live.service.client.flush_cache(told.append)
+    live.lose_engine("gone")
+    deadline = time.monotonic() + 10
+    while not told and time.monotonic() < deadline:
+        time.sleep(0.005)
+    assert told[0] in (None, 0), "it may have answered before"
+    assert httpx.post(live.url + "/flush_cache", verify=False).status_code == 503
 
 
 def test_metrics_count_requests(http, live):

@@ -120,10 +120,10 @@ class _Maker:
         return {"allOf": [whole, {"required": known[:1]}]}
 
     def tree(self, depth: int) -> Schema:
-        """Recursion: nodes with at most two children."""
+        """Recursion: nodes with at most one child. With two, trees that are drawn at random may never end."""
         name = f"node{len(self.defs)}"
         self.defs[name] = {}
-        children = {"type": "array", "items": {"$ref": f"#/$defs/{name}"}, "maxItems": 2}
+        children = {"type": "array", "items": {"$ref": f"#/$defs/{name}"}, "maxItems": 1}
         self.defs[name] = {
             "type": "object",
             "properties": {"label": self.enum(), "children": children},
