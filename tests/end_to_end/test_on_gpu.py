@@ -49,3 +49,11 @@ def test_bfloat16_finds_the_same_tokens_likeliest(expected):
     ours, others = likeliest(expected, device="cuda", data_type="bfloat16"), likeliest(expected, device="cpu")
     same = sum(one == other for one, other in zip(ours, others, strict=True))
     assert same >= 0.99 * len(others), f"{same} of {len(others)}"
+
+
+@pytest.mark.parametrize("kind", ["fp8", "int8", "int4"])
+def test_pools_of_fewer_bits_find_the_tokens_likeliest_that_a_cpus_do(expected, kind):
+    ours = likeliest(expected, device="cuda", data_type="bfloat16", kv_type=kind)
+    others = likeliest(expected, device="cpu", kv_type=kind)
+    same = sum(one == other for one, other in zip(ours, others, strict=True))
+    assert same >= 0.98 * len(others), f"{same} of {len(others)}"

@@ -3,7 +3,7 @@
 import functools
 import itertools
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -14,11 +14,19 @@ from lightllm.bench.kernels.cuda_cases import attend_chunks, attend_decodes
 from lightllm.bench.kernels.model_sizes import Heads, Mixture, ModelSizes, Product
 from lightllm.bench.kernels.timing import Case, seconds_of
 from lightllm.compute import ops
-from lightllm.compute.kernels.triton import attention_decode, attention_prefill, experts, matvec, matvec_hopper
+from lightllm.compute.kernels.triton import (
+    attention_decode,
+    attention_decode_quantized,
+    attention_prefill,
+    experts,
+    matvec,
+    matvec_hopper,
+)
 from lightllm.compute.kernels.triton.launch import HOPPER, card
 from lightllm.compute.kernels.triton.tuned import key
 from lightllm.compute.ops.attention import arguments
 from lightllm.compute.ops.fp8_block import random_matrix
+from lightllm.compute.ops.kv_formats import quantized
 from lightllm.compute.ops.op import Facts
 
 SHARED_BYTES = 220_000  # that one program may have, about
@@ -60,6 +68,8 @@ def tunables(sizes: ModelSizes, facts: Facts) -> Iterator[Tunable]:
         yield _product(product, tokens, facts)
     for heads in {heads.dim: heads for heads in sizes.heads}.values():
         yield _decodes(heads, facts)
+        if _is_hopper(facts) and heads.dim in attention_decode_quantized.DIMS:
+            yield from (_quantized_decodes(heads, kind, facts) for kind in (torch.float8_e4m3fn, torch.uint8))
         for is_long in (True, False):
             yield _chunks(heads, is_long, facts)
 
@@ -67,8 +77,12 @@ def tunables(sizes: ModelSizes, facts: Facts) -> Iterator[Tunable]:
         yield mixture_tunable(mixture, tokens, facts)
 
 
+def _is_hopper(facts: Facts) -> bool:
+    return card(facts.device).capability[0] == HOPPER[0]
+
+
 def _product(product: Product, tokens: int, facts: Facts) -> Tunable:
-    is_hopper = card(facts.device).capability[0] == HOPPER[0] and product.inputs % 8 == 0
+    is_hopper = _is_hopper(facts) and product.inputs % 8 == 0
     module = matvec_hopper if is_hopper else matvec
     candidates = _streams(product, tokens) if is_hopper else _tiles(tokens)
     op = ops.gated_linear if product.gated else ops.linear
@@ -168,6 +182,42 @@ def _decodes(heads: Heads, facts: Facts) -> Tunable:
         "attend decodes", attention_decode.Shape, (heads.dim,), attention_decode.shape_for(heads.dim, facts.dtype),
         list(candidates), _with_shape(attend_decodes), ops.attend.reference, workloads,
     )  # fmt: skip
+
+
+def _quantized_decodes(heads: Heads, kind: torch.dtype, facts: Facts) -> Tunable:
+    """The same of pools of 8 or 4 bits, for which kinds of 8 bits count alike."""
+    width = heads.dim // (2 if kind == torch.uint8 else 1)
+    candidates = [
+        attention_decode_quantized.Shape(tile, stages, programs)
+        for tile, stages, programs in itertools.product((64, 128), (3, 4, 6), (1, 2))
+        if 2 * tile * (width + 4) * stages * programs <= SHARED_BYTES
+    ]
+    sizes = heads.dim, width
+    default = attention_decode_quantized.shape_for()
+    workloads = []
+    for batch, length in DECODES:
+        case = _attention_case("attend quantized decodes", [1] * batch, [length] * batch, heads, facts)
+        make = functools.partial(_quantized, case.make, kind)
+        workloads.append(replace(case, make=make, bytes_moved=case.bytes_moved * (width + 4) / (2 * heads.dim)))
+
+    def run(parameters: Any, *made: Any) -> Tensor:
+        q, keys, key_scale, values, value_scale, table, row, _, lengths, scale, window, *_ = made
+        out, scales = torch.empty_like(q), (key_scale, value_scale)
+        attention_decode_quantized.attend_decodes(
+            q, keys, values, table, row, lengths, scale, window, out, scales=scales, shape=parameters
+        )
+        return out
+
+    return Tunable(
+        "attend quantized decodes", attention_decode_quantized.Shape, sizes, default, candidates, run,
+        ops.attend_quantized.reference, workloads,
+    )  # fmt: skip
+
+
+def _quantized(make: Callable[[], tuple[Any, ...]], kind: torch.dtype) -> tuple[Any, ...]:
+    """Arguments of attend_quantized as those of attend are made."""
+    q, keys, values, *rest = make()
+    return q, *quantized(keys, kind), *quantized(values, kind), *rest
 
 
 def _chunks(heads: Heads, is_long: bool, facts: Facts) -> Tunable:

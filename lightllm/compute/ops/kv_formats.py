@@ -4,7 +4,7 @@ What a pool holds says its type: E4M3 floats, whole numbers of 8 bits, or in uin
 first of a pair in the lower ones. Each is what was stored / its scale, the largest of a head being the type's largest.
 """
 
-from collections.abc import Hashable, MutableMapping, Sequence
+from collections.abc import Hashable, Iterable, Iterator, MutableMapping, Sequence
 from typing import Any
 
 import torch
@@ -48,16 +48,19 @@ def _latent_store_cases(facts: Facts):
             yield *given, *quantized(latents, kind)
 
 
+def _each_in_a_kind(cases: Iterable[tuple[Any, ...]]) -> Iterator[tuple[torch.dtype, tuple[Any, ...]]]:
+    """Cases, of which neighbours are of different kinds."""
+    return ((KINDS[(i + i // len(KINDS)) % len(KINDS)], case) for i, case in enumerate(cases))
+
+
 def _attend_cases(facts: Facts):
-    for kind in KINDS:
-        for q, keys, values, *rest in attention.attend.cases(facts):
-            yield q, *quantized(keys, kind), *quantized(values, kind), *rest
+    for kind, (q, keys, values, *rest) in _each_in_a_kind(attention.attend.cases(facts)):
+        yield q, *quantized(keys, kind), *quantized(values, kind), *rest
 
 
 def _latent_attend_cases(facts: Facts):
-    for kind in KINDS:
-        for fixed, turning, key, value, latents, *rest in attention.attend_latent.cases(facts):
-            yield fixed, turning, key, value, *quantized(latents, kind), *rest
+    for kind, (fixed, turning, key, value, latents, *rest) in _each_in_a_kind(attention.attend_latent.cases(facts)):
+        yield fixed, turning, key, value, *quantized(latents, kind), *rest
 
 
 @op(cases=_store_cases)

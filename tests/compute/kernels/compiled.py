@@ -15,9 +15,11 @@ from lightllm.compute.kernels.triton import (
     activation,
     attention_decode,
     attention_decode_hopper,
+    attention_decode_quantized,
     attention_hopper,
     attention_latent,
     attention_prefill,
+    attention_quantized,
     biases,
     embedding,
     experts,
@@ -30,6 +32,7 @@ from lightllm.compute.kernels.triton import (
     per_channel,
     quantize,
     rope,
+    rope_quantized,
     routing,
     sampling,
     step,
@@ -40,6 +43,7 @@ TOKENS = 64
 WHERE = torch.zeros(TOKENS, dtype=torch.int64)
 LENGTHS = torch.zeros(TOKENS, dtype=torch.int32)
 TABLE = torch.zeros(TOKENS, 1024, dtype=torch.int32)
+EARLY = attention_decode_quantized
 
 
 def half(*shape: int) -> torch.Tensor:
@@ -68,9 +72,51 @@ def early_decode(count: int, kv_heads: int, dim: int, window: int | None = None)
     attention_decode_hopper.attend_decodes(q, keys, values, TABLE, WHERE, LENGTHS, 1.0, window, q)
 
 
+def pool(kind: torch.dtype, kv_heads: int, dim: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Keys or values of fewer bits, and their scales."""
+    width = dim // 2 if kind == torch.uint8 else dim
+    return torch.zeros(1000, kv_heads, width, dtype=kind), torch.zeros(1000, kv_heads)
+
+
+def quantized_store(kind: torch.dtype) -> None:
+    q, k, v = half(TOKENS, 48, 128).split([32, 8, 8], dim=1)
+    pools = *pool(kind, 8, 128), *pool(kind, 8, 128)
+    angles, weight = torch.zeros(100, 128), half(128)
+    rope_quantized.norm_rotate_store_quantized(q, k, v, weight, weight, 1e-6, WHERE, angles, WHERE, *pools)
+
+
+def quantized_decode(module: types.ModuleType, kind: torch.dtype, count: int, kv_heads: int, dim: int) -> None:
+    keys, scale = pool(kind, kv_heads, dim)
+    q, scales = half(TOKENS, count, dim), (scale, scale)
+    module.attend_decodes(q, keys, keys, TABLE, WHERE, LENGTHS, 1.0, None, q, scales=scales)
+
+
+def quantized_prefill(kind: torch.dtype) -> None:
+    keys, scale = pool(kind, 8, 128)
+    q, where = half(TOKENS, 32, 128), (TABLE, WHERE, LENGTHS, LENGTHS)
+    attention_prefill.attend_chunks(q, keys, keys, *where, 1.0, None, [TOKENS], q, scales=(scale, scale))
+
+
+def dequantized_run(kind: torch.dtype) -> None:
+    numbers = pool(kind, 8, 128)
+    attention_quantized.run_of(*numbers, 128 // numbers[0].shape[2], TABLE, WHERE, LENGTHS, [TOKENS], torch.bfloat16)
+
+
 def latent_decode(count: int) -> None:
     q, latents = half(TOKENS, count, 576), half(1000, 576)
     attention_latent.attend_decodes(q, latents, 512, TABLE, WHERE, LENGTHS, 1.0, half(TOKENS, count, 512))
+
+
+def quantized_latent_decode(kind: torch.dtype, count: int) -> None:
+    latents, scale = pool(kind, 1, 576)
+    q, out, where = half(TOKENS, count, 576), half(TOKENS, count, 512), (TABLE, WHERE, LENGTHS)
+    attention_latent.attend_decodes(q, latents[:, 0], 512, *where, 1.0, out, latent_scale=scale[:, 0])
+
+
+def quantized_latent_store(kind: torch.dtype) -> None:
+    latents, scale = pool(kind, 1, 576)
+    given = half(TOKENS, 16, 64), half(TOKENS, 576), half(512), 1e-6, WHERE, torch.zeros(100, 64), WHERE
+    rope_quantized.norm_rotate_store_latent_quantized(*given, latents[:, 0], scale[:, 0])
 
 
 def latent_prefill(count: int) -> None:
@@ -208,9 +254,25 @@ LAUNCHES: dict[str, Callable[[], Any]] = {
     "early decode, 16/8 heads of 128, window": lambda: early_decode(16, 8, 128, 512),
     "early decode, 64/8 heads of 64": lambda: early_decode(64, 8, 64),
     "early decode, 16/2 heads of 256": lambda: early_decode(16, 2, 256),
+    "norm, rotate and store in int8": lambda: quantized_store(torch.int8),
+    "norm, rotate and store in int4": lambda: quantized_store(torch.uint8),
+    "fp8 decode, 32/8 heads of 128": lambda: quantized_decode(EARLY, torch.float8_e4m3fn, 32, 8, 128),
+    "int8 decode, 64/8 heads of 128": lambda: quantized_decode(EARLY, torch.int8, 64, 8, 128),
+    "int4 decode, 32/8 heads of 128": lambda: quantized_decode(EARLY, torch.uint8, 32, 8, 128),
+    "fp8 decode, 14/2 heads of 64": lambda: quantized_decode(EARLY, torch.float8_e4m3fn, 14, 2, 64),
+    "int4 decode, 8/8 heads of 64": lambda: quantized_decode(EARLY, torch.uint8, 8, 8, 64),
+    "int8 decode by slots, 16/2 heads of 256": lambda: quantized_decode(attention_decode, torch.int8, 16, 2, 256),
+    "fp8 prefill by slots, 32/8 heads of 128": lambda: quantized_prefill(torch.float8_e4m3fn),
+    "int4 prefill by slots, 32/8 heads of 128": lambda: quantized_prefill(torch.uint8),
+    "dequantize a run of fp8": lambda: dequantized_run(torch.float8_e4m3fn),
+    "dequantize a run of int4": lambda: dequantized_run(torch.uint8),
     "norm, rotate and store latents": latent_store,
     "latent decode, 16 heads": lambda: latent_decode(16),
     "latent decode, 128 heads": lambda: latent_decode(128),
+    "norm, rotate and store latents in fp8": lambda: quantized_latent_store(torch.float8_e4m3fn),
+    "fp8 latent decode, 16 heads": lambda: quantized_latent_decode(torch.float8_e4m3fn, 16),
+    "fp8 latent decode, 128 heads": lambda: quantized_latent_decode(torch.float8_e4m3fn, 128),
+    "int4 latent decode, 16 heads": lambda: quantized_latent_decode(torch.uint8, 16),
     "long latent prefill": latent_runs,
     "latent prefill, 16 heads": lambda: latent_prefill(16),
     "latent prefill, 128 heads": lambda: latent_prefill(128),
@@ -253,7 +315,9 @@ LAUNCHES: dict[str, Callable[[], Any]] = {
 }
 STACK = {  # bytes a thread may have in memory
     "prefill, 16/2 heads of 256": 72,
+    "fp8 prefill by slots, 32/8 heads of 128": 16,
     "latent decode, 128 heads": 8,
+    "fp8 latent decode, 128 heads": 48,
     "latent prefill, 16 heads": 88,
     "latent prefill, 128 heads": 88,
     "long latent prefill": 24,
@@ -274,7 +338,7 @@ def test_compiles_for_hopper_without_spilling(name):
         assert [bool(kernel.wgmma and kernel.async_copies) for kernel in products] == [True, True]
     if name.startswith(("long", "streamed")):
         assert compiled[-1].bulk_copies, "tiles are fetched by the copy engine"
-    if name.startswith(("decode", "early", "linear", "gated")):
+    if name.startswith(("decode", "early", "fp8 decode", "int8 decode", "int4 decode", "linear", "gated")):
         assert compiled[-1].async_copies, "copies run ahead of what uses them"
 
 

@@ -1,5 +1,6 @@
 """Triton's interpreter computes what the references do. Run by test_without_gpu.py, in a process of its own."""
 
+import contextlib
 import functools
 import importlib
 import types
@@ -8,6 +9,7 @@ import pytest
 import torch
 
 from tests.compute.kernels import interpreter  # isort: skip  (changes Triton, so before any kernel)
+from lightllm.base.errors import ConfigError
 from lightllm.bench.kernels import tunable
 from lightllm.bench.kernels.model_sizes import Heads, Mixture, ModelSizes, Product
 from lightllm.compute import kernels, ops
@@ -21,10 +23,11 @@ from lightllm.compute.kernels.triton import (
     experts,
     launch,
     matvec,
+    rope_quantized,
 )
 from lightllm.compute.ops.op import ALL, Facts
 from tests.compute.kernels.more_cases import CASES, attention, expert_cases_fp8, latent_attention
-from tests.compute.ops.test_parity import clone, tensors
+from tests.compute.ops.test_parity import LIMITS_OF_POOLS, clone, split_pools, tensors
 
 assert interpreter.Builder.create_dot is interpreter._dot, "the interpreter is the repaired one"
 CPU = torch.device("cpu")
@@ -45,7 +48,10 @@ def assert_matches(op, function, arguments, dtype):
     expected, got = op.reference(*expected_arguments), function(*got_arguments)
     tolerance = {"atol": op.tolerance[dtype], "rtol": op.tolerance[dtype]}
     torch.testing.assert_close(got, expected, **tolerance)
+    (pools, got_arguments), (expected_pools, expected_arguments) = map(split_pools, (got_arguments, expected_arguments))
     torch.testing.assert_close(tensors(got_arguments), tensors(expected_arguments), **tolerance)
+    for (_, one), (kind, other) in zip(pools, expected_pools, strict=True):
+        assert (one - other).norm() <= LIMITS_OF_POOLS[kind] * other.norm()
 
 
 @pytest.mark.parametrize("dtype", launch.DTYPES, ids=str)
@@ -63,6 +69,19 @@ def test_matches_reference(op, implementation, dtype, monkeypatch):
         cases += CASES[op.name](facts)
     for arguments in cases:
         assert_matches(op, implementation.function, arguments, dtype)
+
+
+def test_eight_bit_floats_are_refused_by_name_on_older_cards(monkeypatch):
+    monkeypatch.setattr(rope_quantized, "card", lambda device: launch.Card((8, 0), 108))
+    facts = Facts(CPU, torch.bfloat16)
+    for arguments in ops.norm_rotate_store_quantized.cases(facts):
+        is_refused = arguments[9].dtype == torch.float8_e4m3fn
+        with (
+            pytest.raises(ConfigError, match=r"--kv_type=fp8 needs .* 8\.9, this device has 8\.0; use int8")
+            if (is_refused)
+            else contextlib.nullcontext()
+        ):
+            rope_quantized.norm_rotate_store_quantized(*arguments)
 
 
 @pytest.mark.parametrize("tile", [16, 64])
@@ -87,7 +106,7 @@ def test_latent_decodes_shared_among_many_programs_are_joined(heads, monkeypatch
         arguments = latent_attention(facts, [1] * len(lengths), lengths, heads=heads, rank=16, dim=8)
         for programs in (1, 6, 20):
             shape = attention_latent.Shape(tile=16, warps=4, stages=2, programs=programs, least_tiles=1)
-            monkeypatch.setattr(attention_latent, "shape_for", lambda heads, dtype, shape=shape: shape)
+            monkeypatch.setattr(attention_latent, "shape_for", lambda heads, dtype, is_scaled, shape=shape: shape)
             assert_matches(ops.attend_latent, attention_latent.attend_latent, arguments, torch.float32)
             assert not launch.arrivals(CPU).any()
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from lightllm.compute.ops import awq, fp8_block, per_channel
+from lightllm.compute.ops import awq, fp8_block, kv_formats, per_channel
 from lightllm.compute.ops.attention import arguments as attention
 from lightllm.compute.ops.attention import latent_arguments as latent_attention
 from lightllm.compute.ops.op import Facts
@@ -26,6 +26,40 @@ def _attend_latent(facts: Facts):
     yield latent_attention(facts, [1, 1, 9], [70, 33, 64], heads=16)
     yield latent_attention(facts, [1, 1, 1], [129, 1, 40], heads=128, rank=64, dim=16, key_dim=16)
     yield latent_attention(facts, [1, 1, 5], [9, 60, 5], heads=20, rank=48, dim=24, value_dim=40)
+
+
+def _attend_quantized(facts: Facts):
+    """Every kind of pool in heads of 64 and 128; other heads, groups and windows in some."""
+    sizes = [(heads, dim, kind) for heads in ((8, 2), (2, 2)) for dim in (64, 128) for kind in kv_formats.KINDS]
+    for (heads, kv_heads), dim, kind in sizes:
+        yield quantized(kind, attention(facts, [1, 1, 40], [70, 33, 64], heads=heads, kv_heads=kv_heads, dim=dim))
+    for kind, dim in zip(kv_formats.KINDS, (80, 192, 256), strict=True):
+        yield quantized(kind, attention(facts, [1, 1, 40], [70, 33, 64], heads=8, kv_heads=2, dim=dim))
+        windowed = {"heads": 8, "kv_heads": 1, "dim": 64, "window": 64}
+        yield quantized(kind, attention(facts, [1, 1, 2, 1], [129, 1, 130, 1], **windowed))
+
+
+def quantized(kind: torch.dtype, arguments: tuple[Any, ...]) -> tuple[Any, ...]:
+    """Arguments of attend as those of attend_quantized; some tokens are a thousand times others."""
+    q, keys, values, *rest = arguments
+    sizes = 10 ** torch.empty(len(keys), 1, 1, device=q.device).uniform_(-3, 0)
+    made = [part for pool in (keys, values) for part in kv_formats.quantized(pool * sizes, kind)]
+    return q, *made, *rest
+
+
+def quantized_latent(kind: torch.dtype, arguments: tuple[Any, ...]) -> tuple[Any, ...]:
+    """The same for attend_latent_quantized."""
+    *projected, latents, table, row, start, lengths, scale, decodes, queries, contexts, longest, memo = arguments
+    latents = latents * 10 ** torch.empty(len(latents), 1, device=latents.device).uniform_(-3, 0)
+    where = (table, row, start, lengths, scale)
+    return *projected, *kv_formats.quantized(latents, kind), *where, decodes, queries, contexts, longest, memo
+
+
+def _attend_latent_quantized(facts: Facts):
+    for kind in kv_formats.KINDS:
+        sizes = {"heads": 80, "rank": 64, "dim": 16, "key_dim": 16}
+        yield quantized_latent(kind, latent_attention(facts, [1, 1, 9], [70, 33, 64], heads=16))
+        yield quantized_latent(kind, latent_attention(facts, [1, 1, 1], [129, 1, 40], **sizes))
 
 
 def _norm(facts: Facts):
@@ -112,6 +146,8 @@ CASES: dict[str, Cases] = defaultdict(
     lambda: lambda facts: (),
     {
         "attend": _attend,
+        "attend_latent_quantized": _attend_latent_quantized,
+        "attend_quantized": _attend_quantized,
         "gated_experts": _experts,
         "attend_latent": _attend_latent,
         "gated_experts_awq": _experts_awq,
@@ -141,6 +177,17 @@ def _large_attend(facts: Facts):
         yield attention(facts, [1, 1, 700, 3], [5000, 44, 2100, 3], heads=6, kv_heads=2, dim=dim, window=1000)
 
 
+def _large_attend_quantized(facts: Facts):
+    lengths = torch.randint(1, 3000, (256,)).tolist()
+    for kind in kv_formats.KINDS:
+        yield quantized(kind, attention(facts, [1] * 256, lengths, heads=32, kv_heads=8, dim=128))
+        yield quantized(kind, attention(facts, [1] * 3, [100_003, 17, 5000], heads=8, kv_heads=2, dim=128, window=4096))
+        yield quantized(kind, attention(facts, [1] * 9, [3000] * 8 + [5], heads=14, kv_heads=2, dim=64))
+        yield quantized(kind, attention(facts, [1, 1, 700, 3], [5000, 44, 2100, 3], heads=8, kv_heads=2, dim=128))
+        yield quantized(kind, attention(facts, [300], [100_001], heads=8, kv_heads=2, dim=64))
+    yield quantized(torch.float8_e4m3fn, attention(facts, [1], [100_003], heads=32, kv_heads=8, dim=128))
+
+
 def _large_attend_latent(facts: Facts):
     lengths = torch.randint(1, 3000, (256,)).tolist()
     yield latent_attention(facts, [1] * 256, lengths, heads=16)
@@ -149,6 +196,15 @@ def _large_attend_latent(facts: Facts):
     yield latent_attention(facts, [1, 1, 70, 3], [5000, 44, 2100, 3], heads=16)
     yield latent_attention(facts, [1, 1, 70, 3], [500, 44, 210, 3], heads=128)
     yield latent_attention(facts, [1, 1, 300, 3, 1000, 200], [500, 44, 2100, 3, 1000, 3000], heads=16)
+
+
+def _large_attend_latent_quantized(facts: Facts):
+    lengths = torch.randint(1, 3000, (256,)).tolist()
+    for kind in kv_formats.KINDS:
+        yield quantized_latent(kind, latent_attention(facts, [1] * 256, lengths, heads=16))
+        yield quantized_latent(kind, latent_attention(facts, [1] * 9, [3000] * 8 + [5], heads=128))
+        yield quantized_latent(kind, latent_attention(facts, [1, 1, 70, 3], [5000, 44, 2100, 3], heads=16))
+        yield quantized_latent(kind, latent_attention(facts, [1], [100_003], heads=16))
 
 
 def _large_norm(facts: Facts):
@@ -181,6 +237,12 @@ def _large_store(facts: Facts):
         slots = torch.randperm(9000, device=facts.device)[:tokens]
         pool = torch.zeros(2, 9000, 8, 128, **make)
         yield q, k, v, *weights, 1e-6, positions, torch.cat([angles.cos(), angles.sin()], -1), slots, pool[0], pool[1]
+
+
+def _large_store_quantized(facts: Facts):
+    for kind in kv_formats.KINDS:
+        for *given, keys, values in _large_store(facts):
+            yield *given, *kv_formats.quantized(keys, kind), *kv_formats.quantized(values, kind)
 
 
 def _large_linear(facts: Facts):
@@ -286,6 +348,8 @@ LARGE_CASES: dict[str, Cases] = defaultdict(
         "allow": _large_allow,
         "attend": _large_attend,
         "attend_latent": _large_attend_latent,
+        "attend_latent_quantized": _large_attend_latent_quantized,
+        "attend_quantized": _large_attend_quantized,
         "draw": _large_draw,
         "embedding": _large_embedding,
         "gated_experts": lambda facts: _experts(facts, ((tokens, 20, 16, 4, 2048, 768) for tokens in (1, 40, 3000))),
@@ -300,6 +364,7 @@ LARGE_CASES: dict[str, Cases] = defaultdict(
         "linear_per_channel": lambda facts: _linear_per_channel(facts, QUANTIZED_SIZES, 0),
         "logprobs": _large_logprobs,
         "norm_rotate_store": _large_store,
+        "norm_rotate_store_quantized": _large_store_quantized,
         "penalize": lambda facts: _penalties(facts, 150, 128_256, 5000),
         "prepare_step": _large_step,
         "rms_norm": _large_norm,

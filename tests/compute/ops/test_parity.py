@@ -4,9 +4,12 @@ import pytest
 import torch
 
 from lightllm.compute import kernels
+from lightllm.compute.ops import kv_formats
 from lightllm.compute.ops.op import ALL, Facts
 
 CPU = torch.device("cpu")
+# ||got - expected|| / ||expected|| where one number in many is rounded to the next one.
+LIMITS_OF_POOLS = {torch.float8_e4m3fn: 3e-2, torch.int8: 2e-2, torch.uint8: 0.1}
 kernels.load(Facts(CPU, torch.float32))
 PAIRS = [
     pytest.param(op, implementation, id=f"{op.name}-{implementation.name}")
@@ -23,6 +26,22 @@ def tensors(values):
     """Those of 8-bit floats as the bytes that they are."""
     found = [x for x in values if isinstance(x, torch.Tensor)]
     return [x.view(torch.uint8) if x.dtype == torch.float8_e4m3fn else x for x in found]
+
+
+def split_pools(values):
+    """Pools of fewer bits as what they stand for, of their kinds; and the other values."""
+    following = zip(values, [*values[1:], None], strict=True)
+    is_pool = [
+        isinstance(x, torch.Tensor)
+        and x.dtype in kv_formats.KINDS
+        and isinstance(scale, torch.Tensor)
+        and (scale.dtype, scale.shape) == (torch.float32, x.shape[:-1])
+        for x, scale in following
+    ]
+    pools = [
+        (x.dtype, kv_formats.dequantized(x, values[i + 1], torch.float32)) for i, x in enumerate(values) if is_pool[i]
+    ]
+    return pools, [x for i, x in enumerate(values) if not is_pool[i]]
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

@@ -9,6 +9,8 @@ began, and one that a later program ends. Such parts go to memory, and the last 
 its parts. Everything but the number of sequences is read on the device, so that a graph captured once serves all
 lengths; and the last sequences may have length 0, so that it serves fewer of them.
 
+Where a pool has scales, a key's multiplies its score and a value's its share: see scaled.py.
+
 Suffixes: S sequences, T tokens of a tile, G query heads of a key head, D numbers of a head, J parts to be joined.
 """
 
@@ -21,6 +23,7 @@ from torch import Tensor
 
 from lightllm.compute.kernels.triton import tuned
 from lightllm.compute.kernels.triton.launch import ARRIVALS, arrivals, card, depends, let_next_start, wait
+from lightllm.compute.kernels.triton.scaled import LEAST_SCALE, numbers, scaled_shares
 
 LOG2_E = 1.4426950408889634
 NARROWEST = 16  # rows and columns of the smallest matrix product
@@ -120,11 +123,11 @@ def _join(
 # What differs from step to step must not be compiled for: the compiler would stop requests for seconds.
 @triton.jit(do_not_specialize=["sequences"], do_not_specialize_on_alignment=["row", "lengths"])
 def _attend_decodes(
-    q, keys, values, out, slot_table, row, lengths, parts, stats, counters, sequences, kv_heads, scale, window,
-    q_stride, q_head_stride, keys_stride, keys_head_stride, values_stride, values_head_stride,
-    table_stride, out_stride, out_head_stride,
+    q, keys, values, key_scale, value_scale, out, slot_table, row, lengths, parts, stats, counters, sequences, kv_heads,
+    scale, window, q_stride, q_head_stride, keys_stride, keys_head_stride, values_stride, values_head_stride,
+    scale_stride, table_stride, out_stride, out_head_stride,
     SEQUENCES: tl.constexpr, GROUP: tl.constexpr, HEADS: tl.constexpr, DIM: tl.constexpr, PADDED: tl.constexpr,
-    TILE: tl.constexpr, LEAST_TILES: tl.constexpr, WINDOWED: tl.constexpr, PARTS: tl.constexpr,
+    PACKED: tl.constexpr, TILE: tl.constexpr, LEAST_TILES: tl.constexpr, WINDOWED: tl.constexpr, PARTS: tl.constexpr,
     JOINED_HEADS: tl.constexpr, PRECISION: tl.constexpr, DEPENDENT: tl.constexpr,
 ):  # fmt: skip
     let_next_start(DEPENDENT)
@@ -149,6 +152,9 @@ def _attend_decodes(
 
     token_T, head_G, column_D = tl.arange(0, TILE), tl.arange(0, HEADS), tl.arange(0, PADDED)
     is_head_G, is_dim_D = head_G < GROUP, column_D < DIM
+    # Of a head as it is stored.
+    PACK: tl.constexpr = 2 if PACKED == 2 else 1
+    column_E = tl.arange(0, PADDED // PACK)
     mask_GD = is_head_G[:, None] & is_dim_D[None, :]
     q_GD = q + head_G[:, None] * q_head_stride + column_D[None, :]
     out_GD = out + head_G[:, None] * out_head_stride + column_D[None, :]
@@ -167,6 +173,7 @@ def _attend_decodes(
     largest_G = tl.full([HEADS], float("-inf"), tl.float32)
     weight_G = tl.zeros([HEADS], tl.float32)
     sum_GD = tl.zeros([HEADS, PADDED], tl.float32)
+    top = tl.full([], LEAST_SCALE, tl.float32)
     for unit in range(start, end):
         # Slots are looked up a tile ahead, across the ends of sequences and heads, so that no copy waits for them.
         next_first = first + tl.cdiv(length - seen, TILE)
@@ -185,24 +192,31 @@ def _attend_decodes(
         )  # fmt: skip
 
         at_T, is_token_T = slot_T.to(tl.int64), token_T < length - position
-        mask_TD = is_token_T[:, None] & is_dim_D[None, :]
-        key_TD = keys + head * keys_head_stride + at_T[:, None] * keys_stride + column_D[None, :]
-        value_TD = values + head * values_head_stride + at_T[:, None] * values_stride + column_D[None, :]
-        key_TD = tl.load(key_TD, mask=mask_TD, other=0.0)
-        value_TD = tl.load(value_TD, mask=mask_TD, other=0.0)
+        mask_TE = is_token_T[:, None] & (column_E < DIM // PACK)[None, :]
+        key_TE = keys + head * keys_head_stride + at_T[:, None] * keys_stride + column_E[None, :]
+        value_TE = values + head * values_head_stride + at_T[:, None] * values_stride + column_E[None, :]
+        key_TD = numbers(tl.load(key_TE, mask=mask_TE, other=0.0), PACKED, q.dtype.element_ty)
+        value_TD = numbers(tl.load(value_TE, mask=mask_TE, other=0.0), PACKED, q.dtype.element_ty)
         query_GD = q_GD + sequence.to(tl.int64) * q_stride + head * GROUP * q_head_stride
         query_GD = tl.load(query_GD, mask=mask_GD, other=0.0).to(key_TD.dtype)
         score_GT = tl.dot(query_GD, key_TD.T, input_precision=PRECISION) * scale
+        if PACKED:
+            score_GT *= tl.load(key_scale + at_T * scale_stride + head, mask=is_token_T, other=0.0)[None, :]
         score_GT = tl.where(is_token_T[None, :], score_GT, float("-inf"))
         new_G = tl.maximum(largest_G, tl.max(score_GT, axis=1))
         share_GT = tl.exp2(score_GT - new_G[:, None])
         before_G = tl.exp2(largest_G - new_G)
         weight_G = weight_G * before_G + tl.sum(share_GT, axis=1)
+        if PACKED:
+            value_scale_T = tl.load(value_scale + at_T * scale_stride + head, mask=is_token_T, other=0.0)
+            share_GT, top, shrinks = scaled_shares(share_GT, value_scale_T, top)
+            before_G *= shrinks
         sum_GD = tl.dot(share_GT.to(value_TD.dtype), value_TD, sum_GD * before_G[:, None], input_precision=PRECISION)
         largest_G = new_G
 
         if is_last | (unit + 1 == end):
             began_here = first >= start
+            sum_GD = sum_GD * top if PACKED else sum_GD
             if is_last & began_here:
                 mean_GD = (sum_GD / weight_G[:, None]).to(out.dtype.element_ty)
                 to_GD = out_GD + sequence.to(tl.int64) * out_stride + head * GROUP * out_head_stride
@@ -215,6 +229,7 @@ def _attend_decodes(
         largest_G = tl.where(is_last, float("-inf"), largest_G)
         weight_G = tl.where(is_last, 0.0, weight_G)
         sum_GD = tl.where(is_last, 0.0, sum_GD)
+        top = tl.where(is_last, LEAST_SCALE, top)
         head, sequence, first, length, seen = next_head, next_sequence, next_first, next_length, next_seen
         position, slot_T = next_position, next_slot_T
 
@@ -274,29 +289,34 @@ def attend_decodes(
     window: int | None,
     out: Tensor,
     *,
+    scales: tuple[Tensor, Tensor] | None = None,
     shape: Shape | None = None,
 ) -> None:
     """As ops.attend for q [sequences, heads, dim], the only token of each; writes to out, which is like q.
 
-    The last sequences may have length 0: nothing is read or written for them.
+    The last sequences may have length 0: nothing is read or written for them. scales: of keys and values, as
+    ops.attend_quantized has them.
     """
     sequences, heads, dim = q.shape
     kv_heads = keys.shape[1]
-    group, padded = heads // kv_heads, max(triton.next_power_of_2(dim), NARROWEST)
+    kind, packed = (keys.dtype, 0) if scales is None else (q.dtype, dim // keys.shape[2])
+    # Tiles of 8 bytes a token, two numbers in each, gave wrong sums: Triton 3.6.
+    group, padded = heads // kv_heads, max(triton.next_power_of_2(dim), NARROWEST * max(packed, 1))
     joined_heads = triton.next_power_of_2(group)
-    shape = shape or _shape(dim, keys.dtype, q.device)
+    shape = shape or _shape(dim, kind, q.device)
     dependent, device = depends(q.device), q.device
     programs = shape.programs * card(device).multiprocessors
     assert sequences * kv_heads <= ARRIVALS, f"{sequences} sequences of {kv_heads} key heads; at most {ARRIVALS} in all"
     parts = torch.empty(programs * 2 * group * dim, dtype=torch.float32, device=device)
     stats = torch.empty(programs * 2 * 2 * group, dtype=torch.float32, device=device)
     _attend_decodes[(programs,)](
-        q, keys, values, out, slot_table, row, lengths, parts, stats, arrivals(device), sequences, kv_heads,
-        scale * LOG2_E, window or 0, q.stride(0), q.stride(1), keys.stride(0), keys.stride(1), values.stride(0),
-        values.stride(1), slot_table.stride(0), out.stride(0), out.stride(1),
+        q, keys, values, *(scales or (None, None)), out, slot_table, row, lengths, parts, stats, arrivals(device),
+        sequences, kv_heads, scale * LOG2_E, window or 0, q.stride(0), q.stride(1), keys.stride(0), keys.stride(1),
+        values.stride(0), values.stride(1), 0 if scales is None else scales[0].stride(0), slot_table.stride(0),
+        out.stride(0), out.stride(1),
         SEQUENCES=max(triton.next_power_of_2(sequences), 128), GROUP=group, HEADS=max(joined_heads, NARROWEST),
-        DIM=dim, PADDED=padded, TILE=shape.tile, LEAST_TILES=shape.least_tiles, WINDOWED=window is not None,
-        PARTS=max(JOINED_NUMBERS // (joined_heads * padded), 1), JOINED_HEADS=joined_heads,
-        PRECISION="ieee" if keys.dtype == torch.float32 else "tf32",
+        DIM=dim, PADDED=padded, PACKED=packed, TILE=shape.tile, LEAST_TILES=shape.least_tiles,
+        WINDOWED=window is not None, PARTS=max(JOINED_NUMBERS // (joined_heads * padded), 1), JOINED_HEADS=joined_heads,
+        PRECISION="ieee" if kind == torch.float32 else "tf32",
         DEPENDENT=dependent, launch_pdl=dependent, num_warps=shape.warps, num_stages=shape.stages,
     )  # fmt: skip

@@ -4,12 +4,13 @@
 Decodes are cut as in attention_decode.py, whose description comes first; in the place of key heads there are blocks of
 HEADS query heads. A program attends to one run of tiles after another, each of one sequence and block, so that queries
 are loaded once a run. A tile is loaded once, for scores and for sums. Chunks go by slots, as in attention_prefill.py.
+Where the pool has scales, a latent's multiplies its score and its share: see scaled.py.
 
 Suffixes: S sequences, T tokens of a tile, G query heads of a block, D numbers of a value, E of the key's others,
 J parts to be joined.
 """
 
-from collections.abc import Hashable, MutableMapping, Sequence
+from collections.abc import Callable, Hashable, MutableMapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,6 +31,7 @@ from lightllm.compute.kernels.triton.attention_decode import (
 )
 from lightllm.compute.kernels.triton.attention_hopper import attend_runs_of, why_not_runs
 from lightllm.compute.kernels.triton.attention_prefill import attend_chunks
+from lightllm.compute.kernels.triton.attention_quantized import run_of
 from lightllm.compute.kernels.triton.launch import (
     ARRIVALS,
     HOPPER,
@@ -40,6 +42,7 @@ from lightllm.compute.kernels.triton.launch import (
     wait,
     why_not,
 )
+from lightllm.compute.kernels.triton.scaled import LEAST_SCALE, numbers, scaled_shares
 
 MOST_HEADS = 64  # of a block: the rows of the matrix unit's products
 MOST_EXPANDED = 1 << 28  # numbers of keys expanded at once; a longer context is expanded alone
@@ -59,38 +62,49 @@ class Shape:
 
 @triton.jit
 def _attend_tile(
-    sum_GD, largest_G, weight_G, query_GD, query_GE, latents, slot_T, is_token_T, latents_stride, scale,
-    RANK: tl.constexpr, PADDED: tl.constexpr, DIM: tl.constexpr, REST: tl.constexpr, PRECISION: tl.constexpr,
+    sum_GD, largest_G, weight_G, top, query_GD, query_GE, latents, latent_scale, slot_T, is_token_T, latents_stride,
+    scale_stride, scale,
+    RANK: tl.constexpr, PADDED: tl.constexpr, DIM: tl.constexpr, REST: tl.constexpr, PACKED: tl.constexpr,
+    PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """Adds a tile of tokens to the running softmax."""
-    column_D, column_E = tl.arange(0, PADDED), tl.arange(0, REST)
+    """Adds a tile of tokens to the running softmax. top: the largest scale so far."""
+    STORED: tl.constexpr = 2 if PACKED == 2 else 1
+    column_D, column_E = tl.arange(0, PADDED // STORED), tl.arange(0, REST // STORED)
     latent_T = latents + slot_T.to(tl.int64) * latents_stride
     mask_TD, mask_TE = is_token_T[:, None], is_token_T[:, None]
     if RANK < PADDED:
-        mask_TD = mask_TD & (column_D < RANK)[None, :]
+        mask_TD = mask_TD & (column_D < RANK // STORED)[None, :]
     if DIM < REST:
-        mask_TE = mask_TE & (column_E < DIM)[None, :]
+        mask_TE = mask_TE & (column_E < DIM // STORED)[None, :]
     value_TD = tl.load(latent_T[:, None] + column_D[None, :], mask=mask_TD, other=0.0)
-    other_TE = tl.load(latent_T[:, None] + (RANK + column_E)[None, :], mask=mask_TE, other=0.0)
+    other_TE = tl.load(latent_T[:, None] + (RANK // STORED + column_E)[None, :], mask=mask_TE, other=0.0)
+    value_TD, other_TE = numbers(value_TD, PACKED, query_GD.dtype), numbers(other_TE, PACKED, query_GD.dtype)
     score_GT = tl.dot(query_GE, other_TE.T, input_precision=PRECISION)
     score_GT = tl.dot(query_GD, value_TD.T, score_GT, input_precision=PRECISION) * scale
+    scale_T = slot_T
+    if PACKED:
+        scale_T = tl.load(latent_scale + slot_T.to(tl.int64) * scale_stride, mask=is_token_T, other=0.0)
+        score_GT *= scale_T[None, :]
     score_GT = tl.where(is_token_T[None, :], score_GT, float("-inf"))
     new_G = tl.maximum(largest_G, tl.max(score_GT, axis=1))
     share_GT = tl.exp2(score_GT - new_G[:, None])
     before_G = tl.exp2(largest_G - new_G)
     weight_G = weight_G * before_G + tl.sum(share_GT, axis=1)
+    if PACKED:
+        share_GT, top, shrinks = scaled_shares(share_GT, scale_T, top)
+        before_G *= shrinks
     sum_GD = tl.dot(share_GT.to(value_TD.dtype), value_TD, sum_GD * before_G[:, None], input_precision=PRECISION)
-    return sum_GD, new_G, weight_G
+    return sum_GD, new_G, weight_G, top
 
 
 # What differs from step to step must not be compiled for: the compiler would stop requests for seconds.
 @triton.jit(do_not_specialize=["sequences"], do_not_specialize_on_alignment=["row", "lengths"])
 def _attend_decodes(
-    q, latents, out, slot_table, row, lengths, parts, stats, counters, sequences, blocks, scale,
-    q_stride, q_head_stride, latents_stride, table_stride, out_stride, out_head_stride,
+    q, latents, latent_scale, out, slot_table, row, lengths, parts, stats, counters, sequences, blocks, scale,
+    q_stride, q_head_stride, latents_stride, scale_stride, table_stride, out_stride, out_head_stride,
     SEQUENCES: tl.constexpr, GROUP: tl.constexpr, HEADS: tl.constexpr, RANK: tl.constexpr, PADDED: tl.constexpr,
-    DIM: tl.constexpr, REST: tl.constexpr, TILE: tl.constexpr, LEAST_TILES: tl.constexpr, PARTS: tl.constexpr,
-    JOINED_HEADS: tl.constexpr, PRECISION: tl.constexpr, DEPENDENT: tl.constexpr,
+    DIM: tl.constexpr, REST: tl.constexpr, PACKED: tl.constexpr, TILE: tl.constexpr, LEAST_TILES: tl.constexpr,
+    PARTS: tl.constexpr, JOINED_HEADS: tl.constexpr, PRECISION: tl.constexpr, DEPENDENT: tl.constexpr,
 ):  # fmt: skip
     let_next_start(DEPENDENT)
     index_S = tl.arange(0, SEQUENCES)
@@ -127,23 +141,26 @@ def _attend_decodes(
         query_G = q + sequence.to(tl.int64) * q_stride + (block * GROUP + head_G) * q_head_stride
         query_GD = tl.load(query_G[:, None] + column_D[None, :], mask=mask_GD, other=0.0)
         query_GE = tl.load(query_G[:, None] + (RANK + column_E)[None, :], mask=mask_GE, other=0.0)
-        query_GD, query_GE = query_GD.to(latents.dtype.element_ty), query_GE.to(latents.dtype.element_ty)
+        if PACKED == 0:
+            query_GD, query_GE = query_GD.to(latents.dtype.element_ty), query_GE.to(latents.dtype.element_ty)
         slots = slot_table + tl.load(row + sequence) * table_stride
         largest_G = tl.full([HEADS], float("-inf"), tl.float32)
         weight_G = tl.zeros([HEADS], tl.float32)
         sum_GD = tl.zeros([HEADS, PADDED], tl.float32)
+        top = tl.full([], LEAST_SCALE, tl.float32)
         position_T = (unit - first) * TILE + token_T
         slot_T = tl.load(slots + position_T, mask=position_T < length, other=0)
         for _ in range(unit, stop):
             # Slots are looked up a tile ahead, so that no copy waits for them.
             next_slot_T = tl.load(slots + position_T + TILE, mask=position_T + TILE < length, other=0)
-            sum_GD, largest_G, weight_G = _attend_tile(
-                sum_GD, largest_G, weight_G, query_GD, query_GE, latents, slot_T, position_T < length, latents_stride,
-                scale, RANK, PADDED, DIM, REST, PRECISION,
+            sum_GD, largest_G, weight_G, top = _attend_tile(
+                sum_GD, largest_G, weight_G, top, query_GD, query_GE, latents, latent_scale, slot_T,
+                position_T < length, latents_stride, scale_stride, scale, RANK, PADDED, DIM, REST, PACKED, PRECISION,
             )  # fmt: skip
             position_T += TILE
             slot_T = next_slot_T
 
+        sum_GD = sum_GD * top if PACKED else sum_GD
         if (first >= start) & (stop == after):
             to_G = out + sequence.to(tl.int64) * out_stride + (block * GROUP + head_G) * out_head_stride
             mean_GD = (sum_GD / weight_G[:, None]).to(out.dtype.element_ty)
@@ -187,11 +204,11 @@ def _attend_decodes(
                 )  # fmt: skip
 
 
-def shape_for(heads: int, dtype: torch.dtype) -> Shape:
-    """heads: of a block. Source: docs/performance-log.md."""
+def shape_for(heads: int, dtype: torch.dtype, *, is_scaled: bool = False) -> Shape:
+    """heads: of a block; is_scaled: the pool has scales. Source: docs/performance-log.md."""
     if dtype == torch.float32:
         return Shape(tile=16, warps=4, stages=2)
-    return Shape(tile=64 if heads <= 16 else 32, warps=8, stages=3)
+    return Shape(tile=64 if heads <= 16 and not is_scaled else 32, warps=8, stages=3)
 
 
 def group_for(heads: int) -> int:
@@ -209,32 +226,38 @@ def attend_decodes(
     scale: float,
     out: Tensor,
     *,
+    latent_scale: Tensor | None = None,
     shape: Shape | None = None,
 ) -> None:
     """softmax(scale q L^T) L[:, :rank] over each sequence's latents L, for its only token; writes to out.
 
     q [sequences, heads, rank + dim]; out [sequences, heads, rank]. Where tokens are: see ops.attend. The last
-    sequences may have length 0: nothing is read or written for them.
+    sequences may have length 0: nothing is read or written for them. latent_scale: see ops.attend_latent_quantized.
     """
     sequences, heads, width = q.shape
     group, device = group_for(heads), q.device
     blocks, joined_heads = heads // group, min(group & -group, MOST_JOINED_HEADS)
-    padded, rest = (max(triton.next_power_of_2(size), NARROWEST) for size in (rank, width - rank))
-    shape = shape or shape_for(group, latents.dtype)
+    kind, packed = (latents.dtype, 0) if latent_scale is None else (q.dtype, width // latents.shape[1])
+    # See attention_decode.
+    narrowest = NARROWEST * max(packed, 1)
+    padded, rest = (max(triton.next_power_of_2(size), narrowest) for size in (rank, width - rank))
+    shape = shape or shape_for(group, kind, is_scaled=latent_scale is not None)
     joined_numbers = 1 << (13 if group <= 16 else 12)  # beside larger sums there are fewer registers for more
     dependent, programs = depends(device), shape.programs * card(device).multiprocessors
     assert sequences * blocks <= ARRIVALS, f"{sequences} sequences of {blocks} blocks of heads; at most {ARRIVALS}"
     parts = torch.empty(programs * 2 * group * rank, dtype=torch.float32, device=device)
     stats = torch.empty(programs * 2 * 2 * group, dtype=torch.float32, device=device)
     _attend_decodes[(programs,)](
-        q, latents, out, slot_table, row, lengths, parts, stats, arrivals(device), sequences, blocks, scale * LOG2_E,
-        q.stride(0), q.stride(1), latents.stride(0), slot_table.stride(0), out.stride(0), out.stride(1),
+        q, latents, latent_scale, out, slot_table, row, lengths, parts, stats, arrivals(device), sequences, blocks,
+        scale * LOG2_E, q.stride(0), q.stride(1), latents.stride(0),
+        0 if latent_scale is None else latent_scale.stride(0), slot_table.stride(0), out.stride(0), out.stride(1),
         SEQUENCES=max(triton.next_power_of_2(sequences), 128), GROUP=group,
         HEADS=max(triton.next_power_of_2(group), NARROWEST),
-        RANK=rank, PADDED=padded, DIM=width - rank, REST=rest, TILE=shape.tile,
+        RANK=rank, PADDED=padded, DIM=width - rank, REST=rest,
+        PACKED=packed, TILE=shape.tile,
         LEAST_TILES=shape.least_tiles, PARTS=max(joined_numbers // (joined_heads * padded), 1),
         JOINED_HEADS=joined_heads,
-        PRECISION="ieee" if latents.dtype == torch.float32 else "tf32", DEPENDENT=dependent, launch_pdl=dependent,
+        PRECISION="ieee" if kind == torch.float32 else "tf32", DEPENDENT=dependent, launch_pdl=dependent,
         num_warps=shape.warps, num_stages=shape.stages,
     )  # fmt: skip
 
@@ -245,15 +268,15 @@ def _slots(slot_table: Tensor, row: Tensor, lengths: Sequence[int]) -> Tensor:
     return torch.cat([slots[:length] for slots, length in zip(table, lengths, strict=True)])
 
 
-def why_not_expanded(fixed: Tensor, key: Tensor, value: Tensor, latents: Tensor) -> str | None:
+def why_not_expanded(fixed: Tensor, turning: Tensor, key: Tensor, value: Tensor) -> str | None:
     """The reason keys and values are never expanded, if there is one."""
     if card(fixed.device).capability[0] != HOPPER[0]:
         return "the kernel for long chunks is Hopper's"
     if key.shape[1] != value.shape[1]:
         return f"keys of {key.shape[1]} and values of {value.shape[1]} numbers; they must be equal"
-    dim = latents.shape[1] - key.shape[2]
-    if dim < NARROWEST or dim & (dim - 1) or latents.stride(0) % 8:
-        return f"a turned part of {dim} numbers; it must be a power of two"
+    dim, rank = turning.shape[2], key.shape[2]
+    if dim < NARROWEST or dim & (dim - 1) or (rank + dim) % 8:
+        return f"a turned part of {dim} numbers; it must be a power of two, and {rank} more a multiple of 8"
     return why_not_runs(fixed, key.new_empty(0, *key.shape[:2]))
 
 
@@ -290,20 +313,22 @@ def _attend_absorbed(
     decodes: int,
     query_lengths: Sequence[int],
     out: Tensor,
+    latent_scale: Tensor | None = None,
 ) -> None:
     """Decodes, then chunks, by queries that meet latents themselves."""
     tokens, heads, rank = *fixed.shape[:2], key.shape[2]
-    q = torch.empty(tokens, heads, latents.shape[1], dtype=fixed.dtype, device=fixed.device)
+    q = torch.empty(tokens, heads, rank + turning.shape[2], dtype=fixed.dtype, device=fixed.device)
     torch.bmm(fixed.transpose(0, 1), key, out=q[..., :rank].transpose(0, 1))
     q[..., rank:] = turning
     sums = torch.empty(tokens, heads, rank, dtype=fixed.dtype, device=fixed.device)
     if decodes:
         where = (slot_table, row[:decodes], lengths[:decodes])
-        attend_decodes(q[:decodes], latents, rank, *where, scale, sums[:decodes])
+        attend_decodes(q[:decodes], latents, rank, *where, scale, sums[:decodes], latent_scale=latent_scale)
     if query_lengths:
-        keys = latents.unsqueeze(1)
+        keys, packed = latents.unsqueeze(1), q.shape[2] // latents.shape[1]
+        scales = None if latent_scale is None else (latent_scale.unsqueeze(1),) * 2
         where = (slot_table, row[decodes:], query_start[decodes:], lengths[decodes:])
-        attend_chunks(q, keys, keys[..., :rank], *where, scale, None, query_lengths, sums)
+        attend_chunks(q, keys, keys[..., : rank // packed], *where, scale, None, query_lengths, sums, scales=scales)
     torch.bmm(sums.transpose(0, 1), value.transpose(1, 2), out=out.transpose(0, 1))
 
 
@@ -325,21 +350,76 @@ def attend_latent(
     max_length: int,
     memo: MutableMapping[Hashable, Any],
 ) -> Tensor:
+    def copied(which: slice, contexts: Sequence[int]) -> Tensor:
+        if ("slots", which.start) not in memo:
+            memo["slots", which.start] = _slots(slot_table, row[which], contexts)
+        return latents.index_select(0, memo["slots", which.start])
+
+    queries, where = (fixed, turning, key, value), (slot_table, row, query_start, lengths)
+    return _attend(*queries, latents, None, *where, scale, decodes, query_lengths, context_lengths, copied)
+
+
+@ops.attend_latent_quantized.implementation("triton", why_not)
+def attend_latent_quantized(
+    fixed: Tensor,
+    turning: Tensor,
+    key: Tensor,
+    value: Tensor,
+    latents: Tensor,
+    latent_scale: Tensor,
+    slot_table: Tensor,
+    row: Tensor,
+    query_start: Tensor,
+    lengths: Tensor,
+    scale: float,
+    decodes: int,
+    query_lengths: Sequence[int],
+    context_lengths: Sequence[int] | None,
+    max_length: int,
+    memo: MutableMapping[Hashable, Any],
+) -> Tensor:
+    def copied(which: slice, contexts: Sequence[int]) -> Tensor:
+        packed = (key.shape[2] + turning.shape[2]) // latents.shape[1]
+        pool = latents.unsqueeze(1), latent_scale.unsqueeze(1), packed
+        return run_of(*pool, slot_table, row[which], lengths[which], contexts, fixed.dtype)
+
+    queries, where = (fixed, turning, key, value), (slot_table, row, query_start, lengths)
+    return _attend(*queries, latents, latent_scale, *where, scale, decodes, query_lengths, context_lengths, copied)
+
+
+def _attend(
+    fixed: Tensor,
+    turning: Tensor,
+    key: Tensor,
+    value: Tensor,
+    latents: Tensor,
+    latent_scale: Tensor | None,
+    slot_table: Tensor,
+    row: Tensor,
+    query_start: Tensor,
+    lengths: Tensor,
+    scale: float,
+    decodes: int,
+    query_lengths: Sequence[int],
+    context_lengths: Sequence[int] | None,
+    copied: Callable[[slice, Sequence[int]], Tensor],
+) -> Tensor:
+    """Both ops. copied: the latents of some sequences' contexts, end to end, as they are computed with."""
     assert fixed.stride(2) == turning.stride(2) == latents.stride(1) == 1, "a vector lies in a run"
     out = torch.empty(*fixed.shape[:2], value.shape[1], dtype=fixed.dtype, device=fixed.device)
     pool = (key, value, latents, slot_table)
-    if context_lengths is None or why_not_expanded(fixed, key, value, latents) is not None:
-        _attend_absorbed(fixed, turning, *pool, row, query_start, lengths, scale, decodes, query_lengths, out)
+    if context_lengths is None or why_not_expanded(fixed, turning, key, value) is not None:
+        where = (row, query_start, lengths)
+        _attend_absorbed(fixed, turning, *pool, *where, scale, decodes, query_lengths, out, latent_scale)
         return out
     if decodes:
         where = row[:decodes], query_start[: decodes + 1], lengths[:decodes]
-        _attend_absorbed(fixed[:decodes], turning[:decodes], *pool, *where, scale, decodes, (), out[:decodes])
+        queries = fixed[:decodes], turning[:decodes]
+        _attend_absorbed(*queries, *pool, *where, scale, decodes, (), out[:decodes], latent_scale)
     for lot, contexts in lots(query_lengths, context_lengths, 1, MOST_EXPANDED // key[:, :, 0].numel()):
         assert contexts is not None, "every chunk is long enough"
         which = slice(decodes + lot.start, decodes + lot.stop)
-        if ("slots", which.start) not in memo:
-            memo["slots", which.start] = _slots(slot_table, row[which], contexts)
-        run = latents.index_select(0, memo["slots", which.start])
         where = query_start[which.start : which.stop + 1], lengths[which]
+        run = copied(which, contexts)
         _attend_expanded(fixed, turning, key, value, run, *where, scale, query_lengths[lot], out)
     return out

@@ -8,6 +8,7 @@ the last ones see most and would otherwise leave the device half empty at the en
 
 A head's numbers are computed in two parts, SPLIT of them and the rest, padded to DIM and REST, powers of two, so that
 80, 96 or 192 waste nothing. LATENT: a value is the first part of its key, so each tile is loaded once.
+Where a pool has scales, a key's multiplies its score and a value's its share: see scaled.py.
 Suffixes: S sequences, R rows of a block, T tokens of a tile, D and E numbers of a head's two parts.
 """
 
@@ -21,6 +22,7 @@ from torch import Tensor
 
 from lightllm.compute.kernels.triton import tuned
 from lightllm.compute.kernels.triton.launch import begin, depends
+from lightllm.compute.kernels.triton.scaled import LEAST_SCALE, numbers, scaled_shares
 
 LOG2_E = 1.4426950408889634
 NARROWEST = 16  # rows and columns of the smallest matrix product
@@ -40,36 +42,44 @@ class Shape:
 
 @triton.jit
 def _load_tile(
-    pool, slot_T, stride, is_token_T, MASKED: tl.constexpr, FIRST: tl.constexpr, WIDTH: tl.constexpr, END: tl.constexpr
-):
+    pool, slot_T, stride, is_token_T,
+    MASKED: tl.constexpr, FIRST: tl.constexpr, WIDTH: tl.constexpr, END: tl.constexpr, PACKED: tl.constexpr,
+    KIND: tl.constexpr,
+):  # fmt: skip
     """WIDTH numbers of each token's head from FIRST on; zeros from END on, and for other tokens if MASKED."""
-    column_D = FIRST + tl.arange(0, WIDTH)
+    STORED: tl.constexpr = 2 if PACKED == 2 else 1
+    column_D = FIRST // STORED + tl.arange(0, WIDTH // STORED)
     at_TD = pool + slot_T[:, None] * stride + column_D[None, :]
     if FIRST + WIDTH > END:
-        is_head_TD = (column_D < END)[None, :]
-        return tl.load(at_TD, mask=is_token_T[:, None] & is_head_TD if MASKED else is_head_TD, other=0.0)
-    if MASKED:
-        return tl.load(at_TD, mask=is_token_T[:, None], other=0.0)
-    return tl.load(at_TD)
+        is_head_TD = (column_D < END // STORED)[None, :]
+        tile_TD = tl.load(at_TD, mask=is_token_T[:, None] & is_head_TD if MASKED else is_head_TD, other=0.0)
+    elif MASKED:
+        tile_TD = tl.load(at_TD, mask=is_token_T[:, None], other=0.0)
+    else:
+        tile_TD = tl.load(at_TD)
+    return numbers(tile_TD, PACKED, KIND)
 
 
 @triton.jit
 def _attend_tile(
-    sum_RD, sum_RE, largest_R, weight_R, query_RD, query_RE, keys, values, slots, start, end, position_R, scale, window,
-    keys_stride, values_stride,
+    sum_RD, sum_RE, largest_R, weight_R, top, query_RD, query_RE, keys, values, key_scale, value_scale, slots, start,
+    end, position_R, scale, window, keys_stride, values_stride, scale_stride,
     MASKED: tl.constexpr, WINDOWED: tl.constexpr, LATENT: tl.constexpr, DIM: tl.constexpr, REST: tl.constexpr,
-    SPLIT: tl.constexpr, HEAD: tl.constexpr, TILE: tl.constexpr, PRECISION: tl.constexpr,
+    SPLIT: tl.constexpr, HEAD: tl.constexpr, PACKED: tl.constexpr, TILE: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """Adds the tokens start ... start + TILE - 1 to the running softmax. MASKED: not every row sees all of them."""
+    KIND: tl.constexpr = query_RD.dtype
     token_T = start + tl.arange(0, TILE)
     is_token_T = token_T < end
     slot_T = tl.load(slots + token_T, mask=is_token_T, other=0) if MASKED else tl.load(slots + token_T)
     slot_T = slot_T.to(tl.int64)
-    key_TD = _load_tile(keys, slot_T, keys_stride, is_token_T, MASKED, 0, DIM, SPLIT)
+    key_TD = _load_tile(keys, slot_T, keys_stride, is_token_T, MASKED, 0, DIM, SPLIT, PACKED, KIND)
     score_RT = tl.dot(query_RD, key_TD.T, input_precision=PRECISION)
     if REST:
-        key_TE = _load_tile(keys, slot_T, keys_stride, is_token_T, MASKED, SPLIT, REST, HEAD)
+        key_TE = _load_tile(keys, slot_T, keys_stride, is_token_T, MASKED, SPLIT, REST, HEAD, PACKED, KIND)
         score_RT = tl.dot(query_RE, key_TE.T, score_RT, input_precision=PRECISION)
+    if PACKED:
+        score_RT *= tl.load(key_scale + slot_T * scale_stride, mask=is_token_T, other=0.0)[None, :]
     if MASKED:
         distance_RT = position_R[:, None] - token_T[None, :]
         is_seen_RT = (distance_RT >= 0) & (distance_RT < window) if WINDOWED else distance_RT >= 0
@@ -80,25 +90,29 @@ def _attend_tile(
     share_RT = tl.exp2(score_RT * scale - base_R[:, None])
     before_R = tl.exp2(largest_R - base_R)
     weight_R = weight_R * before_R + tl.sum(share_RT, axis=1)
+    if PACKED:
+        value_scale_T = tl.load(value_scale + slot_T * scale_stride, mask=is_token_T, other=0.0)
+        share_RT, top, shrinks = scaled_shares(share_RT, value_scale_T, top)
+        before_R *= shrinks
     value_TD = key_TD
     if not LATENT:
-        value_TD = _load_tile(values, slot_T, values_stride, is_token_T, MASKED, 0, DIM, SPLIT)
+        value_TD = _load_tile(values, slot_T, values_stride, is_token_T, MASKED, 0, DIM, SPLIT, PACKED, KIND)
     share_RT = share_RT.to(value_TD.dtype)
     sum_RD = tl.dot(share_RT, value_TD, sum_RD * before_R[:, None], input_precision=PRECISION)
     if REST and not LATENT:
-        value_TE = _load_tile(values, slot_T, values_stride, is_token_T, MASKED, SPLIT, REST, HEAD)
+        value_TE = _load_tile(values, slot_T, values_stride, is_token_T, MASKED, SPLIT, REST, HEAD, PACKED, KIND)
         sum_RE = tl.dot(share_RT, value_TE, sum_RE * before_R[:, None], input_precision=PRECISION)
-    return sum_RD, sum_RE, new_R, weight_R
+    return sum_RD, sum_RE, new_R, weight_R, top
 
 
 @triton.jit(do_not_specialize=["sequences"], do_not_specialize_on_alignment=["row", "query_start", "lengths"])
 def _attend_chunks(
-    q, keys, values, out, slot_table, row, query_start, lengths, sequences, scale, window,
-    q_stride, q_head_stride, keys_stride, keys_head_stride, values_stride, values_head_stride,
+    q, keys, values, key_scale, value_scale, out, slot_table, row, query_start, lengths, sequences, scale, window,
+    q_stride, q_head_stride, keys_stride, keys_head_stride, values_stride, values_head_stride, scale_stride,
     table_stride, out_stride, out_head_stride,
     SEQUENCES: tl.constexpr, GROUP: tl.constexpr, PACK: tl.constexpr, DIM: tl.constexpr, REST: tl.constexpr,
-    SPLIT: tl.constexpr, HEAD: tl.constexpr, BLOCK: tl.constexpr, TILE: tl.constexpr, WINDOWED: tl.constexpr,
-    LATENT: tl.constexpr, PRECISION: tl.constexpr, DEPENDENT: tl.constexpr,
+    SPLIT: tl.constexpr, HEAD: tl.constexpr, PACKED: tl.constexpr, BLOCK: tl.constexpr, TILE: tl.constexpr,
+    WINDOWED: tl.constexpr, LATENT: tl.constexpr, PRECISION: tl.constexpr, DEPENDENT: tl.constexpr,
 ):  # fmt: skip
     block, pack = tl.num_programs(0) - 1 - tl.program_id(0), tl.program_id(1)
     begin(DEPENDENT)
@@ -123,21 +137,26 @@ def _attend_chunks(
     kv_head = pack * PACK // GROUP
     keys += kv_head * keys_head_stride
     values += kv_head * values_head_stride
+    KIND: tl.constexpr = q.dtype.element_ty if PACKED else keys.dtype.element_ty
+    if PACKED:
+        key_scale += kv_head
+        value_scale += kv_head
     column_D = tl.arange(0, DIM)
     mask_RD = is_row_R[:, None] & (column_D < SPLIT)[None, :]
     token_R = (first_query + query_R).to(tl.int64)
     q_R = q + token_R * q_stride + head_R * q_head_stride
     out_R = out + token_R * out_stride + head_R * out_head_stride
-    query_RD = tl.load(q_R[:, None] + column_D[None, :], mask=mask_RD, other=0.0).to(keys.dtype.element_ty)
+    query_RD = tl.load(q_R[:, None] + column_D[None, :], mask=mask_RD, other=0.0).to(KIND)
     sum_RD = tl.zeros([BLOCK, DIM], tl.float32)
     query_RE, sum_RE = query_RD, sum_RD  # unused unless there is a rest
     if REST:
         column_E = SPLIT + tl.arange(0, REST)
         mask_RE = is_row_R[:, None] & (column_E < HEAD)[None, :]
-        query_RE = tl.load(q_R[:, None] + column_E[None, :], mask=mask_RE, other=0.0).to(keys.dtype.element_ty)
+        query_RE = tl.load(q_R[:, None] + column_E[None, :], mask=mask_RE, other=0.0).to(KIND)
         sum_RE = tl.zeros([BLOCK, REST], tl.float32)
     largest_R = tl.full([BLOCK], float("-inf"), tl.float32)
     weight_R = tl.zeros([BLOCK], tl.float32)
+    top = tl.full([], LEAST_SCALE, tl.float32)
 
     # Of tokens least ... end - 1 that some row sees, every row sees whole ... masked - 1.
     first_position = length - count + block * BLOCK // PACK
@@ -150,26 +169,27 @@ def _attend_chunks(
     masked = tl.maximum((first_position + 1) // TILE * TILE, whole)
     if WINDOWED:
         for start in range(least, whole, TILE):
-            sum_RD, sum_RE, largest_R, weight_R = _attend_tile(
-                sum_RD, sum_RE, largest_R, weight_R, query_RD, query_RE, keys, values, slots, start, end, position_R,
-                scale, window, keys_stride, values_stride, True, WINDOWED, LATENT, DIM, REST, SPLIT, HEAD, TILE,
-                PRECISION,
+            sum_RD, sum_RE, largest_R, weight_R, top = _attend_tile(
+                sum_RD, sum_RE, largest_R, weight_R, top, query_RD, query_RE, keys, values, key_scale, value_scale,
+                slots, start, end, position_R, scale, window, keys_stride, values_stride, scale_stride, True, WINDOWED,
+                LATENT, DIM, REST, SPLIT, HEAD, PACKED, TILE, PRECISION,
             )  # fmt: skip
     for start in range(whole, masked, TILE):
-        sum_RD, sum_RE, largest_R, weight_R = _attend_tile(
-            sum_RD, sum_RE, largest_R, weight_R, query_RD, query_RE, keys, values, slots, start, end, position_R,
-            scale, window, keys_stride, values_stride, False, WINDOWED, LATENT, DIM, REST, SPLIT, HEAD, TILE,
-            PRECISION,
+        sum_RD, sum_RE, largest_R, weight_R, top = _attend_tile(
+            sum_RD, sum_RE, largest_R, weight_R, top, query_RD, query_RE, keys, values, key_scale, value_scale, slots,
+            start, end, position_R, scale, window, keys_stride, values_stride, scale_stride, False, WINDOWED, LATENT,
+            DIM, REST, SPLIT, HEAD, PACKED, TILE, PRECISION,
         )  # fmt: skip
     for start in range(masked, end, TILE):
-        sum_RD, sum_RE, largest_R, weight_R = _attend_tile(
-            sum_RD, sum_RE, largest_R, weight_R, query_RD, query_RE, keys, values, slots, start, end, position_R,
-            scale, window, keys_stride, values_stride, True, WINDOWED, LATENT, DIM, REST, SPLIT, HEAD, TILE,
-            PRECISION,
+        sum_RD, sum_RE, largest_R, weight_R, top = _attend_tile(
+            sum_RD, sum_RE, largest_R, weight_R, top, query_RD, query_RE, keys, values, key_scale, value_scale, slots,
+            start, end, position_R, scale, window, keys_stride, values_stride, scale_stride, True, WINDOWED, LATENT,
+            DIM, REST, SPLIT, HEAD, PACKED, TILE, PRECISION,
         )  # fmt: skip
 
     # Rows that only fill up the block may have seen nothing.
     weight_R = tl.where(is_row_R, weight_R, 1.0)
+    weight_R = weight_R / top if PACKED else weight_R
     mean_RD = (sum_RD / weight_R[:, None]).to(out.dtype.element_ty)
     tl.store(out_R[:, None] + column_D[None, :], mean_RD, mask=mask_RD)
     if REST and not LATENT:
@@ -222,32 +242,37 @@ def attend_chunks(
     query_lengths: Sequence[int],
     out: Tensor,
     *,
+    scales: tuple[Tensor, Tensor] | None = None,
     shape: Shape | None = None,
 ) -> None:
     """As ops.attend, for sequences of any number of tokens; writes to out, which is like q. Values that are narrower
-    than keys must be the first numbers of these: then it is ops.attend_latent.
+    than keys must be the first numbers of these: then it is ops.attend_latent. scales: of keys and values [pool slots,
+    kv_heads], where pools are as ops.attend_quantized has them.
 
     query_start [sequences + 1] counts from q's beginning; q may hold more tokens than these. query_lengths: as they
     are or, if the host does not know them, such as have at least as many blocks; then some may have no tokens.
     """
     heads, dim = q.shape[1:]
     kv_heads = keys.shape[1]
-    pack, split = packed(heads, kv_heads), values.shape[2]
+    stored = 0 if scales is None else dim // keys.shape[2]
+    pack, split = packed(heads, kv_heads), values.shape[2] * max(stored, 1)
     is_latent = split < dim
     if is_latent:
         most, rest = (max(triton.next_power_of_2(size), NARROWEST) for size in (split, dim - split))
     else:
         most, rest = parts(dim)
         split = min(most, dim)
-    shape = shape or _shape(dim, keys.dtype, max(query_lengths) * pack, q.device)
+    kind = keys.dtype if scales is None else q.dtype
+    shape = shape or _shape(dim, kind, max(query_lengths) * pack, q.device)
     blocks = sum(triton.cdiv(count * pack, shape.block) for count in query_lengths)
     dependent = depends(q.device)
     _attend_chunks[(blocks, heads // pack)](
-        q, keys, values, out, slot_table, row, query_start, lengths, len(query_lengths), scale * LOG2_E, window or 0,
-        q.stride(0), q.stride(1), keys.stride(0), keys.stride(1), values.stride(0), values.stride(1),
-        slot_table.stride(0), out.stride(0), out.stride(1),
+        q, keys, values, *(scales or (None, None)), out, slot_table, row, query_start, lengths, len(query_lengths),
+        scale * LOG2_E, window or 0, q.stride(0), q.stride(1), keys.stride(0), keys.stride(1), values.stride(0),
+        values.stride(1), 0 if scales is None else scales[0].stride(0), slot_table.stride(0), out.stride(0),
+        out.stride(1),
         SEQUENCES=max(triton.next_power_of_2(len(query_lengths)), 32), GROUP=heads // kv_heads, PACK=pack, DIM=most,
-        REST=rest, SPLIT=split, HEAD=dim, BLOCK=shape.block, TILE=shape.tile, WINDOWED=window is not None,
-        LATENT=is_latent, PRECISION="ieee" if keys.dtype == torch.float32 else "tf32", DEPENDENT=dependent,
-        launch_pdl=dependent, num_warps=shape.warps, num_stages=shape.stages,
+        REST=rest, SPLIT=split, HEAD=dim, PACKED=stored, BLOCK=shape.block, TILE=shape.tile,
+        WINDOWED=window is not None, LATENT=is_latent, PRECISION="ieee" if kind == torch.float32 else "tf32",
+        DEPENDENT=dependent, launch_pdl=dependent, num_warps=shape.warps, num_stages=shape.stages,
     )  # fmt: skip

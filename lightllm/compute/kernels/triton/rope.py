@@ -40,11 +40,10 @@ def _rotate(
 
 
 @triton.jit
-def _norm_rotate_heads(
-    x, out, out_stride, weight, eps, head_H, heads, head_stride, cos_D, sin_D, dim,
-    NORMED: tl.constexpr, PAIRS: tl.constexpr,
-):  # fmt: skip
-    """out[h] = rotate(norm(x[h])) for heads of one token."""
+def load_rotated(
+    x, weight, eps, head_H, heads, head_stride, cos_D, sin_D, dim, NORMED: tl.constexpr, PAIRS: tl.constexpr
+):
+    """rotate(norm(x[h])) for heads of one token, in two halves; zeros where there are none."""
     pair_D = tl.arange(0, PAIRS)
     half = dim // 2
     mask_D = pair_D < half
@@ -56,9 +55,17 @@ def _norm_rotate_heads(
         scale_H = tl.rsqrt((tl.sum(a_HD * a_HD, axis=1) + tl.sum(b_HD * b_HD, axis=1)) / dim + eps)
         a_HD *= scale_H[:, None] * tl.load(weight + pair_D, mask=mask_D, other=0.0).to(tl.float32)[None, :]
         b_HD *= scale_H[:, None] * tl.load(weight + half + pair_D, mask=mask_D, other=0.0).to(tl.float32)[None, :]
+    return a_HD * cos_D - b_HD * sin_D, b_HD * cos_D + a_HD * sin_D
+
+
+@triton.jit
+def store_halves(a_HD, b_HD, out, out_stride, head_H, heads, half):
+    """Writes heads of one token, of each two halves of `half` numbers."""
+    pair_D = tl.arange(0, a_HD.shape[1])
+    mask_HD = (head_H < heads)[:, None] & (pair_D < half)[None, :]
     to_HD = out + head_H[:, None] * out_stride + pair_D[None, :]
-    tl.store(to_HD, (a_HD * cos_D - b_HD * sin_D).to(out.dtype.element_ty), mask=mask_HD)
-    tl.store(to_HD + half, (b_HD * cos_D + a_HD * sin_D).to(out.dtype.element_ty), mask=mask_HD)
+    tl.store(to_HD, a_HD.to(out.dtype.element_ty), mask=mask_HD)
+    tl.store(to_HD + half, b_HD.to(out.dtype.element_ty), mask=mask_HD)
 
 
 @triton.jit
@@ -82,16 +89,16 @@ def _norm_rotate_store(
         sin_D = tl.load(angle_D + half, mask=pair_D < half, other=0.0)
         if block < q_blocks:
             head_H = block * HEADS + tl.arange(0, HEADS)
-            _norm_rotate_heads(
-                q + token * q_stride, out + token * heads * dim, dim, q_weight, eps, head_H, heads, q_head_stride,
-                cos_D, sin_D, dim, NORMED, PAIRS,
-            )  # fmt: skip
+            a_HD, b_HD = load_rotated(
+                q + token * q_stride, q_weight, eps, head_H, heads, q_head_stride, cos_D, sin_D, dim, NORMED, PAIRS
+            )
+            store_halves(a_HD, b_HD, out + token * heads * dim, dim, head_H, heads, half)
         else:
             head_H = (block - q_blocks) * HEADS + tl.arange(0, HEADS)
-            _norm_rotate_heads(
-                k + token * k_stride, keys + slot * keys_stride, keys_head_stride, k_weight, eps, head_H, kv_heads,
-                k_head_stride, cos_D, sin_D, dim, NORMED, PAIRS,
-            )  # fmt: skip
+            a_HD, b_HD = load_rotated(
+                k + token * k_stride, k_weight, eps, head_H, kv_heads, k_head_stride, cos_D, sin_D, dim, NORMED, PAIRS
+            )
+            store_halves(a_HD, b_HD, keys + slot * keys_stride, keys_head_stride, head_H, kv_heads, half)
     else:
         head_H = (block - q_blocks - kv_blocks) * HEADS + tl.arange(0, HEADS)
         column_D = tl.arange(0, 2 * PAIRS)
@@ -102,7 +109,7 @@ def _norm_rotate_store(
 
 
 @triton.jit
-def _rotate_neighbours(x, out, cos_D, sin_D, mask_D):
+def rotate_neighbours(x, out, cos_D, sin_D, mask_D):
     """Turns pairs (2 i, 2 i + 1) of numbers that lie in a run. x, out: any leading axes, of which mask_D knows."""
     a_D, b_D = tl.load(x, mask=mask_D, other=0.0).to(tl.float32), tl.load(x + 1, mask=mask_D, other=0.0).to(tl.float32)
     tl.store(out, (a_D * cos_D - b_D * sin_D).to(out.dtype.element_ty), mask=mask_D)
@@ -132,16 +139,16 @@ def _norm_rotate_store_latent(
         scale = tl.rsqrt(tl.sum(latent_L * latent_L, axis=0) / rank + eps)
         latent_L *= scale * tl.load(weight + column_L, mask=mask_L, other=0.0).to(tl.float32)
         tl.store(to + column_L, latent_L.to(latents.dtype.element_ty), mask=mask_L)
-        _rotate_neighbours(compressed + rank + 2 * pair_D, to + rank + 2 * pair_D, cos_D, sin_D, mask_D)
+        rotate_neighbours(compressed + rank + 2 * pair_D, to + rank + 2 * pair_D, cos_D, sin_D, mask_D)
     else:
         head_H = (block - 1) * HEADS + tl.arange(0, HEADS)
         x_HD = q + token * q_stride + head_H[:, None] * q_head_stride + 2 * pair_D[None, :]
         to_HD = out + (token * heads + head_H[:, None]) * dim + 2 * pair_D[None, :]
         mask_HD = (head_H < heads)[:, None] & mask_D[None, :]
-        _rotate_neighbours(x_HD, to_HD, cos_D[None, :], sin_D[None, :], mask_HD)
+        rotate_neighbours(x_HD, to_HD, cos_D[None, :], sin_D[None, :], mask_HD)
 
 
-def _tile(heads: int, dim: int) -> tuple[int, int, int]:
+def tile_for(heads: int, dim: int) -> tuple[int, int, int]:
     """Heads a program, pairs a head, and warps."""
     pairs = triton.next_power_of_2(dim // 2)
     count = max(min(TILE // (2 * pairs), triton.next_power_of_2(heads)), 1)
@@ -152,7 +159,7 @@ def _turned(x: Tensor, positions: Tensor, table: Tensor, *, neighbours: bool) ->
     tokens, heads, dim = x.shape
     x = x if x.stride(-1) == 1 else x.contiguous()
     out = torch.empty(x.shape, dtype=x.dtype, device=x.device)
-    count, pairs, warps = _tile(heads, dim)
+    count, pairs, warps = tile_for(heads, dim)
     if tokens:
         dependent = depends(x.device)
         _rotate[(tokens, triton.cdiv(heads, count))](
@@ -192,7 +199,7 @@ def norm_rotate_store(
     assert q.stride(2) == k.stride(2) == v.stride(2) == keys.stride(2) == values.stride(2) == 1, "a head lies in a run"
     out = torch.empty(q.shape, dtype=q.dtype, device=q.device)
     normed = q_weight is not None and k_weight is not None
-    count, pairs, warps = _tile(max(heads, kv_heads), dim)
+    count, pairs, warps = tile_for(max(heads, kv_heads), dim)
     if tokens:
         dependent = depends(q.device)
         _norm_rotate_store[(tokens, triton.cdiv(heads, count) + 2 * triton.cdiv(kv_heads, count))](
@@ -218,7 +225,7 @@ def norm_rotate_store_latent(
     tokens, heads, dim = q.shape
     assert q.stride(2) == compressed.stride(1) == latents.stride(1) == 1, "a vector lies in a run"
     out = torch.empty(q.shape, dtype=q.dtype, device=q.device)
-    count, pairs, warps = _tile(heads, dim)
+    count, pairs, warps = tile_for(heads, dim)
     if tokens:
         dependent = depends(q.device)
         _norm_rotate_store_latent[(tokens, 1 + triton.cdiv(heads, count))](
