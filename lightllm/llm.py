@@ -187,7 +187,12 @@ class LLM:
         self._task(kind)
         each = [_parse_prompt(prompt) for prompt in _as_list(prompts)]
         results = self._run([(RequestOutput(text, ids), True) for text, ids in each], vectors.PARAMS, 0, use_tqdm, True)
-        return [result.vector for result in results if result.vector is not None]
+        found = [result.vector for result in results if result.vector is not None]
+        if len(found) < len(results):
+            lacking = next(result for result in results if result.vector is None)
+            reason = lacking.outputs[0].finish_reason
+            raise RequestError(f"a prompt ended without its vector ({reason}), so there is no answer", status=503)
+        return found
 
     def close(self) -> None:
         """Ends the engine's processes. May be repeated."""

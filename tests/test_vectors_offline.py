@@ -21,6 +21,7 @@ from transformers import (
 
 from lightllm import LLM, SamplingParams
 from lightllm.base.errors import RequestError
+from lightllm.llm import CompletionOutput, RequestOutput
 from tests.base.test_task import write_modules
 from tests.compute.driver import save
 from tests.compute.execution.checkpoint import SIZES
@@ -90,7 +91,7 @@ def test_a_classifier_gives_its_labels_raw_scores(tmp_path):
             llm.score("a", "b")
 
 
-def test_a_reward_model_scores_whole_conversations(tmp_path):
+def test_a_reward_model_scores_whole_conversations(tmp_path, monkeypatch):
     torch.manual_seed(0)
     model = Qwen2ForCausalLM(Qwen2Config(**{k: v for k, v in QWEN3.items() if k != "head_dim"})).eval()
     save(model, tmp_path)
@@ -104,6 +105,10 @@ def test_a_reward_model_scores_whole_conversations(tmp_path):
     finish(tmp_path, architectures=["Qwen2ForRewardModel"], tie_word_embeddings=False)
     with LLM(str(tmp_path), **SETTINGS) as llm:
         np.testing.assert_allclose(llm.reward(TEXTS), expected, atol=1e-4)
+        late = RequestOutput("a", outputs=[CompletionOutput(0, "", [], "timeout")])
+        monkeypatch.setattr(llm, "_run", lambda *_: [late])
+        with pytest.raises(RequestError, match=r"a prompt ended without its vector \(timeout\)"):
+            llm.reward("a")
 
 
 @pytest.mark.parametrize("tp", [1, 2])

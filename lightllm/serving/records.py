@@ -27,6 +27,7 @@ _NO_MASK = (
 )
 _ERROR = "the engine had to end this request, most likely for want of room in the request table; try again later"
 
+_WHOLE = (FinishReason.STOP, FinishReason.LENGTH)  # ends of what has all that was asked for
 _ERRORS = {FinishReason.ERROR: _ERROR, FinishReason.GRAMMAR: _NO_MASK}
 
 
@@ -249,7 +250,7 @@ class Records:
             tokens,
             visible,
             prompt=prompt,
-            vector=self._table.vector(index) if finish and request.wants_vector else None,
+            vector=self._table.vector(index) if finish in _WHOLE and request.wants_vector else None,
             finish_reason=finish or None,
             stop_index=int(columns["stop_index"][index]) if finish else -1,
             cached_tokens=max(0, int(columns["cached_tokens"][index])),

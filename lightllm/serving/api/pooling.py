@@ -15,7 +15,7 @@ from lightllm.serving.api import body as bodies
 from lightllm.serving.api import openai, terms
 from lightllm.serving.api.body import Int
 from lightllm.serving.api.documents import described
-from lightllm.serving.api.generation import Generation
+from lightllm.serving.api.generation import Generation, UnfinishedError
 from lightllm.serving.api.native import refuse_media
 from lightllm.serving.api.openai import json
 from lightllm.serving.api.service import Service
@@ -236,8 +236,12 @@ async def _vectors(
     for prompt in prompts:
         generation.submit(prompt, vectors.PARAMS, wants_vector=True)
     answers = await generation.whole(request.receive, with_tokens=False)
+    found = [answer.vector for answer in answers if answer.vector is not None]
+    if len(found) < len(answers):
+        late = next(answer for answer in answers if answer.vector is None)
+        raise UnfinishedError(late.error or "its time was up", status=503)
     count = sum(one.prompt_tokens for one in generation.requests)
-    return [answer.vector for answer in answers if answer.vector is not None], PoolingUsage(count, count)
+    return found, PoolingUsage(count, count)
 
 
 def _need(service: Service, kind: str) -> None:

@@ -16,7 +16,7 @@ from tests.serving.text.tokenizers_for_tests import byte_level
 SHORT, LONG = "a", "a text of several tokens"
 
 
-def serve(folder, vector_of, *, modules=(), pooling="pooling_mode_lasttoken", **changes) -> LiveApi:
+def serve(folder, vector_of, *, modules=(), pooling="pooling_mode_lasttoken", engine=None, **changes) -> LiveApi:
     checkpoint_for_tests.write(folder)
     raw = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps(raw | changes))
@@ -24,7 +24,7 @@ def serve(folder, vector_of, *, modules=(), pooling="pooling_mode_lasttoken", **
     (folder / "modules.json").write_text(json.dumps(named))
     (folder / "pool").mkdir()
     (folder / "pool" / "config.json").write_text(json.dumps({pooling: True}))
-    return LiveApi(folder, answer, engine={"vector_of": vector_of})
+    return LiveApi(folder, answer, engine={"vector_of": vector_of} | (engine or {}))
 
 
 @pytest.fixture(scope="module")
@@ -130,6 +130,24 @@ def test_a_reward_comes_from_the_token_that_it_is_read_from(tmp_path):
         ids = byte_level().encode(LONG).ids
         for chat in (LONG, ids, [*ids, 7]):
             assert post(live, "/get_score", {"chat": chat})["score"] == 700 + len(ids) + 1
+    finally:
+        live.close()
+
+
+@pytest.mark.parametrize(
+    ("route", "body"),
+    [("/v1/embeddings", {"input": [SHORT, LONG]}), ("/v1/score", {"text_1": SHORT, "text_2": LONG})],
+)
+def test_where_one_vector_does_not_come_in_time_there_is_no_answer(tmp_path, route, body):
+    def vector_of(prompt):
+        live.engine.expire()  # the other one's time, which waits
+        return [1.0, 2.0]
+
+    live = serve(tmp_path, vector_of, modules=["Pooling"], hidden_size=2, engine={"max_running": 1})
+    try:
+        response = httpx.post(live.url + route, json=body, timeout=20, verify=False)
+        assert response.status_code == 503
+        assert "its time was up" in response.json()["error"]["message"]
     finally:
         live.close()
 
