@@ -47,6 +47,8 @@ QuantType = Literal[
     "vllm-fp8w8a8-b128",
     "triton-fp8w8a8-block128",
     "deepgemm-fp8w8a8-b128",
+    "ao-fp6w6a16",
+    "flashllm-w6a16",
     "ao-w4a16-256",
     "ao-w4a16-128",
     "ao-w4a16-64",

@@ -6,6 +6,7 @@ from lightllm.compute.ops.awq import gated_experts_awq, linear_awq
 from lightllm.compute.ops.biases import add_biases
 from lightllm.compute.ops.embedding import embedding
 from lightllm.compute.ops.experts import gated_experts, route_sigmoid, route_softmax, router_logits
+from lightllm.compute.ops.fp6 import gated_experts_fp6, linear_fp6
 from lightllm.compute.ops.fp8_block import gated_experts_fp8_block, linear_fp8_block
 from lightllm.compute.ops.kv_formats import (
     attend_latent_quantized,
@@ -39,6 +40,7 @@ __all__ = [
     "embedding",
     "gated_experts",
     "gated_experts_awq",
+    "gated_experts_fp6",
     "gated_experts_fp8_block",
     "gated_experts_per_channel",
     "gated_linear",
@@ -46,6 +48,7 @@ __all__ = [
     "keep_typical",
     "linear",
     "linear_awq",
+    "linear_fp6",
     "linear_fp8_block",
     "linear_per_channel",
     "logprobs",

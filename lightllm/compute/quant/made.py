@@ -13,6 +13,7 @@ import torch
 from lightllm.base.config import QUANT_TYPES
 from lightllm.base.errors import ConfigError
 from lightllm.compute.ops.fp8_block import TILE
+from lightllm.compute.quant.fp6 import MadeFp6
 from lightllm.compute.quant.fp8_block import Fp8Block
 from lightllm.compute.quant.made_int4 import MadeInt4
 from lightllm.compute.quant.method import LinearMethod
@@ -93,6 +94,8 @@ def method_named(quant_type: str) -> LinearMethod:
             return PerChannel("fp8", torch.float8_e4m3fn, True, "made")
         case "ao-fp8w8a16":
             return PerChannel("fp8 weights", torch.float8_e4m3fn, False, "made")
+        case "ao-fp6w6a16" | "flashllm-w6a16":
+            return MadeFp6()
         case "fp8w8a8-b128" | "fp8w8a8-block128":
             return Fp8Block((TILE, TILE), scale=None)
     return MadeInt4(int(kind.rpartition("-")[2]))

@@ -4,6 +4,7 @@ import contextlib
 import functools
 import importlib
 import types
+import unittest.mock
 
 import pytest
 import torch
@@ -43,9 +44,18 @@ PAIRS = [
 ]
 
 
+def refuse(*args):
+    raise AssertionError("a kernel falls back to a reference")
+
+
 def assert_matches(op, function, arguments, dtype):
+    """Without references, which on a GPU would be taken silently."""
     expected_arguments, got_arguments = clone(arguments), clone(arguments)
-    expected, got = op.reference(*expected_arguments), function(*got_arguments)
+    expected = op.reference(*expected_arguments)
+    with contextlib.ExitStack() as stack:
+        for one in ALL.values():
+            stack.enter_context(unittest.mock.patch.object(one, "reference", refuse))
+        got = function(*got_arguments)
     tolerance = {"atol": op.tolerance[dtype], "rtol": op.tolerance[dtype]}
     torch.testing.assert_close(got, expected, **tolerance)
     (pools, got_arguments), (expected_pools, expected_arguments) = map(split_pools, (got_arguments, expected_arguments))

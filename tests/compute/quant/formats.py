@@ -113,6 +113,17 @@ def int8_channel(module: str, weight: Tensor) -> tuple[dict[str, Tensor], Tensor
     return {f"{module}.weight": stored, f"{module}.weight_scale": scale}, stored.float() * scale
 
 
+def fp6(module: str, weight: Tensor) -> tuple[dict[str, Tensor], Tensor]:
+    """What our own 6-bit floats stand for: the nearest of all that there are."""
+    small = [m / 16 for m in range(4)]
+    sizes = torch.tensor(small + [(4 + m) * 2.0**e for e in range(-4, 3) for m in range(4)])
+    assert len(sizes) == 32
+    assert sizes[-1] == 28
+    scale = weight.abs().amax(1, keepdim=True) / sizes[-1]
+    nearest = ((weight / scale).abs().unsqueeze(-1) - sizes).abs().argmin(-1)
+    return {}, sizes[nearest] * weight.sign() * scale
+
+
 def int4_made(module: str, weight: Tensor) -> tuple[dict[str, Tensor], Tensor]:
     """What our own 4-bit numbers in groups stand for; groups that contain no zero are widened to it."""
     groups = torch.nn.functional.pad(weight, (0, -weight.shape[1] % GROUP)).unflatten(1, (-1, GROUP))

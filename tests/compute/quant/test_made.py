@@ -24,6 +24,7 @@ FORMULAS = {
     "vllm-w8a8": formats.int8_channel,
     "fp8w8a8": formats.fp8_channel,
     "deepgemm-fp8w8a8-b128": partial(formats.fp8_block, tile=(128, 128)),
+    "ao-fp6w6a16": formats.fp6,
     "ao-w4a16-32": formats.int4_made,
 }
 

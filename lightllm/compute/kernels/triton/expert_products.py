@@ -7,7 +7,7 @@ matrix; the first product takes gates and what they multiply together, so that o
 
 Numbers (FORMAT): "plain": of one type. "scaled": matrices and rows in 8 bits, multiplied as they are; what few enough
 inputs give that all have one scale is scaled, then added. Matrices of 8 bits that are scaled first: "tiles", by rows
-that are rounded to 8 bits, and "channels". "awq": of 4 bits.
+that are rounded to 8 bits, and "channels". "fp6": as these, of 6 bits. "awq": of 4 bits.
 Suffixes: O outputs of a tile, I inputs of a tile, R rows.
 """
 
@@ -20,6 +20,7 @@ import triton.language as tl
 from torch import Tensor
 
 from lightllm.compute.kernels.triton.expert_rows import ENTRY, Rows
+from lightllm.compute.kernels.triton.grouped import floats_of_6_bits
 from lightllm.compute.kernels.triton.launch import begin, depends
 from lightllm.compute.kernels.triton.quantize import rounded
 from lightllm.compute.ops.fp8_block import TILE
@@ -113,8 +114,13 @@ def _tile(
             expert, KIND,
         )  # fmt: skip
     else:
-        weight_O = weight + (expert.to(tl.int64) * outputs + row_O) * inputs
-        if EVEN:
+        row_bytes = inputs // 4 * 3 if FORMAT == "fp6" else inputs
+        weight_O = weight + (expert.to(tl.int64) * outputs + row_O) * row_bytes
+        if FORMAT == "fp6":
+            upper_OI = tl.load(weight_O[:, None] + (input_I // 2)[None, :], mask=mask_OI, other=0)
+            lower_OI = tl.load(weight_O[:, None] + (inputs // 2 + input_I // 4)[None, :], mask=mask_OI, other=0)
+            weight_OI = floats_of_6_bits(upper_OI, lower_OI, input_I[None, :], KIND)
+        elif EVEN:
             weight_OI = tl.load(weight_O[:, None] + input_I[None, :])
         else:
             weight_OI = tl.load(weight_O[:, None] + input_I[None, :], mask=mask_OI, other=0.0)
@@ -123,7 +129,7 @@ def _tile(
             tile_I = tl.load(third + input_I, mask=is_input_I, other=0)
             scale_OI = tl.load(scale_O[:, None] + tile_I[None, :], mask=mask_OI, other=0.0)
             weight_OI = (weight_OI.to(tl.float32) * scale_OI).to(KIND)
-        if FORMAT == "channels":
+        if FORMAT == "channels" or FORMAT == "fp6":
             scale_O = tl.load(first + expert * lines + row_O, mask=is_row_O, other=0.0)
             weight_OI = (weight_OI.to(tl.float32) * scale_O[:, None]).to(KIND)
     return weight_OI

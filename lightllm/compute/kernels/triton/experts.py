@@ -67,7 +67,7 @@ def shape_for(format: str, tokens: int, experts: int, top_k: int, dtype: torch.d
     """Parameters for so many tokens, a power of two, if all experts are chosen alike."""
     if format == "tiles":
         return Shape(NARROWEST, 32, TILE, 4, 2, 32, TILE, 4, 2)
-    if dtype == torch.float32 or format in ("awq", "channels"):
+    if dtype == torch.float32 or format in ("awq", "channels", "fp6"):
         return Shape(NARROWEST, 32, 32, 4, 2, 32, 32, 4, 2)
     return next(shape for most, shape in MEASURED[format] if tokens * top_k <= most * experts)
 
@@ -146,6 +146,24 @@ def gated_experts_per_channel(
     format_ = "scaled" if rounds and x.dtype != torch.float32 else "channels"
     wide, narrow = (
         Matrices(format_, weight, *weight.shape[1:], (scale,))
+        for weight, scale in ((gate_up, gate_up_scale), (down, down_scale))
+    )
+    return mixture(x, wide, narrow, choice, share, first)
+
+
+@ops.gated_experts_fp6.implementation("triton", why_not)
+def gated_experts_fp6(
+    x: Tensor,
+    gate_up: Tensor,
+    gate_up_scale: Tensor,
+    down: Tensor,
+    down_scale: Tensor,
+    choice: Tensor,
+    share: Tensor,
+    first: int,
+) -> Tensor:
+    wide, narrow = (
+        Matrices("fp6", weight, weight.shape[1], weight.shape[2] // 3 * 4, (scale,))
         for weight, scale in ((gate_up, gate_up_scale), (down, down_scale))
     )
     return mixture(x, wide, narrow, choice, share, first)

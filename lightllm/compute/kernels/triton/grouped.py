@@ -3,7 +3,9 @@
 
 As in matvec.py a program streams OUTPUTS rows of the matrix past a block of tokens. The sums of each tile are scaled,
 and added in float32.
-FORMAT "8": E4M3, a scale for each tile of weights and for each TILE inputs of a token. "4": AWQ's packing.
+FORMAT "8": E4M3, a scale for each tile of weights and for each TILE inputs of a token. "cut": the same where tiles of
+weights begin or end anywhere: they are scaled before they are multiplied. "6": E3M2, a scale for each output. "4":
+AWQ's packing.
 Suffixes: O outputs, I inputs of a tile, T tokens, P packed numbers of eight outputs.
 """
 
@@ -16,8 +18,8 @@ from torch import Tensor
 
 from lightllm.compute import ops
 from lightllm.compute.kernels.triton.launch import begin, depends, rows_of, why_not
-from lightllm.compute.kernels.triton.quantize import quantize_groups
-from lightllm.compute.ops.fp8_block import TILE
+from lightllm.compute.kernels.triton.quantize import quantize_groups, rounded
+from lightllm.compute.ops.fp8_block import LARGEST, SMALLEST_SCALE, TILE
 
 MOST_TOKENS = 64  # of a block
 NARROWEST = 16
@@ -71,13 +73,37 @@ def _part_of_4_bits(
     return part_OT
 
 
+@triton.jit
+def floats_of_6_bits(upper, lower, input_I, KIND: tl.constexpr):
+    """Numbers of E3M2 at some inputs, from the bytes in which they are: see ops.fp6."""
+    code = ((upper.to(tl.int32) >> (input_I % 2 * 4)) & 15) << 2 | (lower.to(tl.int32) >> (input_I % 4 * 2)) & 3
+    half = ((code & 31) << 8 | (code & 32) << 10).to(tl.int16).to(tl.float16, bitcast=True)
+    return (half.to(tl.float32) * 4096).to(KIND)
+
+
+@triton.jit
+def _part_of_cut_tiles(
+    x_TI, weight_OI, scale, column_tile, tile_O, here_I, mask_OI, is_input_I, lines, LARGEST: tl.constexpr,
+    SMALLEST_SCALE: tl.constexpr, PRECISION: tl.constexpr,
+):  # fmt: skip
+    """The product of one tile of TILE inputs. Tokens of 16 bits are rounded to 8."""
+    KIND: tl.constexpr = x_TI.dtype
+    if KIND.primitive_bitwidth == 16:
+        numbers_TI, scale_T = rounded(x_TI.to(tl.float32), LARGEST, SMALLEST_SCALE, weight_OI.dtype)
+        x_TI = (numbers_TI.to(tl.float32) * scale_T[:, None]).to(KIND)
+    tile_I = tl.load(column_tile + here_I, mask=is_input_I, other=0)
+    scale_OI = tl.load(scale + (tile_O * lines)[:, None] + tile_I[None, :], mask=mask_OI, other=0.0)
+    return tl.dot((weight_OI.to(tl.float32) * scale_OI).to(KIND), x_TI.T, input_precision=PRECISION)
+
+
 @triton.jit(do_not_specialize=["tokens"])
 def _multiply(
     x, x_scale, weight, scale, second, third, bias, y, tokens, outputs, inputs, x_stride, lines,
     FORMAT: tl.constexpr, BIASED: tl.constexpr, TOKENS: tl.constexpr, OUTPUTS: tl.constexpr,
-    INPUTS: tl.constexpr, TILE: tl.constexpr, PRECISION: tl.constexpr, DEPENDENT: tl.constexpr,
+    INPUTS: tl.constexpr, TILE: tl.constexpr, LARGEST: tl.constexpr, SMALLEST_SCALE: tl.constexpr,
+    PRECISION: tl.constexpr, DEPENDENT: tl.constexpr,
 ):  # fmt: skip
-    """OUTPUTS outputs of TOKENS tokens. lines: scales along the inputs, in "8"; there INPUTS are TILE."""
+    """OUTPUTS outputs of TOKENS tokens. lines: scales along the inputs, if not in "4"; there INPUTS are TILE."""
     row_O = tl.program_id(0) * OUTPUTS + tl.arange(0, OUTPUTS)
     token_T = tl.program_id(1) * TOKENS + tl.arange(0, TOKENS)
     is_row_O, is_token_T = row_O < outputs, token_T < tokens
@@ -90,7 +116,14 @@ def _multiply(
         here_I = start + tl.arange(0, INPUTS)
         is_input_I = here_I < inputs
         x_TI = tl.load(x_T[:, None] + here_I[None, :], mask=is_token_T[:, None] & is_input_I[None, :], other=0.0)
-        if FORMAT == "4":
+        if FORMAT == "6":
+            byte_O = weight + row_O.to(tl.int64) * (inputs // 4 * 3)
+            mask_OI = is_row_O[:, None] & is_input_I[None, :]
+            upper_OI = tl.load(byte_O[:, None] + (here_I // 2)[None, :], mask=mask_OI, other=0)
+            lower_OI = tl.load(byte_O[:, None] + (inputs // 2 + here_I // 4)[None, :], mask=mask_OI, other=0)
+            weight_OI = floats_of_6_bits(upper_OI, lower_OI, here_I[None, :], x_TI.dtype)
+            sum_OT = tl.dot(weight_OI, x_TI.T, sum_OT, input_precision=PRECISION)
+        elif FORMAT == "4":
             sum_OT += _part_of_4_bits(
                 x_TI, weight, second, scale, third, row_O, packed_P, here_I, is_input_I, outputs,
                 INPUTS, OUTPUTS, PRECISION,
@@ -99,9 +132,17 @@ def _multiply(
             mask_OI = is_row_O[:, None] & is_input_I[None, :]
             weight_OI = tl.load(weight_O[:, None] + here_I[None, :], mask=mask_OI, other=0.0)
             tile_O = tl.load(second + row_O, mask=is_row_O, other=0)
-            scale_O = tl.load(scale + tile_O * lines + start // TILE, mask=is_row_O, other=0.0)
-            scale_T = tl.load(x_scale + token_T * lines + start // TILE, mask=is_token_T, other=0.0)
-            sum_OT += tl.dot(weight_OI, x_TI.T) * scale_O[:, None] * scale_T[None, :]
+            if FORMAT == "cut":
+                sum_OT += _part_of_cut_tiles(
+                    x_TI, weight_OI, scale, third, tile_O, here_I, mask_OI, is_input_I, lines, LARGEST, SMALLEST_SCALE,
+                    PRECISION,
+                )  # fmt: skip
+            else:
+                scale_O = tl.load(scale + tile_O * lines + start // TILE, mask=is_row_O, other=0.0)
+                scale_T = tl.load(x_scale + token_T * lines + start // TILE, mask=is_token_T, other=0.0)
+                sum_OT += tl.dot(weight_OI, x_TI.T) * scale_O[:, None] * scale_T[None, :]
+    if FORMAT == "6":
+        sum_OT *= tl.load(scale + row_O, mask=is_row_O, other=0.0)[:, None]
     if BIASED:
         sum_OT += tl.load(bias + row_O, mask=is_row_O, other=0.0).to(tl.float32)[:, None]
     at_OT = y + token_T.to(tl.int64)[None, :] * outputs + row_O[:, None]
@@ -113,6 +154,8 @@ def shape_for(tokens: int, form: str, dtype: torch.dtype) -> Shape:
     block = min(max(triton.next_power_of_2(tokens), NARROWEST), MOST_TOKENS)
     if form == "8":
         return Shape(block, 32 if tokens <= NARROWEST else 64, TILE)
+    if form == "cut":
+        return Shape(NARROWEST, 32, TILE, stages=2)
     return Shape(NARROWEST, 32, 64, stages=2) if dtype == torch.float32 else Shape(block, 64, 64)
 
 
@@ -136,8 +179,9 @@ def multiply(
         _multiply[(triton.cdiv(outputs, shape.outputs), triton.cdiv(tokens, shape.tokens))](
             x, x_scale, weight, scale, second, third, bias, y, tokens, outputs, inputs, x.stride(0), scale.shape[-1],
             FORMAT=form, BIASED=bias is not None, TOKENS=shape.tokens,
-            OUTPUTS=shape.outputs, INPUTS=shape.inputs, TILE=TILE, PRECISION="ieee", DEPENDENT=dependent,
-            launch_pdl=dependent, num_warps=shape.warps, num_stages=shape.stages,
+            OUTPUTS=shape.outputs, INPUTS=shape.inputs, TILE=TILE, LARGEST=LARGEST, SMALLEST_SCALE=SMALLEST_SCALE,
+            PRECISION="ieee", DEPENDENT=dependent, launch_pdl=dependent, num_warps=shape.warps,
+            num_stages=shape.stages,
         )  # fmt: skip
     return y
 
@@ -148,11 +192,12 @@ def linear_fp8_block(
 ) -> Tensor:
     outputs, inputs = weight.shape
     if x.dtype == torch.float32 or inputs != scale.shape[1] * TILE:
-        # Tiles that ranks share in parts, or of other sizes, are scaled before they are multiplied.
-        return ops.linear_fp8_block.reference(x, weight, scale, row_tile, column_tile, bias)
-    rounded, x_scale = quantize_groups(x, weight.dtype)
+        # Ranks share tiles in parts, or they have other sizes.
+        tensors = weight, scale, row_tile, column_tile
+        return multiply("cut", x, None, tensors, bias, outputs=outputs, dtype=x.dtype)
+    numbers, x_scale = quantize_groups(x, weight.dtype)
     tensors = weight, scale, row_tile, None
-    return multiply("8", rounded, x_scale, tensors, bias, outputs=outputs, dtype=x.dtype)
+    return multiply("8", numbers, x_scale, tensors, bias, outputs=outputs, dtype=x.dtype)
 
 
 @ops.linear_awq.implementation("triton", why_not)
@@ -161,3 +206,8 @@ def linear_awq(
 ) -> Tensor:
     tensors = weight, scales, zeros, group_of
     return multiply("4", x, None, tensors, bias, outputs=scales.shape[1], dtype=x.dtype)
+
+
+@ops.linear_fp6.implementation("triton", why_not)
+def linear_fp6(x: Tensor, weight: Tensor, scale: Tensor, bias: Tensor | None) -> Tensor:
+    return multiply("6", x, None, (weight, scale, None, None), bias, outputs=len(weight), dtype=x.dtype)
