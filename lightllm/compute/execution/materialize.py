@@ -56,8 +56,10 @@ def materialize(
         for weight, tensor in _each(declared, made[name])
     ]
     stream(checkpoint, destinations, device, lambda done: progress(done, total) if progress is not None else None)
-    for placed, made in zip(here, tensors, strict=True):
-        placed.layer.fill(made)
+    # A layer may keep its tensors in another form: nothing else shall hold what it drops.
+    destinations.clear()
+    for placed in here:
+        placed.layer.fill(tensors.pop(0))
     return total
 
 

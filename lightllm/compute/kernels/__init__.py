@@ -18,6 +18,7 @@ _TRITON = (
     "grouped",
     "masks",
     "matvec",
+    "matvec_int4",
     "norm",
     "penalties",
     "per_channel",

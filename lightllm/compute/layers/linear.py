@@ -65,7 +65,7 @@ class Projection(nn.Module):
 
     def fill(self, tensors: Mapping[str, Tensor]) -> None:
         self.bias = tensors.get("bias")
-        self.tensors = tensors
+        self.tensors = self.method.arranged(self.matrix, tensors)
 
     def product(self, x: Tensor) -> Tensor:
         """x [tokens, local inputs] -> W x + b [tokens, local outputs]."""

@@ -51,6 +51,7 @@ class Op(Generic[P, R]):
     tolerance: Mapping[torch.dtype, float]
     implementations: list[Implementation[P, R]] = field(default_factory=list)
     function: Callable[P, R] = field(init=False)
+    is_fast: bool = field(init=False, default=False)  # whether something other than the reference was chosen
 
     def __post_init__(self):
         self.function = self.reference
@@ -75,6 +76,7 @@ class Op(Generic[P, R]):
         verdicts = [(one, one.why_not(facts)) for one in self.implementations]
         reasons = {one.name: reason for one, reason in verdicts if reason is not None}
         able = [one for one, reason in verdicts if reason is None]
+        self.is_fast = bool(able)
         if able:
             self.function = able[0].function
         else:

@@ -46,6 +46,9 @@ class MadeFp6:
             "scale": Weight(parts(scale_of), dtype=torch.float32),
         }
 
+    def arranged(self, matrix: Matrix, tensors: Tensors) -> Tensors:
+        return tensors
+
     def multiply(self, tensors: Tensors, x: Tensor, bias: Tensor | None) -> Tensor:
         return ops.linear_fp6(x, *_of(tensors), bias)
 

@@ -62,6 +62,9 @@ class Fp8Block:
         name, shape = f"{run.module}.weight", (outputs.size, inputs.size)
         return Part(name, shape, window, to_weight), Part(name, shape, window, to_scale)
 
+    def arranged(self, matrix: Matrix, tensors: Tensors) -> Tensors:
+        return tensors
+
     def multiply(self, tensors: Tensors, x: Tensor, bias: Tensor | None) -> Tensor:
         return ops.linear_fp8_block(x, *_of(tensors), bias)
 

@@ -42,7 +42,6 @@ class Alike:
 class Gptq(Int4):
     """order: `g_idx` says which group an input is of. zero_less: how much less is stored than a zero point."""
 
-    order: bool = False
     zero_less: int = 1
     name: str = "gptq"
 

@@ -11,22 +11,46 @@ from torch import Tensor
 from lightllm.base.errors import ConfigError
 from lightllm.compute import ops
 from lightllm.compute.ops.awq import NIBBLE, PACKED, dequantized
+from lightllm.compute.ops.int4 import COLUMNS, SMALL_GROUPS, tiled
 from lightllm.compute.quant.method import Tensors
-from lightllm.compute.weights.share import Share
-from lightllm.compute.weights.weight import Declared, Part, Run, Weight
+from lightllm.compute.weights.share import Share, blocks
+from lightllm.compute.weights.weight import Declared, Matrix, Part, Run, Weight
 
 
 @dataclass(frozen=True)
 class Int4:
-    """group: inputs that share a scale and a zero point; 0: all of them."""
+    """group: inputs that share a scale and a zero point; 0: all of them. order: the checkpoint says which those are."""
 
     group: int
     name: str
+    order: bool = False
+
+    def arranged(self, matrix: Matrix, tensors: Tensors) -> Tensors:
+        """In tiles, where the device has a kernel for these and groups are runs of inputs, or can be made so."""
+        if not ops.linear_int4.is_fast or not self._has_runs(matrix.inputs):
+            return tensors
+        group_of = tensors["group_of"]
+        order = group_of.argsort(stable=True) if self.order else None
+        runs = torch.arange(len(group_of), device=group_of.device) // self.group_size(matrix.inputs)
+        if not group_of.is_meta and not torch.equal(group_of if order is None else group_of[order], runs):
+            return tensors  # a rank's share of groups that lie scattered
+        tiles = tiled(tensors["weight"], tensors["zeros"], tensors["scales"], order)
+        return {name: tensor for name, tensor in tiles._asdict().items() if tensor is not None}
+
+    def _has_runs(self, inputs: Share) -> bool:
+        """Whether this share of the inputs begins with a group, and groups are as long as kernels take them."""
+        group = self.group_size(inputs)
+        fits = group in SMALL_GROUPS or group % COLUMNS == 0 or group >= inputs.count
+        return fits and (inputs.start % group == 0 or blocks(inputs, group).count == 1)
 
     def multiply(self, tensors: Tensors, x: Tensor, bias: Tensor | None) -> Tensor:
+        if "words" in tensors:
+            return ops.linear_int4(x, *_tiles(tensors), self.group or x.shape[1], bias)
         return ops.linear_awq(x, *_of(tensors), bias)
 
     def gated(self, tensors: Tensors, x: Tensor, bias: Tensor | None) -> Tensor:
+        if "words" in tensors:
+            return ops.gated_linear_int4(x, *_tiles(tensors), self.group or x.shape[1], bias)
         return ops.silu_and_mul(self.multiply(tensors, x, bias))
 
     def dense(self, tensors: Tensors, dtype: torch.dtype) -> Tensor:
@@ -73,6 +97,10 @@ def unpacked_in_order(words: Tensor) -> Tensor:
     """words [..., n] int32 -> [..., 8 n] of 0 ... 15, the lowest bits first."""
     shifts = torch.arange(PACKED, dtype=torch.int32, device=words.device) * 4
     return ((words.unsqueeze(-1) >> shifts) & 15).flatten(-2)
+
+
+def _tiles(tensors: Tensors) -> tuple[Tensor, Tensor, Tensor | None]:
+    return tensors["words"], tensors["steps"], tensors.get("order")
 
 
 def _of(tensors: Tensors) -> tuple[Tensor, Tensor, Tensor, Tensor]:

@@ -21,6 +21,11 @@ class LinearMethod(Protocol):
         """The tensors that make up this part of a matrix. Raises ConfigError if it cannot be cut there."""
         ...
 
+    def arranged(self, matrix: Matrix, tensors: Tensors) -> Tensors:
+        """What `multiply` and `gated` are to be given: the tensors as they were declared, now that they are loaded, or
+        the same numbers in the order in which the device computes with them fastest."""
+        ...
+
     def multiply(self, tensors: Tensors, x: Tensor, bias: Tensor | None) -> Tensor:
         """x [tokens, inputs] -> W x + bias [tokens, outputs]."""
         ...

@@ -19,6 +19,9 @@ class Unquantized:
         )
         return {"weight": Weight(parts)}
 
+    def arranged(self, matrix: Matrix, tensors: Tensors) -> Tensors:
+        return tensors
+
     def multiply(self, tensors: Tensors, x: Tensor, bias: Tensor | None) -> Tensor:
         return ops.linear(x, tensors["weight"], bias)
 

@@ -20,7 +20,6 @@ class Packed(Int4):
     """symmetric: there are no zero points. order: `weight_g_idx` says which group an input is of."""
 
     symmetric: bool = True
-    order: bool = False
     name: str = "pack-quantized"
 
     def declare(self, matrix: Matrix) -> dict[str, Declared]:

@@ -60,6 +60,9 @@ class PerChannel:
                 conversion = Conversion(lambda scale: scale.reshape(1).expand(kept), kept)
                 return Part(f"{run.module}.weight_scale", (), (), conversion)
 
+    def arranged(self, matrix: Matrix, tensors: Tensors) -> Tensors:
+        return tensors
+
     def multiply(self, tensors: Tensors, x: Tensor, bias: Tensor | None) -> Tensor:
         return ops.linear_per_channel(x, *_of(tensors), bias, self.rounds)
 

@@ -27,6 +27,7 @@ from lightllm.compute.kernels.triton import (
     masks,
     matvec,
     matvec_hopper,
+    matvec_int4,
     norm,
     penalties,
     per_channel,
@@ -224,14 +225,20 @@ def choices(tokens: int) -> tuple[torch.Tensor, torch.Tensor]:
     return torch.zeros(tokens, 8, dtype=torch.int64), torch.zeros(tokens, 8)
 
 
-def product_of_tiles(tokens: int) -> None:
-    weight, scale = torch.zeros(4096, 14336, dtype=torch.float8_e4m3fn), torch.zeros(32, 112)
+def product_of_tiles(tokens: int, *, cut: bool = False) -> None:
+    weight, scale = torch.zeros(4096, 14336, dtype=torch.float8_e4m3fn), torch.zeros(32, 113 if cut else 112)
     grouped.linear_fp8_block(half(tokens, 14336), weight, scale, WHERE, WHERE, None)
 
 
 def product_of_4_bits(tokens: int) -> None:
     weight, zeros = (torch.zeros(size, 512, dtype=torch.int32) for size in (14336, 112))
     grouped.linear_awq(half(tokens, 14336), weight, zeros, torch.zeros(112, 4096), WHERE, None)
+
+
+def product_of_tiled_4_bits(tokens: int, *, gated: bool = False) -> None:
+    words, steps = torch.zeros(448, 32, 32, 32, dtype=torch.int32), torch.zeros(32, 28672, dtype=torch.int32)
+    shape = matvec_int4.shape_for(max(tokens, 8), 28672, 4096, gated=gated)
+    matvec_int4.multiply(half(tokens, 4096), words, steps, 128, None, shape, gated=gated)
 
 
 def draw() -> None:
@@ -308,8 +315,12 @@ LAUNCHES: dict[str, Callable[[], Any]] = {
     "int8 streamed gated linear, 64 tokens": lambda: multiply_8_bits(torch.int8, 64, gated=True),
     "int8 linear, 2048 tokens": lambda: multiply_8_bits(torch.int8, 2048),
     "fp8 tiles, 64 tokens": lambda: product_of_tiles(64),
+    "cut fp8 tiles, 64 tokens": lambda: product_of_tiles(64, cut=True),
     "int4 linear, 1 token": lambda: product_of_4_bits(1),
     "int4 linear, 64 tokens": lambda: product_of_4_bits(64),
+    "streamed int4 linear, 1 token": lambda: product_of_tiled_4_bits(1),
+    "streamed int4 gated linear, 1 token": lambda: product_of_tiled_4_bits(1, gated=True),
+    "streamed int4 gated linear, 64 tokens": lambda: product_of_tiled_4_bits(64, gated=True),
     "draw": draw,
     "logprobs": lambda: sampling.logprobs(half(TOKENS, 128256), WHERE, 5),
 }

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from lightllm.compute.ops import awq, fp8_block, kv_formats, per_channel
+from lightllm.compute.ops import awq, fp8_block, int4, kv_formats, per_channel
 from lightllm.compute.ops.attention import arguments as attention
 from lightllm.compute.ops.attention import latent_arguments as latent_attention
 from lightllm.compute.ops.op import Facts
@@ -106,6 +106,24 @@ def _linear_awq(facts: Facts, sizes: Iterable[tuple[int, int, int]] = ((3, 40, 2
             yield x, *tensors, groups, None
 
 
+def _linear_int4(
+    facts: Facts,
+    sizes: Iterable[tuple[int, int, int, int]] = (
+        (2, 40, 200, 32),
+        (9, 128, 512, 256),
+        (64, 192, 128, 128),
+        (65, 64, 96, 64),
+    ),
+):
+    """Outputs that fill no tile, groups of all kinds, more tokens than are streamed; x a view."""
+    for tokens, outputs, inputs, group in sizes:
+        x = torch.randn(tokens, inputs + 8, dtype=facts.dtype, device=facts.device)[:, 8:]
+        weight, zeros, scales, _ = awq.random_matrix(outputs, inputs, facts)
+        groups = -(-inputs // group)
+        tiles = int4.tiled(weight, zeros[:groups], scales[:groups], None)
+        yield x, *tiles, group, torch.randn(outputs, dtype=facts.dtype, device=facts.device)
+
+
 def routing(tokens: int, experts: int, top_k: int, facts: Facts, *, uneven: bool = False):
     """choice, share; if uneven, all tokens choose the same experts."""
     likely = torch.randn(1 if uneven else tokens, experts, device=facts.device).expand(tokens, -1)
@@ -153,9 +171,11 @@ CASES: dict[str, Cases] = defaultdict(
         "gated_experts_awq": _experts_awq,
         "gated_experts_fp8_block": expert_cases_fp8,
         "gated_linear": _linear,
+        "gated_linear_int4": _linear_int4,
         "linear": _linear,
         "linear_awq": _linear_awq,
         "linear_fp8_block": _linear_fp8_block,
+        "linear_int4": _linear_int4,
         "linear_per_channel": _linear_per_channel,
         "penalize": lambda facts: _penalties(facts, 70, 40, 8),
         "rms_norm": _norm,
@@ -357,10 +377,12 @@ LARGE_CASES: dict[str, Cases] = defaultdict(
             facts, ((tokens, 20, 16, 4, 7168, 256) for tokens in (1, 40, 3000))
         ),
         "gated_linear": _large_linear,
+        "gated_linear_int4": lambda facts: _linear_int4(facts, ((*one, 128) for one in QUANTIZED_SIZES)),
         "keep_typical": _large_typical,
         "linear": _large_linear,
         "linear_awq": lambda facts: _linear_awq(facts, QUANTIZED_SIZES),
         "linear_fp8_block": lambda facts: _linear_fp8_block(facts, QUANTIZED_SIZES),
+        "linear_int4": lambda facts: _linear_int4(facts, ((*one, 128) for one in QUANTIZED_SIZES)),
         "linear_per_channel": lambda facts: _linear_per_channel(facts, QUANTIZED_SIZES, 0),
         "logprobs": _large_logprobs,
         "norm_rotate_store": _large_store,

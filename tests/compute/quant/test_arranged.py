@@ -1,0 +1,55 @@
+"""4-bit weights compute the same in the order in which a device has them fastest."""
+
+import pytest
+import torch
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from lightllm.compute import ops
+from lightllm.compute.layers.linear import Projection
+from lightllm.compute.ops.op import Implementation
+from tests.compute.driver import load, run, tensor_mesh
+from tests.compute.models.twins import SIZES, STEPS, make
+from tests.compute.quant import formats
+from tests.compute.ranks import ThreadRanks
+
+INT4 = ["awq", "gptq", "gptq_order", "packed", "packed_zeros"]
+
+
+@pytest.fixture(scope="module")
+def llama(tmp_path_factory):
+    model = LlamaForCausalLM(LlamaConfig(**SIZES, attention_bias=True, mlp_bias=True))
+    return make(model, tmp_path_factory.mktemp("llama"))
+
+
+@pytest.fixture
+def stored(llama, request, tmp_path):
+    """The checkpoint in one of the formats of `formats`, and what it computes as it is."""
+    formats.write(llama.directory, tmp_path / "quantized", tmp_path / "meant", form=request.param)
+    expected = run(load(tmp_path / "quantized"), llama.sequences, STEPS["chunked"])
+    return tmp_path / "quantized", expected
+
+
+@pytest.fixture
+def tiles_are_fast(monkeypatch):
+    for op in (ops.linear_int4, ops.gated_linear_int4):
+        monkeypatch.setattr(op, "is_fast", False)
+        monkeypatch.setattr(op, "implementations", [Implementation("fast", op.reference, lambda facts: None)])
+
+
+def in_tiles(model) -> list[str]:
+    return [path for path, one in model.named_modules() if isinstance(one, Projection) and "words" in one.tensors]
+
+
+@pytest.mark.parametrize("stored", INT4, indirect=True)
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_tiles_compute_what_the_checkpoint_says(stored, llama, ranks, tiles_are_fast):
+    directory, expected = stored
+
+    def work(group):
+        model = load(directory, tensor_mesh(group))
+        return in_tiles(model), run(model, llama.sequences, STEPS["chunked"])
+
+    for tiled, got in ThreadRanks(ranks).run(work):
+        # With two ranks some shares begin within a group, or have parts of groups that lie scattered.
+        assert len(tiled) == 4 * SIZES["num_hidden_layers"] if ranks == 1 else tiled
+        torch.testing.assert_close(got, expected, atol=1e-4, rtol=1e-4)
