@@ -1,9 +1,11 @@
 """Anthropic's official client against a real server on the bundled model, warnings being errors."""
 
 import asyncio
+from typing import Literal
 
 import pytest
 from anthropic import Anthropic, AsyncAnthropic, BadRequestError, NotFoundError
+from pydantic import BaseModel
 
 from tests.end_to_end.workload import MODEL
 
@@ -68,6 +70,16 @@ def test_a_tool_is_used_and_its_result_understood(client, is_streamed):
     result = {"type": "tool_result", "tool_use_id": use.id, "content": '{"temperature": 21, "condition": "sunny"}'}
     asked["messages"] += [{"role": "assistant", "content": answer.content}, {"role": "user", "content": [result]}]
     assert "21" in client.messages.create(**asked).content[0].text
+
+
+class Weather(BaseModel):
+    condition: Literal["sunny", "cloudy", "rainy"]
+    wind: Literal["none", "some", "much"]
+
+
+def test_a_message_is_parsed_as_an_object_of_a_type(client):
+    answer = client.messages.parse(**asking("What is the weather?", output_format=Weather))
+    assert isinstance(answer.parsed_output, Weather)
 
 
 def test_what_ends_a_message_is_said(client):

@@ -2,9 +2,11 @@
 
 import asyncio
 import json
+from typing import Literal
 
 import pytest
 from openai import AsyncOpenAI, BadRequestError, NotFoundError, OpenAI
+from pydantic import BaseModel
 
 from tests.end_to_end.conftest import LONGEST
 from tests.end_to_end.serving import eventually
@@ -148,6 +150,29 @@ def test_the_clients_own_request_id_comes_back(client):
     raw = client.models.with_raw_response.list(extra_headers={"x-request-id": "mine-1"})
     assert raw.headers["x-request-id"] == "mine-1"
     assert client.models.list()._request_id
+
+
+class Weather(BaseModel):
+    condition: Literal["sunny", "cloudy", "rainy"]
+    wind: Literal["none", "some", "much"]
+
+
+def test_answers_are_parsed_as_objects_of_a_type(client):
+    model, question = {"model": MODEL, "temperature": 1}, "What is the weather?"
+    chat = {"messages": ask(question), "response_format": Weather} | model
+    assert isinstance(client.chat.completions.parse(**chat).choices[0].message.parsed, Weather)
+    with client.chat.completions.stream(**chat) as stream:
+        assert isinstance(stream.get_final_completion().choices[0].message.parsed, Weather)
+    assert isinstance(client.responses.parse(input=question, text_format=Weather, **model).output_parsed, Weather)
+
+
+def test_a_stored_chat_is_found_by_its_metadata(client):
+    asked = {"model": MODEL, "messages": ask("What is 25 + 17?"), "temperature": 0, "metadata": {"topic": "sums"}}
+    chunks = list(client.chat.completions.create(**asked, store=True, stream=True))
+    [found] = client.chat.completions.list(metadata={"topic": "sums"})
+    assert found.id == chunks[0].id
+    assert "42" in found.choices[0].message.content
+    client.chat.completions.delete(found.id)
 
 
 def test_a_response_is_kept_and_gone_on_with(client):

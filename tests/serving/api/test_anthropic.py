@@ -4,7 +4,9 @@ import json
 
 import pytest
 from anthropic import Anthropic, APIStatusError, BadRequestError, NotFoundError
+from anthropic.types import message_count_tokens_params, message_create_params
 
+from lightllm.serving.api.anthropic.body import CountTokensBody, MessagesBody
 from tests.serving import checkpoint_for_tests
 from tests.serving.checkpoint_for_tests import TEMPLATE
 from tests.serving.live_api import MODEL, LiveApi
@@ -228,6 +230,14 @@ def test_what_cannot_be_honoured_is_refused_in_anthropics_words(server, name):
     assert error.body["error"]["type"] == "invalid_request_error"
     assert (name.replace("stop_sequences", "stop")) in error.body["error"]["message"]
     assert error.body["request_id"] == error.request_id
+
+
+def test_every_field_of_the_official_client_is_known():
+    for body, params in (
+        (MessagesBody, message_create_params.MessageCreateParamsBase),
+        (CountTokensBody, message_count_tokens_params.MessageCountTokensParams),
+    ):
+        assert set(body.__struct_fields__) >= params.__annotations__.keys()
 
 
 def test_a_model_that_is_not_served_is_not_found(server):

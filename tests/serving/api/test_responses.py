@@ -5,7 +5,9 @@ import time
 
 import pytest
 from openai import BadRequestError, NotFoundError, OpenAI
+from openai.types.responses import input_token_count_params, response_create_params
 
+from lightllm.serving.api.responses.body import InputTokensBody, ResponsesBody
 from tests.serving import checkpoint_for_tests
 from tests.serving.checkpoint_for_tests import TEMPLATE
 from tests.serving.live_api import MODEL, LiveApi, client_of
@@ -174,6 +176,29 @@ def test_items_become_the_chat_that_they_are(server):
     prompt = server.prompt(input=given, instructions="Be brief.", tools=TOOLS)
     assert "<|start|>system\nBe brief.<|end|><|start|>system\nBe kind.<|end|><|start|>user\nWeather?<|end|>" in prompt
     assert '<|start|>assistant\nWait.get_weather{"city": "Bern"}<|end|><|start|>tool\nrain<|end|>' in prompt
+
+
+def test_input_tokens_are_counted_as_the_model_sees_them(server):
+    first = server.ask(CALL, tools=TOOLS)
+    for options in (
+        {"input": "hello"},
+        {"input": [{"role": "user", "content": "hello"}], "instructions": "Be brief.", "tools": TOOLS},
+        {"input": "And?", "previous_response_id": first.id},
+    ):
+        counted = server.client.responses.input_tokens.count(model=MODEL, **options)
+        assert counted.input_tokens == server.ask(**options).usage.input_tokens
+    for wrong in ({"personality": "friendly"}, {"conversation": "c"}, {"input": [IMAGE]}, {"temperature": 1}):
+        with pytest.raises(BadRequestError) as caught:
+            server.client.responses.input_tokens.count(extra_body={"input": "a"} | wrong)
+        assert next(iter(wrong)) in caught.value.param
+
+
+def test_every_field_of_the_official_client_is_known():
+    for body, params in (
+        (ResponsesBody, response_create_params.ResponseCreateParamsBase),
+        (InputTokensBody, input_token_count_params.InputTokenCountParams),
+    ):
+        assert set(body.__struct_fields__) >= params.__annotations__.keys()
 
 
 def test_a_response_goes_on_from_a_stored_one(server):

@@ -43,13 +43,36 @@ class FunctionTool(msgspec.Struct, kw_only=True, forbid_unknown_fields=True, fro
     strict: bool | None = None
 
 
-class ResponsesBody(msgspec.Struct, kw_only=True, forbid_unknown_fields=True, frozen=True):
-    """A text, or items of a conversation, to answer; after those of `previous_response_id`, if given."""
+class _ConversationBody(msgspec.Struct, kw_only=True, forbid_unknown_fields=True, frozen=True):
+    """What makes up the prompt, besides the input; after the items of `previous_response_id`, if given."""
 
-    input: str | list[dict[str, Any]]
     model: str | None = None
     instructions: str | None = None
     previous_response_id: str | None = None
+    reasoning: ReasoningConfig | None = None
+    text: TextConfig | None = None
+    tools: list[FunctionTool] | None = None
+    tool_choice: str | dict[str, Any] | None = None
+    parallel_tool_calls: bool | None = None
+    truncation: Literal["auto", "disabled"] | None = None
+    # Refused unless it says nothing, see NEUTRAL
+    conversation: Any = None
+
+
+PROMPT_FIELDS = tuple(name for name in _ConversationBody.__struct_fields__ if name != "conversation")
+
+
+class InputTokensBody(_ConversationBody, kw_only=True, forbid_unknown_fields=True, frozen=True):
+    """As for a response. `personality` is refused: models that are served have none to choose from."""
+
+    input: str | list[dict[str, Any]] | None = None
+    personality: Any = None
+
+
+class ResponsesBody(_ConversationBody, kw_only=True, forbid_unknown_fields=True, frozen=True):
+    """A text, or items of a conversation, to answer; after those of `previous_response_id`, if given."""
+
+    input: str | list[dict[str, Any]]
     stream: bool | None = None
     stream_options: ResponseStreamOptions | None = None
     background: bool | None = None
@@ -59,12 +82,6 @@ class ResponsesBody(msgspec.Struct, kw_only=True, forbid_unknown_fields=True, fr
     top_p: float | None = None
     top_logprobs: Int | None = None
     include: list[str] | None = None
-    reasoning: ReasoningConfig | None = None
-    text: TextConfig | None = None
-    tools: list[FunctionTool] | None = None
-    tool_choice: str | dict[str, Any] | None = None
-    parallel_tool_calls: bool | None = None
-    truncation: Literal["auto", "disabled"] | None = None
     metadata: Metadata | None = None
     user: str | None = None
     # Extensions, named as in /v1/chat/completions
@@ -85,7 +102,6 @@ class ResponsesBody(msgspec.Struct, kw_only=True, forbid_unknown_fields=True, fr
     prompt_cache_options: Any = None
     service_tier: str | None = None
     # Refused unless they say nothing, see NEUTRAL
-    conversation: Any = None
     prompt: Any = None
     context_management: Any = None
     moderation: Any = None
@@ -103,6 +119,7 @@ NEUTRAL: dict[str, tuple[object, ...]] = {
     "background_options": (),
     "image": (),
 }
+INPUT_TOKENS_NEUTRAL: dict[str, tuple[object, ...]] = {"conversation": (), "personality": ()}
 
 
 def check(body: ResponsesBody) -> None:

@@ -1,6 +1,7 @@
 """POST /v1/responses: OpenAI's Responses API."""
 
 import asyncio
+from typing import Literal
 
 import msgspec
 from fastapi import APIRouter, Request, Response
@@ -14,13 +15,28 @@ from lightllm.serving.api.kept import archive_of, as_json, caller_of
 from lightllm.serving.api.openai import json
 from lightllm.serving.api.responses import items, stored
 from lightllm.serving.api.responses.answer import Answer, ResponseObject, new_response
-from lightllm.serving.api.responses.body import NEUTRAL, ResponsesBody, check
+from lightllm.serving.api.responses.body import (
+    INPUT_TOKENS_NEUTRAL,
+    NEUTRAL,
+    PROMPT_FIELDS,
+    InputTokensBody,
+    ResponsesBody,
+    check,
+)
 from lightllm.serving.api.responses.conversation import chat_of
 from lightllm.serving.api.responses.events import ResponseEvent
 from lightllm.serving.api.responses.writing import ResponseForm, Writing
 from lightllm.serving.api.service import Service
 
 _decoder = msgspec.json.Decoder(ResponsesBody)
+_input_tokens_decoder = msgspec.json.Decoder(InputTokensBody)
+
+
+class InputTokens(msgspec.Struct, kw_only=True, frozen=True):
+    """How long the prompt is."""
+
+    object: Literal["response.input_tokens"] = "response.input_tokens"
+    input_tokens: int
 
 
 def router(service: Service) -> APIRouter:
@@ -52,6 +68,18 @@ def router(service: Service) -> APIRouter:
             form = ResponseForm(writing, chat.generation, needs_tokens=chat.needs_tokens)
             return EventStream(chat.generation, form, before_end=form.before_end)
         return as_json(await writing.whole(request.receive))
+
+    @routes.post("/v1/responses/input_tokens", **described(InputTokensBody, InputTokens))
+    async def input_tokens(request: Request) -> Response:
+        """How many tokens the model would see of a conversation."""
+        body = bodies.decode(await bodies.read(request, service.config.max_request_bytes), _input_tokens_decoder)
+        bodies.refuse_unsupported(body, INPUT_TOKENS_NEUTRAL)
+        asked = ResponsesBody(input=body.input or [], **{name: getattr(body, name) for name in PROMPT_FIELDS})
+        check(asked)
+        service.check_model(asked.model)
+        chat = await chat_of(service, asked, [*await _before(service, request, asked), *items.checked(asked.input)])
+        prompt = await openai_chat.prompt_of(service, chat, openai_chat.parsing_of(service, chat))
+        return as_json(json(InputTokens(input_tokens=len(prompt.tokens))))
 
     stored.add(routes, service)
     return routes
