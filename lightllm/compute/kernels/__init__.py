@@ -19,6 +19,7 @@ _TRITON = (
     "masks",
     "matvec",
     "matvec_int4",
+    "matvec_joined",
     "norm",
     "penalties",
     "per_channel",

@@ -2,17 +2,18 @@
 
 from collections.abc import Mapping
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from lightllm.compute import ops
 from lightllm.compute.attention.batch import Batch
-from lightllm.compute.layers.linear import InterleavedQKVLinear, Output, QKVLinear, RowLinear
-from lightllm.compute.layers.norm import RMSNorm
+from lightllm.compute.layers.linear import InterleavedQKVLinear, Output, Product, QKVLinear, RowLinear
+from lightllm.compute.layers.norm import Joining, RMSNorm
 from lightllm.compute.layers.rope import Rope
+from lightllm.compute.ops.joined import DIM, Weighted
 from lightllm.compute.state.layer_state import LayerState, TokenPart
 
 
-class Attention(nn.Module):
+class Attention(Joining):
     """o(softmax(rope(q) rope(k)^T / sqrt(dim)) v), q, k and v being projections of x.
 
     window: each token sees only this many, itself included. head_norm_eps: q and k of each head are normed first.
@@ -57,13 +58,18 @@ class Attention(nn.Module):
         are_scaled = "keys_scale" in tensors
         self.scales = (tensors["keys_scale"], tensors["values_scale"]) if are_scaled else None
 
-    def forward(self, x: Tensor, batch: Batch) -> Tensor:
-        """x [tokens, hidden] -> [outputs, hidden]; stores this step's keys and values in the batch's slots."""
-        q, k, v = self.qkv_proj.heads(x)
-        given = (
-            q,
-            k,
-            v,
+    def takes_weighted(self, tokens: int) -> bool:
+        return self._joined_matrix(tokens) is not None
+
+    def _joined_matrix(self, tokens: int) -> Tensor | None:
+        """The projections, if they, rope and storing are one op for so many tokens."""
+        if self.dim != DIM or self.scales is not None:
+            return None
+        return self.qkv_proj.joined(ops.linear_rotate_store, tokens, self.qkv_proj.in_features)
+
+    def _project(self, x: Tensor | Weighted, batch: Batch) -> Tensor:
+        """x [tokens, hidden] -> queries [tokens, heads, dim], ready to attend; stores keys and values."""
+        how = (
             self.q_norm.weight if self.q_norm is not None else None,
             self.k_norm.weight if self.k_norm is not None else None,
             self.head_norm_eps,
@@ -71,10 +77,18 @@ class Attention(nn.Module):
             self.rope.table,
             batch.slots,
         )
+        if (matrix := self._joined_matrix(len(x))) is not None:
+            given = (x.x, x.squares, x.eps) if isinstance(x, Weighted) else (x, None, 0.0)
+            return ops.linear_rotate_store(*given, matrix, self.qkv_proj.bias, *how, self.keys, self.values)
+        assert isinstance(x, Tensor), "it was said that it takes nothing else"
+        heads = self.qkv_proj.heads(x)
         if self.scales is None:
-            q = ops.norm_rotate_store(*given, self.keys, self.values)
-        else:
-            q = ops.norm_rotate_store_quantized(*given, self.keys, self.scales[0], self.values, self.scales[1])
+            return ops.norm_rotate_store(*heads, *how, self.keys, self.values)
+        return ops.norm_rotate_store_quantized(*heads, *how, self.keys, self.scales[0], self.values, self.scales[1])
+
+    def forward(self, x: Tensor | Weighted, batch: Batch) -> Tensor | Product:
+        """x [tokens, hidden] -> [outputs, hidden]; stores this step's keys and values in the batch's slots."""
+        q = self._project(x, batch)
         asking = batch.queries()
         where = (
             asking.slot_table,
@@ -94,4 +108,5 @@ class Attention(nn.Module):
             attended = ops.attend(q, self.keys, self.values, *where)
         else:
             attended = ops.attend_quantized(q, self.keys, self.scales[0], self.values, self.scales[1], *where)
-        return self.o_proj(attended.flatten(1))
+        attended = attended.flatten(1)
+        return self.o_proj.later(attended) if self.leaves_product else self.o_proj(attended)

@@ -9,7 +9,8 @@ from torch import Tensor, nn
 from lightllm.base.config import Pooling
 from lightllm.compute.attention.batch import Batch
 from lightllm.compute.layers.heads import Reward
-from lightllm.compute.layers.norm import RMSNorm
+from lightllm.compute.layers.linear import Product
+from lightllm.compute.layers.norm import Joining, RMSNorm
 from lightllm.compute.layers.rope import Rope
 from lightllm.compute.layers.vocabulary import OutputHead, Vocabulary
 from lightllm.compute.state.layer_state import LayerState
@@ -19,8 +20,8 @@ from lightllm.compute.state.token_pool import stateful
 class Block(nn.Module):
     """x += attention(norm(x)); x += mlp(norm(x)).
 
-    The sum travels as a pair (x, residual) that is added up in the next norm, so that adding and norming are one op.
-    mlp_name: what checkpoints call it.
+    The sum travels as a pair (x, residual) that is added up in the next norm, so that adding and norming are one op;
+    x may be a product that is computed there, too. mlp_name: what checkpoints call it.
     """
 
     def __init__(self, hidden: int, eps: float, *, attention: nn.Module, mlp: nn.Module, mlp_name: str = "mlp"):
@@ -30,12 +31,16 @@ class Block(nn.Module):
         self.post_attention_layernorm = RMSNorm(hidden, eps)
         self.mlp_name = mlp_name
         self.add_module(mlp_name, mlp)
+        for layer in (attention, mlp):
+            if isinstance(layer, Joining):
+                layer.leaves_product = True
 
-    def forward(self, x: Tensor, residual: Tensor | None, batch: Batch) -> tuple[Tensor, Tensor]:
-        x, residual = self.input_layernorm.add(x, residual)
-        x = self.self_attn(x, batch)
-        x, residual = self.post_attention_layernorm.add(x, batch.outputs(residual))
-        return self.get_submodule(self.mlp_name)(x), residual
+    def forward(self, x: Tensor | Product, residual: Tensor | None, batch: Batch) -> tuple[Tensor | Product, Tensor]:
+        mlp = self.get_submodule(self.mlp_name)
+        normed, residual = self.input_layernorm.add_for(self.self_attn, x, residual)
+        x = self.self_attn(normed, batch)
+        normed, residual = self.post_attention_layernorm.add_for(mlp, x, batch.outputs(residual))
+        return mlp(normed), residual
 
 
 class Config(Protocol):

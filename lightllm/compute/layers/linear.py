@@ -2,13 +2,18 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from torch import Tensor, nn
 
 from lightllm.base.errors import ConfigError
+from lightllm.compute import ops
 from lightllm.compute.layers.layer import Site
+from lightllm.compute.ops.joined import MOST_TOKENS, PART, Weighted
+from lightllm.compute.ops.op import Op
 from lightllm.compute.parallel.mesh import Group
 from lightllm.compute.quant.method import LinearMethod
+from lightllm.compute.quant.none import Unquantized
 from lightllm.compute.weights.share import Share, divided, whole
 from lightllm.compute.weights.weight import Declared, Matrix, Part, Run, Weight
 
@@ -67,12 +72,19 @@ class Projection(nn.Module):
         self.bias = tensors.get("bias")
         self.tensors = self.method.arranged(self.matrix, tensors)
 
+    def joined(self, op: Op[..., Any], tokens: int, width: int) -> Tensor | None:
+        """The matrix, where this op of ops.joined is how to multiply it by so many tokens. width: of the norm."""
+        is_able = 0 < tokens <= MOST_TOKENS and width % PART == 0 and isinstance(self.method, Unquantized)
+        return self.tensors["weight"] if is_able and op.pays(tokens, width) else None
+
     def product(self, x: Tensor) -> Tensor:
         """x [tokens, local inputs] -> W x + b [tokens, local outputs]."""
         return self.method.multiply(self.tensors, x, self.bias)
 
-    def gated(self, x: Tensor) -> Tensor:
+    def gated(self, x: Tensor | Weighted) -> Tensor:
         """silu(gate) * up, where the product is gate then up: [tokens, local inputs] -> [tokens, local outputs / 2]."""
+        if isinstance(x, Weighted):
+            return ops.gated_linear_of_weighted(x.x, x.squares, x.eps, self.tensors["weight"], self.bias)
         return self.method.gated(self.tensors, x, self.bias)
 
 
@@ -106,6 +118,24 @@ class RowLinear(Projection):
             return self.product(x)
         y = self.group.sum(self.method.multiply(self.tensors, x, None))
         return y if self.bias is None else y + self.bias
+
+    def later(self, x: Tensor) -> "Tensor | Product":
+        """As forward, but may leave the product to whoever adds it to something."""
+        is_alone = self.group.ranks == 1 and self.bias is None
+        matrix = self.joined(ops.linear_add_weigh, len(x), sum(output.size for output in self.outputs))
+        return self(x) if matrix is None or not is_alone else Product(self, x, matrix)
+
+
+@dataclass(frozen=True, slots=True)
+class Product:
+    """A product that is still to be computed: W x."""
+
+    layer: RowLinear
+    x: Tensor
+    matrix: Tensor
+
+    def compute(self) -> Tensor:
+        return self.layer(self.x)
 
 
 class QKVLinear(ColumnLinear):

@@ -1,11 +1,14 @@
 """The gated feed-forward network."""
 
-from torch import Tensor, nn
+from torch import Tensor
 
-from lightllm.compute.layers.linear import ColumnLinear, Output, RowLinear
+from lightllm.compute import ops
+from lightllm.compute.layers.linear import ColumnLinear, Output, Product, RowLinear
+from lightllm.compute.layers.norm import Joining
+from lightllm.compute.ops.joined import Weighted
 
 
-class GatedMLP(nn.Module):
+class GatedMLP(Joining):
     """down(silu(gate(x)) * up(x))."""
 
     def __init__(self, hidden: int, width: int, *, bias: bool = False):
@@ -13,5 +16,9 @@ class GatedMLP(nn.Module):
         self.gate_up_proj = ColumnLinear(hidden, [Output("gate_proj", width), Output("up_proj", width)], bias=bias)
         self.down_proj = RowLinear(width, [Output("down_proj", hidden)], bias=bias)
 
-    def forward(self, x: Tensor) -> Tensor:
-        return self.down_proj(self.gate_up_proj.gated(x))
+    def takes_weighted(self, tokens: int) -> bool:
+        return self.gate_up_proj.joined(ops.gated_linear_of_weighted, tokens, self.gate_up_proj.in_features) is not None
+
+    def forward(self, x: Tensor | Weighted) -> Tensor | Product:
+        x = self.gate_up_proj.gated(x)
+        return self.down_proj.later(x) if self.leaves_product else self.down_proj(x)

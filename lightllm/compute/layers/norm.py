@@ -6,6 +6,8 @@ from torch import Tensor, nn
 
 from lightllm.compute import ops
 from lightllm.compute.layers.layer import Site
+from lightllm.compute.layers.linear import Product
+from lightllm.compute.ops.joined import Weighted
 from lightllm.compute.weights.weight import Declared, vector
 
 
@@ -27,8 +29,33 @@ class RMSNorm(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         return ops.rms_norm(x, self.weight, self.eps)
 
-    def add(self, x: Tensor, residual: Tensor | None) -> tuple[Tensor, Tensor]:
+    def add(self, x: Tensor | Product, residual: Tensor | None) -> tuple[Tensor, Tensor]:
         """(norm of the sum, the sum) of x and what came before it; None: nothing did."""
+        x = x.compute() if isinstance(x, Product) else x
         if residual is None:
             return self(x), x
         return ops.add_rms_norm(x, residual, self.weight, self.eps)
+
+    def add_for(
+        self, reader: nn.Module, x: Tensor | Product, residual: Tensor | None
+    ) -> tuple[Tensor | Weighted, Tensor]:
+        """As add, for a layer that may take the norm without its scales."""
+        if residual is None or not isinstance(x, Product) or not isinstance(reader, Joining):
+            return self.add(x, residual)
+        if not reader.takes_weighted(len(x.x)):
+            return self.add(x, residual)
+        weighted, squares, total = ops.linear_add_weigh(x.x, x.matrix, residual, self.weight)
+        return Weighted(weighted, squares, self.eps), total
+
+
+class Joining(nn.Module):
+    """A layer between two norms of a block, whose first and last products may be joined with these.
+
+    leaves_product: it returns its last product to be computed by the norm that adds it. Blocks set it.
+    """
+
+    leaves_product = False
+
+    def takes_weighted(self, tokens: int) -> bool:
+        """Whether it may be given Weighted."""
+        raise NotImplementedError

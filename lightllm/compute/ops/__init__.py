@@ -9,6 +9,7 @@ from lightllm.compute.ops.experts import gated_experts, route_sigmoid, route_sof
 from lightllm.compute.ops.fp6 import gated_experts_fp6, linear_fp6
 from lightllm.compute.ops.fp8_block import gated_experts_fp8_block, linear_fp8_block
 from lightllm.compute.ops.int4 import gated_linear_int4, linear_int4
+from lightllm.compute.ops.joined import gated_linear_of_weighted, linear_add_weigh, linear_rotate_store
 from lightllm.compute.ops.kv_formats import (
     attend_latent_quantized,
     attend_quantized,
@@ -46,14 +47,17 @@ __all__ = [
     "gated_experts_per_channel",
     "gated_linear",
     "gated_linear_int4",
+    "gated_linear_of_weighted",
     "gated_linear_per_channel",
     "keep_typical",
     "linear",
+    "linear_add_weigh",
     "linear_awq",
     "linear_fp6",
     "linear_fp8_block",
     "linear_int4",
     "linear_per_channel",
+    "linear_rotate_store",
     "logprobs",
     "most_likely",
     "norm_rotate_store",

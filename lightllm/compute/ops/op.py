@@ -25,11 +25,12 @@ class Facts:
 
 @dataclass(frozen=True)
 class Implementation(Generic[P, R]):
-    """One way to compute an op. `why_not` gives the reason it cannot, or None if it can."""
+    """One way to compute an op. `why_not` gives the reason it cannot, or None if it can; `pays`: see Op.pays."""
 
     name: str
     function: Callable[P, R]
     why_not: Callable[[Facts], str | None]
+    pays: Callable[..., bool] = lambda *sizes: True
 
 
 @dataclass(frozen=True)
@@ -59,11 +60,20 @@ class Op(Generic[P, R]):
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
         return self.function(*args, **kwargs)
 
-    def implementation(self, name: str, why_not: Callable[[Facts], str | None] = lambda facts: None):
+    def pays(self, *sizes: int) -> bool:
+        """Whether what was chosen is faster at these sizes than ops that do the same apart. References never are."""
+        return any(one.function is self.function and one.pays(*sizes) for one in self.implementations)
+
+    def implementation(
+        self,
+        name: str,
+        why_not: Callable[[Facts], str | None] = lambda facts: None,
+        pays: Callable[..., bool] = lambda *sizes: True,
+    ):
         """Register another way to compute this op; those registered first are preferred."""
 
         def register(function: Callable[P, R]) -> Callable[P, R]:
-            self.implementations.append(Implementation(name, function, why_not))
+            self.implementations.append(Implementation(name, function, why_not, pays))
             return function
 
         return register

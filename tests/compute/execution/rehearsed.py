@@ -22,7 +22,7 @@ from lightllm.compute.execution.made_up_steps import every_kind_of_step, largest
 from lightllm.compute.execution.rehearsal import rehearse
 from lightllm.compute.execution.stepper import Stepper
 from lightllm.compute.execution.transfers import Upload
-from lightllm.compute.kernels.triton import activation, compiling, launch
+from lightllm.compute.kernels.triton import activation, compiling, launch, matvec_joined
 from lightllm.compute.layers.attention import Attention
 from lightllm.compute.ops.op import Facts
 from lightllm.compute.parallel.mesh import Group, Mesh
@@ -45,6 +45,7 @@ QWEN = LLAMA | {"architectures": ["Qwen3ForCausalLM"], "num_key_value_heads": 8,
 MIXTRAL = LLAMA | {"architectures": ["MixtralForCausalLM"], "num_local_experts": 8, "num_experts_per_tok": 2}
 MIXTRAL |= {"sliding_window": None}
 MISTRAL = LLAMA | {"architectures": ["MistralForCausalLM"], "sliding_window": 500}
+JOINED = LLAMA | {"hidden_size": 128, "num_attention_heads": 2, "head_dim": 128}
 AMPERE = launch.Card((8, 0), 108)
 WAYS = [
     {"temperature": 0.0},
@@ -144,11 +145,12 @@ def test_blocks_alike_are_rehearsed_once(noted, monkeypatch):
 
 @pytest.mark.parametrize(
     ("model", "card"),
-    [(LLAMA, hopper.H200), (MISTRAL, hopper.H200), (QWEN, AMPERE), (MIXTRAL, hopper.H200)],
-    ids=["llama", "mistral", "qwen", "mixtral"],
+    [(LLAMA, hopper.H200), (MISTRAL, hopper.H200), (QWEN, AMPERE), (MIXTRAL, hopper.H200), (JOINED, hopper.H200)],
+    ids=["llama", "mistral", "qwen", "mixtral", "joined"],
 )
 def test_no_step_needs_a_kernel_that_was_not_rehearsed(model, card, noted, monkeypatch):
     monkeypatch.setattr(launch, "card", lambda device: card)
+    monkeypatch.setattr(matvec_joined, "LEAST_WIDTH", 0)
     torch.manual_seed(0)
     config = EngineConfig(load_format="dummy")
     blueprint = Blueprint(Path(), model, torch.device("cuda"), torch.bfloat16, LONGEST)
@@ -160,7 +162,9 @@ def test_no_step_needs_a_kernel_that_was_not_rehearsed(model, card, noted, monke
     noted.clear()
     assert practise(blueprint, needed, noted, graph_sizes=[1, 256], mixed_sizes=[32, 1024]) == needed
     assert noted == rehearsed
-    assert {"_attend_decodes", "_attend_chunks", "_draw_chunk", "_sum_chunk"} <= {kernel for kernel, _ in rehearsed}
+    expected = {"_attend_decodes", "_attend_chunks", "_draw_chunk", "_sum_chunk"}
+    expected |= {"_add", "_gate", "_rotate"} if model is JOINED else set()
+    assert expected <= {kernel for kernel, _ in rehearsed}
 
     upload = Upload(torch.device("cpu"))
     stepper = Stepper(

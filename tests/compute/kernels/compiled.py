@@ -28,6 +28,7 @@ from lightllm.compute.kernels.triton import (
     matvec,
     matvec_hopper,
     matvec_int4,
+    matvec_joined,
     norm,
     penalties,
     per_channel,
@@ -153,6 +154,21 @@ def multiply(module: types.ModuleType, tokens: int, *, gated: bool = False) -> N
     weight = half(28672, 4096)
     shape = module.shape_for(max(tokens, 16), *weight.shape, gated=gated)
     module.multiply(half(tokens, 4096), weight, None, shape, gated=gated)
+
+
+def add_weigh(tokens: int) -> None:
+    matvec_joined.linear_add_weigh(half(tokens, 4096), half(4096, 4096), half(tokens, 4096), half(4096))
+
+
+def gate_weighted(tokens: int) -> None:
+    squares = torch.zeros(32, tokens)
+    matvec_joined.gated_linear_of_weighted(half(tokens, 4096), squares, 1e-6, half(28672, 4096), None)
+
+
+def rotate_weighted(tokens: int, *, normed: bool = False) -> None:
+    norm_weight, where = half(128) if normed else None, torch.zeros(tokens, dtype=torch.int64)
+    how = (norm_weight, norm_weight, 1e-6, where, torch.zeros(100, 128), where, *half(2, 1000, 8, 128))
+    matvec_joined.linear_rotate_store(half(tokens, 4096), torch.zeros(32, tokens), 1e-6, half(6144, 4096), None, *how)
 
 
 def multiply_8_bits(kind: torch.dtype, tokens: int, *, gated: bool = False) -> None:
@@ -302,6 +318,15 @@ LAUNCHES: dict[str, Callable[[], Any]] = {
     "streamed linear, 1 token": lambda: multiply(matvec_hopper, 1),
     "streamed linear, 64 tokens": lambda: multiply(matvec_hopper, 64),
     "streamed gated linear, 64 tokens": lambda: multiply(matvec_hopper, 64, gated=True),
+    "streamed linear, added and weighted, 1 token": lambda: add_weigh(1),
+    "streamed linear, added and weighted, 64 tokens": lambda: add_weigh(64),
+    "streamed linear, added and weighted, 128 tokens": lambda: add_weigh(128),
+    "streamed gated linear of weighted, 1 token": lambda: gate_weighted(1),
+    "streamed gated linear of weighted, 64 tokens": lambda: gate_weighted(64),
+    "streamed gated linear of weighted, 128 tokens": lambda: gate_weighted(128),
+    "streamed linear, rotated and stored, 1 token": lambda: rotate_weighted(1, normed=True),
+    "streamed linear, rotated and stored, 64 tokens": lambda: rotate_weighted(64),
+    "streamed linear, rotated and stored, 128 tokens": lambda: rotate_weighted(128),
     "route, 256 experts in 8 groups": lambda: routing.route_sigmoid(
         torch.zeros(TOKENS, 256), torch.zeros(256), 8, 8, 4, True, 2.5
     ),

@@ -1,12 +1,13 @@
 """Arguments for ops that only kernels find awkward: sizes around their tiles, views, shares of a vocabulary."""
 
+import itertools
 from collections import defaultdict
 from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
 
-from lightllm.compute.ops import awq, fp8_block, int4, kv_formats, per_channel
+from lightllm.compute.ops import awq, fp8_block, int4, joined, kv_formats, per_channel
 from lightllm.compute.ops.attention import arguments as attention
 from lightllm.compute.ops.attention import latent_arguments as latent_attention
 from lightllm.compute.ops.op import Facts
@@ -273,6 +274,27 @@ def _large_linear(facts: Facts):
             yield torch.randn(tokens, inputs, **make), weight, None
 
 
+def _large_add(facts: Facts):
+    make = {"dtype": facts.dtype, "device": facts.device}
+    for width, inputs in [(4096, 4096), (4096, 14336), (1024, 3072)]:
+        weight = torch.randn(width, inputs, **make) * inputs**-0.5
+        for tokens in (1, 31, 64, 128):
+            residual, norm_weight = torch.randn(tokens, width, **make), torch.randn(width, **make)
+            yield torch.randn(tokens, inputs, **make), weight, residual, norm_weight
+
+
+def _large_gate(facts: Facts):
+    for outputs, width in [(28672, 4096), (6144, 1024)]:
+        weight = torch.randn(outputs, width, dtype=facts.dtype, device=facts.device) * width**-0.5
+        for tokens in (1, 31, 64, 128):
+            yield *joined.random_sum(facts, tokens, width), 1e-5, weight, None
+
+
+def _large_rotate(facts: Facts):
+    for tokens, heads, kv_heads, inputs in itertools.product((1, 31, 64, 128), (32, 16), (8,), (4096, 1024)):
+        yield from joined.rotate_cases(facts, [(tokens, heads, kv_heads, inputs, heads == 16)])
+
+
 def _large_logits(facts: Facts):
     for tokens, experts, hidden in [(1, 256, 7168), (40, 128, 2048), (3000, 256, 7168)]:
         weight = torch.randn(experts, hidden, device=facts.device) * hidden**-0.5
@@ -378,12 +400,15 @@ LARGE_CASES: dict[str, Cases] = defaultdict(
         ),
         "gated_linear": _large_linear,
         "gated_linear_int4": lambda facts: _linear_int4(facts, ((*one, 128) for one in QUANTIZED_SIZES)),
+        "gated_linear_of_weighted": _large_gate,
         "keep_typical": _large_typical,
         "linear": _large_linear,
+        "linear_add_weigh": _large_add,
         "linear_awq": lambda facts: _linear_awq(facts, QUANTIZED_SIZES),
         "linear_fp8_block": lambda facts: _linear_fp8_block(facts, QUANTIZED_SIZES),
         "linear_int4": lambda facts: _linear_int4(facts, ((*one, 128) for one in QUANTIZED_SIZES)),
         "linear_per_channel": lambda facts: _linear_per_channel(facts, QUANTIZED_SIZES, 0),
+        "linear_rotate_store": _large_rotate,
         "logprobs": _large_logprobs,
         "norm_rotate_store": _large_store,
         "norm_rotate_store_quantized": _large_store_quantized,

@@ -22,12 +22,13 @@ LIMITS = {torch.float32: 2e-5, torch.float16: 1e-3, torch.bfloat16: 6e-3}
 # Where activations of 16 bits are rounded to 8, and kernels have scales for fewer of them than references.
 ROUGH = {"gated_experts_fp8_block": 4e-2, "gated_experts_per_channel": 4e-2}
 PARTS = 4  # of the cases, so that processes side by side compile for as long as one another
-KERNELS = {
-    op.name: implementation.function
+IMPLEMENTATIONS = {
+    op.name: implementation
     for op in ALL.values()
     for implementation in op.implementations
     if implementation.name == "triton"
 }
+KERNELS = {name: implementation.function for name, implementation in IMPLEMENTATIONS.items()}
 
 
 def device() -> torch.device:
@@ -76,6 +77,11 @@ def check(name, arguments, dtype):
     torch.cuda.empty_cache()
 
 
+def skip_unless_able(name, facts):
+    if reason := IMPLEMENTATIONS[name].why_not(facts):
+        pytest.skip(reason)
+
+
 @pytest.mark.parametrize("part", range(PARTS))
 @pytest.mark.parametrize("dtype", launch.DTYPES, ids=str)
 @pytest.mark.parametrize("name", KERNELS)
@@ -83,6 +89,7 @@ def test_matches_reference(name, dtype, part):
     torch.manual_seed(0)
     facts = Facts(device(), dtype)
     assert launch.why_not(facts) is None
+    skip_unless_able(name, facts)
     cases = itertools.chain(ALL[name].cases(facts), CASES[name](facts))
     for arguments in itertools.islice(cases, part, None, PARTS):
         check(name, arguments, dtype)
@@ -93,7 +100,9 @@ def test_matches_reference(name, dtype, part):
 @pytest.mark.parametrize("name", KERNELS)
 def test_matches_reference_at_serving_sizes(name, dtype, part):
     torch.manual_seed(1)
-    for arguments in itertools.islice(LARGE_CASES[name](Facts(device(), dtype)), part, None, PARTS):
+    facts = Facts(device(), dtype)
+    skip_unless_able(name, facts)
+    for arguments in itertools.islice(LARGE_CASES[name](facts), part, None, PARTS):
         check(name, arguments, dtype)
 
 

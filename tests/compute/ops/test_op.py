@@ -55,3 +55,11 @@ def test_references_take_their_own_cases(op):
         result = op.reference(*arguments)
         for tensor in result if isinstance(result, tuple) else (result,):
             assert not tensor.is_floating_point() or not tensor.isnan().any()
+
+
+def test_only_what_was_chosen_pays_and_where_it_says_so():
+    op = make()
+    op.implementation("fast", pays=lambda tokens: tokens < 8)(lambda x: x + x)
+    assert not op.pays(1)
+    op.choose(FACTS)
+    assert (op.pays(1), op.pays(8)) == (True, False)

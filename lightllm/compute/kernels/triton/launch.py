@@ -85,11 +85,24 @@ def wait(DEPENDENT: tl.constexpr):
 
 
 ARRIVALS = 1 << 16
+MEETING = tl.constexpr(16)  # the most programs that wait for one another
 
 
 @functools.cache
 def arrivals(device: torch.device) -> Tensor:
     """Counters [ARRIVALS] int32 by which programs find out which of them is last. All zero between kernels.
+
+    One set per device: kernels that use it must follow one another on one stream.
+    """
+    capturing = device.type == "cuda" and torch.cuda.is_current_stream_capturing()
+    assert not capturing, "run a step before capturing one: these zeros must not become part of a graph"
+    return torch.zeros(ARRIVALS, dtype=torch.int32, device=device)
+
+
+@functools.cache
+def meetings(device: torch.device) -> Tensor:
+    """Counters [ARRIVALS] int32 by which programs wait for one another. Each kernel leaves them a multiple of MEETING
+    higher, or as they were; they may overflow.
 
     One set per device: kernels that use it must follow one another on one stream.
     """

@@ -65,17 +65,13 @@ def _fetch(weight, weights, ready, stage, rows, tile, is_tile, bytes_a_stage: gl
 
 
 @gluon.jit
-def _sum_tiles(
+def _ask(
     x, weight, rows, first, tiles, weights, xs, ready,
-    ROWS: gl.constexpr, TOKENS: gl.constexpr, INPUTS: gl.constexpr, STAGES: gl.constexpr, HALVES: gl.constexpr,
-    num_warps: gl.constexpr,
+    INPUTS: gl.constexpr, STAGES: gl.constexpr, HALVES: gl.constexpr,
 ):  # fmt: skip
-    """The products of both halves' rows with all tokens, over `tiles` tiles from `first` on."""
-    SUMS: gl.constexpr = gl.NVMMADistributedLayout(
-        [3, 0], [num_warps, 1], [16, TOKENS, 256 // x.dtype.primitive_bitwidth]
-    )
-    SUM: gl.constexpr = gl.int32 if x.dtype == gl.int8 else gl.float32
-    IS_EXACT: gl.constexpr = x.dtype != gl.float8e4nv
+    """Asks for the first STAGES tiles of weights, waits for the kernel that makes x, and asks for x's tiles."""
+    for ahead in gl.static_range(STAGES):
+        mbarrier.init(ready.index(ahead), count=1)
     BYTES: gl.constexpr = HALVES * weight.block_type.nbytes + x.block_type.nbytes
     for ahead in gl.static_range(STAGES):
         _fetch(weight, weights, ready, ahead, rows, first + ahead, ahead < tiles, BYTES, HALVES)
@@ -84,6 +80,21 @@ def _sum_tiles(
         tma.async_copy_global_to_shared(
             x, [0, (first + ahead) * INPUTS], ready.index(ahead), xs.index(ahead), pred=ahead < tiles
         )
+
+
+@gluon.jit
+def _sum_tiles(
+    x, weight, rows, first, tiles, weights, xs, ready,
+    ROWS: gl.constexpr, TOKENS: gl.constexpr, INPUTS: gl.constexpr, STAGES: gl.constexpr, HALVES: gl.constexpr,
+    num_warps: gl.constexpr,
+):  # fmt: skip
+    """The products of both halves' rows with all tokens, over the tiles that `_ask` began with."""
+    SUMS: gl.constexpr = gl.NVMMADistributedLayout(
+        [3, 0], [num_warps, 1], [16, TOKENS, 256 // x.dtype.primitive_bitwidth]
+    )
+    SUM: gl.constexpr = gl.int32 if x.dtype == gl.int8 else gl.float32
+    IS_EXACT: gl.constexpr = x.dtype != gl.float8e4nv
+    BYTES: gl.constexpr = HALVES * weight.block_type.nbytes + x.block_type.nbytes
     sum_OT = gl.zeros([ROWS, TOKENS], SUM, SUMS)
     other_OT = gl.zeros([ROWS, TOKENS], SUM, SUMS)
     for number in range(tiles):
@@ -171,8 +182,6 @@ def _stream(
     weights = gl.allocate_shared_memory(weight.dtype, [STAGES * HALVES, ROWS, INPUTS], weight.layout)
     xs = gl.allocate_shared_memory(x.dtype, [STAGES, TOKENS, INPUTS], x.layout)
     ready = gl.allocate_shared_memory(gl.int64, [STAGES, 1], mbarrier.MBarrierLayout())
-    for ahead in gl.static_range(STAGES):
-        mbarrier.init(ready.index(ahead), count=1)
 
     block, split = gl.program_id(0), gl.program_id(1)
     all_tiles = gl.cdiv(inputs, INPUTS)
@@ -180,6 +189,7 @@ def _stream(
     tiles = (split + 1) * all_tiles // SPLITS - first
     row = block * ROWS if GATED else block * (ROWS * HALVES)
     rows = (row, outputs // 2 + row if GATED else row + ROWS)
+    _ask(x, weight, rows, first, tiles, weights, xs, ready, INPUTS, STAGES, HALVES)
     sum_OT, other_OT = _sum_tiles(
         x, weight, rows, first, tiles, weights, xs, ready, ROWS, TOKENS, INPUTS, STAGES, HALVES, num_warps
     )
