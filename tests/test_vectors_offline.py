@@ -56,7 +56,7 @@ def test_embeddings_are_hidden_states_of_length_one(pooling, tp, tmp_path):
     torch.manual_seed(0)
     model = Qwen3Model(Qwen3Config(**QWEN3)).eval()
     save(model, tmp_path)
-    finish(tmp_path, architectures=["Qwen3ForCausalLM"], tie_word_embeddings=False, matryoshka_dimensions=[8, 32])
+    finish(tmp_path, matryoshka_dimensions=[8, 32])
     write_modules(tmp_path, {"Transformer": {}, "Pooling": {"pooling_mode": pooling}, "Normalize": {}})
 
     def embedding(text: str, width: int = 64) -> np.ndarray:

@@ -12,7 +12,8 @@ from lightllm.base.errors import ConfigError
 
 Kind = Literal["generate", "embed", "classify", "reward"]
 Activation = Literal["Sigmoid", "Identity", "Tanh"]
-_BY_ENDING: dict[str, Kind] = {"ForSequenceClassification": "classify", "ForRewardModel": "reward"}
+# In this order: a name may end with two of them.
+_BY_ENDING: dict[str, Kind] = {"ForSequenceClassification": "classify", "ForRewardModel": "reward", "Model": "embed"}
 _NO_AND_YES = ["no", "yes"]
 _EMBEDDING_MODULES = {"Transformer", "Pooling", "Normalize"}
 _POOLINGS: dict[str, Pooling] = {"lasttoken": "last", "mean": "mean", "cls": "cls"}  # sentence-transformers' names
@@ -50,6 +51,8 @@ class Task:
         """What --task says, or else the checkpoint in --model_dir. Raises ConfigError for what is not supported."""
         raw = read_json(config.model_dir, "config.json", required=True)
         modules = _modules(config.model_dir)
+        if raw.get("is_causal") is False or raw.get("use_bidirectional_attention"):
+            raise ConfigError("attention to later tokens (is_causal=false) is not supported; tokens see earlier ones")
         kind = config.task if config.task != "auto" else _stated(raw, modules)
         if kind != "embed" and (config.pooling != "auto" or config.is_matryoshka):
             raise ConfigError(
@@ -73,10 +76,6 @@ class Task:
         if unknown := sorted(modules.keys() - _EMBEDDING_MODULES):
             raise ConfigError(
                 f"{unknown[0]} in modules.json is not supported; supported: {', '.join(sorted(_EMBEDDING_MODULES))}"
-            )
-        if raw.get("is_causal") is False or raw.get("use_bidirectional_attention"):
-            raise ConfigError(
-                "attention to later tokens (is_causal=false) is not supported; every token sees earlier ones"
             )
         return cls(
             "embed",
@@ -165,5 +164,5 @@ def _pooling(config: EngineConfig, modules: dict[str, str]) -> Pooling:
 def _widths(config: EngineConfig, raw: dict[str, Any], width: int) -> Sequence[int]:
     """How many numbers of an embedding may be asked for, as config.json or --is_matryoshka says."""
     if stated := raw.get("matryoshka_dimensions"):
-        return sorted({*stated, width})
+        return sorted({width, *set(range(1, width)).intersection(stated)})
     return range(1, width + 1) if raw.get("is_matryoshka") or config.is_matryoshka else (width,)

@@ -59,6 +59,11 @@ def test_the_answers_may_be_told_by_sentence_transformers(tmp_path, score, answe
         task_of(tmp_path)
 
 
+def test_a_decoder_without_a_head_is_for_embeddings(tmp_path):
+    assert task_of(tmp_path, architectures=["AnyModel"]) == Task("embed", 64, normalizes=True, widths=(64,))
+    assert task_of(tmp_path, architectures=["AnyForRewardModel"]).kind == "reward"
+
+
 def test_what_is_asked_for_goes_before_what_the_checkpoint_says(tmp_path):
     architectures = ["AnyForSequenceClassification"]
     assert task_of(tmp_path, architectures=architectures).kind == "classify"
@@ -107,7 +112,7 @@ def test_what_embeddings_are_not_made_of_is_named(tmp_path, settings, config, me
 def test_embeddings_may_be_shortened_where_the_model_was_trained_for_it(tmp_path):
     embed = {"task": "embed"}
     assert task_of(tmp_path, flags=embed).widths == (64,)
-    assert task_of(tmp_path, flags=embed, matryoshka_dimensions=[32, 8]).widths == [8, 32, 64]
+    assert task_of(tmp_path, flags=embed, matryoshka_dimensions=[32, 8, 128]).widths == [8, 32, 64]
     for said in ({"is_matryoshka": True}, {"flags": embed | {"is_matryoshka": True}}):
         assert task_of(tmp_path, **{"flags": embed} | said).widths == range(1, 65)
 

@@ -34,9 +34,12 @@ def load_tokenizer(config: EngineConfig) -> Tokenizer | None:
 
 def _no_tokenizer(folder: Path) -> str:
     if (folder / "tokenizer.model").is_file():
+        # A tokenizer that comes with code of its own, which is not ours to run.
+        trusting = read_json(folder, "tokenizer_config.json", required=False).get("auto_map")
+        given = f"{str(folder)!r}{', trust_remote_code=True' if trusting else ''}"
         return (
             f"--model_dir={folder} has tokenizer.model but no tokenizer.json; convert it once with transformers: "
-            f"AutoTokenizer.from_pretrained({str(folder)!r}).save_pretrained({str(folder)!r}), "
+            f"AutoTokenizer.from_pretrained({given}).save_pretrained({str(folder)!r}), "
             "or serve token ids with --tokenizer_mode=none"
         )
     return f"--model_dir={folder} has no tokenizer.json; add it, or serve token ids with --tokenizer_mode=none"

@@ -95,7 +95,11 @@ def test_no_tokenizer_is_loaded_where_none_is_wanted(tmp_path):
     ("files", "message"),
     [
         ({}, "no tokenizer.json.*--tokenizer_mode=none"),
-        ({"tokenizer.model": ""}, "tokenizer.model but no tokenizer.json.*save_pretrained"),
+        ({"tokenizer.model": ""}, r"tokenizer.model but no tokenizer.json.*[^e]\)\.save_pretrained"),
+        (
+            {"tokenizer.model": "", "tokenizer_config.json": '{"auto_map": {"A": "b"}}'},
+            r"trust_remote_code=True\)\.save",
+        ),
         ({"tokenizer.json": "{}"}, "is not a tokenizer"),
     ],
     ids=["none", "sentencepiece only", "broken"],
