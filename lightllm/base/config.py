@@ -274,11 +274,11 @@ class ServerConfig(EngineConfig, frozen=True, kw_only=True, forbid_unknown_field
         about("Who is a tenant. user: the request's `user`, or else its API key; api_key: the API key only"),
     ] = "user"
 
-    stored_responses: A[int, at_least(0), about("Responses of /v1/responses that are kept at most")] = 10_000
+    stored_responses: A[int, at_least(0), about("Responses, and chats with store=true, that are kept at most")] = 10_000
     stored_response_bytes: A[int, at_least(0), about("Bytes that they may have, all together; the oldest go first")] = (
         256 << 20
     )
-    stored_response_s: A[float, above(0), about("Seconds after which a stored response is forgotten")] = 86_400.0
+    stored_response_s: A[float, above(0), about("Seconds after which each is forgotten")] = 86_400.0
 
     use_tgi_api: A[
         bool, about("Serve /generate, /generate_stream, / and /info in text-generation-inference's form")

@@ -75,6 +75,17 @@ def test_stored_responses_are_the_same_in_every_api_process(clients):
             responses.retrieve(first.id)
 
 
+def test_stored_chats_are_the_same_in_every_api_process(clients):
+    one, two, three = (client.chat.completions for client, _ in clients)
+    asked = {"model": "", "messages": [{"role": "user", "content": "What is 1 + 1?"}], "max_tokens": 8, "store": True}
+    first = one.create(**asked, metadata={"topic": "sums"})
+    assert two.retrieve(first.id) == first
+    assert three.update(first.id, metadata={"topic": "more"}).choices == first.choices
+    assert [chat.id for chat in one.list(metadata={"topic": "more"})] == [first.id]
+    assert two.delete(first.id).deleted
+    assert not three.list(metadata={"topic": "more"}).data
+
+
 def test_a_response_is_cancelled_from_another_api_process(clients):
     one, two, three = (client.responses for client, _ in clients)
     running = one.create(**ENDLESS, max_output_tokens=3000)
