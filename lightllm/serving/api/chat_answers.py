@@ -2,7 +2,7 @@
 
 import time
 from functools import partial
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import msgspec
 from msgspec import UNSET, UnsetType
@@ -69,6 +69,14 @@ class ChatCompletion(msgspec.Struct, kw_only=True, frozen=True):
     prompt_logprobs: logprobs.PromptLogprobs | UnsetType = UNSET
     prompt_token_ids: list[int] | UnsetType = UNSET
     metadata: dict[str, str] | UnsetType = UNSET
+
+
+class Particulars(NamedTuple):
+    """What an answer says of itself, whole or in chunks."""
+
+    id: str
+    has_logprobs: bool
+    prompt_token_ids: list[int] | UnsetType
 
 
 class ChoiceReader:
@@ -176,10 +184,7 @@ def completion(
     answers: list[Update],
     readers: list[ChoiceReader],
     params: SamplingParams,
-    *,
-    has_logprobs: bool,
-    prompt_token_ids: list[int] | UnsetType,
-    id: str,
+    particulars: Particulars,
 ) -> ChatCompletion:
     """The best of the answers, in order, or all."""
     count = UsageCount(generation.requests)
@@ -194,7 +199,7 @@ def completion(
             ChatChoice(
                 choice,
                 messages[sample],
-                logprobs.for_chat(service, answer.tokens) if has_logprobs else None,
+                logprobs.for_chat(service, answer.tokens) if particulars.has_logprobs else None,
                 readers[sample].finish(answer.finish_reason),
                 answer.stop_reason(generation.requests[sample]),
                 answer.tokens.ids.tolist() if body.return_token_ids else UNSET,
@@ -202,7 +207,7 @@ def completion(
         )
     wanted = body.prompt_logprobs
     return ChatCompletion(
-        id=id,
+        id=particulars.id,
         created=int(time.time()),
         model=service.model_name,
         choices=choices,
@@ -210,7 +215,7 @@ def completion(
         system_fingerprint=service.fingerprint,
         service_tier=openai.service_tier(body),
         prompt_logprobs=UNSET if wanted is None else logprobs.for_prompt(service, answers[0].prompt, wanted),
-        prompt_token_ids=prompt_token_ids,
+        prompt_token_ids=particulars.prompt_token_ids,
         metadata=UNSET if body.metadata is None else body.metadata,
     )
 
@@ -224,20 +229,19 @@ class ChatStream:
         body: GenerationBody,
         generation: Generation,
         readers: list[ChoiceReader],
+        particulars: Particulars,
         *,
-        has_logprobs: bool,
         needs_tokens: bool,
-        prompt_token_ids: list[int] | UnsetType,
-        id: str,
         keeps_updates: bool,
     ):
         self.needs_tokens = needs_tokens
         self._service, self._generation, self._readers = service, generation, readers
-        self._has_logprobs, self._has_ids = has_logprobs, bool(body.return_token_ids)
+        self._has_logprobs, self._has_ids = particulars.has_logprobs, bool(body.return_token_ids)
         self._tail = UsageTail(UsageCount(generation.requests), body)
-        self._head = head = openai.chunk_head(service, body, id=id, kind="chat.completion.chunk")
+        self._head = head = openai.chunk_head(service, body, id=particulars.id, kind="chat.completion.chunk")
         self._heads = [b'%s{"index":%d,"delta":' % (head, choice) for choice in range(len(generation.requests))]
-        self._prompt = b"" if prompt_token_ids is UNSET else b',"prompt_token_ids":' + json(prompt_token_ids)
+        ids = particulars.prompt_token_ids
+        self._prompt = b"" if ids is UNSET else b',"prompt_token_ids":' + json(ids)
         self._has_begun = [False] * len(generation.requests)
         self._keeps_updates = keeps_updates
         self.updates: list[list[Update]] = [[] for _ in generation.requests]

@@ -10,7 +10,7 @@ from lightllm.base.request import SamplingParams
 from lightllm.serving.api import beams, chat_answers, messages, old_functions, openai, stored_chats, terms
 from lightllm.serving.api import body as bodies
 from lightllm.serving.api.body import GenerationBody, Int
-from lightllm.serving.api.chat_answers import ChatCompletion, ChatStream, ChoiceReader
+from lightllm.serving.api.chat_answers import ChatCompletion, ChatStream, ChoiceReader, Particulars
 from lightllm.serving.api.chat_parsing import ChatParsing
 from lightllm.serving.api.chunks import ChatChunk
 from lightllm.serving.api.documents import described
@@ -83,25 +83,22 @@ def router(service: Service) -> APIRouter:
         """Continues a conversation. With stream=true: chunks as server-sent events, then `[DONE]`."""
         body = bodies.decode(await bodies.read(request, service.config.max_request_bytes), _decoder)
         body = _with_tools(body)
-        chat, id = await begun(service, request, body, until_end=not body.stream), openai.answer_id("chatcmpl")
-        generation, readers, needs_tokens, params = chat
-        common = {
-            "has_logprobs": bool(body.logprobs),
-            "prompt_token_ids": openai.prompt_token_ids(service, body, generation.requests[0]),
-            "id": id,
-        }
+        generation, readers, needs_tokens, params = await begun(service, request, body, until_end=not body.stream)
+        prompt_token_ids = openai.prompt_token_ids(service, body, generation.requests[0])
+        particulars = Particulars(openai.answer_id("chatcmpl"), bool(body.logprobs), prompt_token_ids)
 
         async def answer_of(answers: list[Update], readers: list[ChoiceReader]) -> ChatCompletion:
             """The whole answer, which is stored if it is to be."""
-            answer = chat_answers.completion(service, body, generation, answers, readers, params, **common)
+            answer = chat_answers.completion(service, body, generation, answers, readers, params, particulars)
             if body.store:
                 await stored_chats.keep(service, request, answer, body.messages)
             return answer
 
         if body.stream:
             form = ChatStream(
-                service, body, generation, readers, needs_tokens=needs_tokens, keeps_updates=bool(body.store), **common
-            )
+                service, body, generation, readers, particulars,
+                needs_tokens=needs_tokens, keeps_updates=bool(body.store),
+            )  # fmt: skip
 
             async def store() -> None:
                 await answer_of([joined(updates) for updates in form.updates], [reader.anew() for reader in readers])
