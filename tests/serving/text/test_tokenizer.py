@@ -102,7 +102,7 @@ def test_no_tokenizer_is_loaded_where_none_is_wanted(tmp_path):
         ),
         ({"tokenizer.json": "{}"}, "is not a tokenizer"),
     ],
-    ids=["none", "sentencepiece only", "broken"],
+    ids=["none", "sentencepiece only", "with code", "broken"],
 )
 def test_a_missing_tokenizer_is_one_clear_line(tmp_path, files, message):
     for name, content in files.items():
