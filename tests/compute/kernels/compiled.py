@@ -331,6 +331,7 @@ LAUNCHES: dict[str, Callable[[], Any]] = {
         torch.zeros(TOKENS, 256), torch.zeros(256), 8, 8, 4, True, 2.5
     ),
     "router, 256 experts": lambda: routing.router_logits(half(TOKENS, 7168), torch.zeros(256, 7168)),
+    "router, 256 experts, 256 tokens": lambda: routing.router_logits(half(256, 7168), torch.zeros(256, 7168)),
     "awq experts of 2048 x 768": mixture_awq,
     "experts of 2048 x 768 in integers, 8 tokens": mixture_of_integers,
     "experts of 2048 x 768, 8 tokens": lambda: mixture(8, 16, 2048, 768),
@@ -372,6 +373,9 @@ def test_compiles_for_hopper_without_spilling(name):
     if name.startswith("experts"):
         products = [kernel for kernel in compiled if kernel.kernel.startswith("_multiply")]
         assert [bool(kernel.wgmma and kernel.async_copies) for kernel in products] == [True, True]
+    if name == "latent decode, 128 heads":
+        assert compiled[0].wgmma, "the matrix unit's own instructions are used"
+        assert compiled[0].async_copies, "copies run beside products"
     if name.startswith(("long", "streamed")):
         assert compiled[-1].bulk_copies, "tiles are fetched by the copy engine"
     if name.startswith(("decode", "early", "fp8 decode", "int8 decode", "int4 decode", "linear", "gated")):

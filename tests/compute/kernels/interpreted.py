@@ -18,6 +18,7 @@ from lightllm.compute.kernels.triton import (
     attention_decode,
     attention_hopper,
     attention_latent,
+    attention_parts,
     attention_prefill,
     expert_products,
     expert_rows,
@@ -26,6 +27,7 @@ from lightllm.compute.kernels.triton import (
     matvec,
     rope_quantized,
 )
+from lightllm.compute.kernels.triton.attention_decode import LOG2_E
 from lightllm.compute.ops.op import ALL, Facts
 from tests.compute.kernels.more_cases import CASES, attention, expert_cases_fp8, latent_attention
 from tests.compute.ops.test_parity import LIMITS_OF_POOLS, clone, split_pools, tensors
@@ -119,6 +121,45 @@ def test_latent_decodes_shared_among_many_programs_are_joined(heads, monkeypatch
             monkeypatch.setattr(attention_latent, "shape_for", lambda heads, dtype, is_scaled, shape=shape: shape)
             assert_matches(ops.attend_latent, attention_latent.attend_latent, arguments, torch.float32)
             assert not launch.arrivals(CPU).any()
+
+
+@pytest.mark.parametrize("blocks", [1, 2])
+@pytest.mark.parametrize("programs", [1, 5, 40])
+def test_parts_of_shared_sequences_are_joined(programs, blocks):
+    """Whatever programs share a sequence; what one program has alone is left to it."""
+    torch.manual_seed(0)
+    tile, group, dim, least = 4, 3, 8, 2
+    lengths = torch.tensor([70, 1, 9, 4, 0], dtype=torch.int32)
+    keys = [torch.randn(length, dim) for length in lengths.tolist()]
+    q = torch.randn(len(lengths), blocks * group, dim)
+    scores = [(query @ key.T).view(blocks, group, -1) for query, key in zip(q, keys, strict=True)]
+    tiles = [
+        (sequence, block, slice(start, start + tile))
+        for block in range(blocks)
+        for sequence, length in enumerate(lengths.tolist())
+        for start in range(0, length, tile)
+    ]
+    parts, stats = (x.fill_(float("nan")) for x in attention_parts.room(programs, group, dim, CPU))
+    expected = torch.full_like(q, float("nan"))
+    used = min(programs, -(-len(tiles) // least))
+    owner = {one: p for p in range(used) for one in range(p * len(tiles) // used, (p + 1) * len(tiles) // used)}
+    for sequence, block in {one[:2] for one in tiles}:
+        mine = [number for number, one in enumerate(tiles) if one[:2] == (sequence, block)]
+        owners = sorted({owner[number] for number in mine})
+        if len(owners) == 1:
+            continue
+        heads = slice(block * group, (block + 1) * group)
+        expected[sequence, heads] = scores[sequence][block].softmax(-1) @ keys[sequence]
+        for program in owners:
+            which = torch.cat([torch.arange(9999)[tiles[number][2]] for number in mine if owner[number] == program])
+            which = which[which < lengths[sequence]]
+            score, place = scores[sequence][block][:, which] * LOG2_E, int(program == owners[0])
+            stats[program, place, 0] = largest = score.amax(-1)
+            shares = torch.exp2(score - largest[:, None])
+            stats[program, place, 1], parts[program, place] = shares.sum(-1), shares @ keys[sequence][which]
+    out = torch.full_like(q, float("nan"))
+    attention_parts.join(parts, stats, out, lengths, group=group, programs=programs, tile=tile, least_tiles=least)
+    torch.testing.assert_close(out, expected, equal_nan=True)
 
 
 def recorded(arguments, *, decodes, chunks, tokens):

@@ -161,6 +161,12 @@ def expert_cases_fp8(facts: Facts, sizes: Iterable[tuple[int, ...]] = ((40, 5, 4
         yield x, *gate_up, *down, *routing(tokens, experts, 2, facts), first
 
 
+def _router(facts: Facts, sizes: Iterable[tuple[int, int, int]]):
+    for tokens, experts, hidden in sizes:
+        weight = torch.randn(experts, hidden, device=facts.device) * hidden**-0.5
+        yield torch.randn(tokens, hidden + 8, dtype=facts.dtype, device=facts.device)[:, 8:], weight
+
+
 CASES: dict[str, Cases] = defaultdict(
     lambda: lambda facts: (),
     {
@@ -180,6 +186,7 @@ CASES: dict[str, Cases] = defaultdict(
         "linear_per_channel": _linear_per_channel,
         "penalize": lambda facts: _penalties(facts, 70, 40, 8),
         "rms_norm": _norm,
+        "router_logits": lambda facts: _router(facts, ((70, 40, 300), (200, 70, 136))),
         "silu_and_mul": _silu_and_mul,
     },
 )
@@ -214,6 +221,8 @@ def _large_attend_latent(facts: Facts):
     yield latent_attention(facts, [1] * 256, lengths, heads=16)
     yield latent_attention(facts, [1], [100_003], heads=16)
     yield latent_attention(facts, [1] * 9, [3000] * 8 + [5], heads=128)
+    yield latent_attention(facts, [1] * 256, lengths, heads=128)
+    yield latent_attention(facts, [1, 1], [100_003, 31], heads=40)
     yield latent_attention(facts, [1, 1, 70, 3], [5000, 44, 2100, 3], heads=16)
     yield latent_attention(facts, [1, 1, 70, 3], [500, 44, 210, 3], heads=128)
     yield latent_attention(facts, [1, 1, 300, 3, 1000, 200], [500, 44, 2100, 3, 1000, 3000], heads=16)
@@ -296,9 +305,8 @@ def _large_rotate(facts: Facts):
 
 
 def _large_logits(facts: Facts):
-    for tokens, experts, hidden in [(1, 256, 7168), (40, 128, 2048), (3000, 256, 7168)]:
-        weight = torch.randn(experts, hidden, device=facts.device) * hidden**-0.5
-        yield torch.randn(tokens, hidden, dtype=facts.dtype, device=facts.device), weight
+    yield from _router(facts, ((tokens, 256, 7168) for tokens in (1, 16, 64, 65, 250, 3000)))
+    yield from _router(facts, ((tokens, 128, 2048) for tokens in (40, 256, 4099)))
 
 
 def _large_routing(facts: Facts):

@@ -20,6 +20,7 @@ import triton.language as tl
 from torch import Tensor
 
 from lightllm.compute import ops
+from lightllm.compute.kernels.triton import attention_latent_hopper
 from lightllm.compute.kernels.triton.attention import lots
 from lightllm.compute.kernels.triton.attention_decode import (
     LOG2_E,
@@ -45,6 +46,7 @@ from lightllm.compute.kernels.triton.launch import (
 from lightllm.compute.kernels.triton.scaled import LEAST_SCALE, numbers, scaled_shares
 
 MOST_HEADS = 64  # of a block: the rows of the matrix unit's products
+FEW_HEADS = 16  # of a block: reading latents takes longer than the products
 MOST_EXPANDED = 1 << 28  # numbers of keys expanded at once; a longer context is expanded alone
 MOST_JOINED_HEADS = 8  # whose parts are joined at once
 
@@ -236,6 +238,10 @@ def attend_decodes(
     """
     sequences, heads, width = q.shape
     group, device = group_for(heads), q.device
+    is_hopper = card(device).capability[0] == HOPPER[0]
+    if shape is None and is_hopper and group > FEW_HEADS and attention_latent_hopper.why_not(q, latents, rank) is None:
+        attention_latent_hopper.attend_decodes(q, latents, group, slot_table, row, lengths, scale, out)
+        return
     blocks, joined_heads = heads // group, min(group & -group, MOST_JOINED_HEADS)
     kind, packed = (latents.dtype, 0) if latent_scale is None else (q.dtype, width // latents.shape[1])
     # See attention_decode.
