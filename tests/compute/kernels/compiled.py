@@ -353,7 +353,6 @@ LAUNCHES: dict[str, Callable[[], Any]] = {
 STACK = {  # bytes a thread may have in memory
     "prefill, 16/2 heads of 256": 72,
     "fp8 prefill by slots, 32/8 heads of 128": 16,
-    "latent decode, 128 heads": 8,
     "fp8 latent decode, 128 heads": 48,
     "latent prefill, 16 heads": 88,
     "latent prefill, 128 heads": 88,

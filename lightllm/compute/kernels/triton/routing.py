@@ -1,6 +1,8 @@
 # ruff: noqa: N803, N806 (shape suffixes and compile-time constants are upper case)
 """Choosing experts. Suffixes: E experts, I inputs of a tile, T tokens; G groups, P experts of a group, K choices."""
 
+from dataclasses import dataclass
+
 import torch
 import triton
 import triton.language as tl
@@ -9,73 +11,108 @@ from torch import Tensor
 from lightllm.compute import ops
 from lightllm.compute.kernels.triton.launch import ARRIVALS, arrivals, begin, depends, why_not
 
-FEW_TOKENS = 64  # that are scored by many programs, each with a part of the inputs
-PROGRAMS = 128  # about so many then
 NARROWEST = 16
-INPUTS = 64
+MOST_JOINED, JOINED_NUMBERS = 16, 1 << 13  # parts, and numbers of parts, that are read at once
 EXPERTS_A_WARP = 256
 NONE = tl.constexpr(1 << 30)  # the number of an expert that no rank holds: for a token whose logits are not numbers
+
+
+@dataclass(frozen=True)
+class Shape:
+    """Launch parameters. programs: about so many, each with a part of the inputs where blocks are fewer."""
+
+    experts: int
+    tokens: int
+    inputs: int
+    warps: int
+    stages: int
+    programs: int
+
+
+@triton.jit
+def _product(weight_EI, x_TI):
+    """W x, computed as in float32, of which three bfloat16 numbers are the sum."""
+    if x_TI.dtype == tl.bfloat16:
+        high_EI = weight_EI.to(tl.bfloat16)
+        rest_EI = weight_EI - high_EI.to(tl.float32)
+        middle_EI = rest_EI.to(tl.bfloat16)
+        low_EI = (rest_EI - middle_EI.to(tl.float32)).to(tl.bfloat16)
+        sum_ET = tl.dot(middle_EI, x_TI.T, tl.dot(low_EI, x_TI.T))
+        return tl.dot(high_EI, x_TI.T, sum_ET)
+    return tl.dot(weight_EI, x_TI.to(tl.float32).T, input_precision="tf32x3")
 
 
 @triton.jit(do_not_specialize=["tokens"])
 def _score(
     x, weight, logits, parts, counters, tokens, experts, hidden, x_stride,
-    TOKENS: tl.constexpr, EXPERTS: tl.constexpr, INPUTS: tl.constexpr, SPLITS: tl.constexpr, DEPENDENT: tl.constexpr,
+    TOKENS: tl.constexpr, EXPERTS: tl.constexpr, INPUTS: tl.constexpr, JOINED: tl.constexpr, DEPENDENT: tl.constexpr,
 ):  # fmt: skip
-    """EXPERTS of the matrix's rows by TOKENS tokens, over one of SPLITS parts of the inputs. Splits: of one block."""
-    block, split = tl.program_id(0), tl.program_id(1)
-    expert_E = block * EXPERTS + tl.arange(0, EXPERTS)
+    """EXPERTS of the matrix's rows by TOKENS tokens, over one of as many parts of the inputs as axis 1 has programs."""
+    begin(DEPENDENT)
+    split, splits = tl.program_id(1), tl.num_programs(1)
+    expert_E = tl.program_id(0) * EXPERTS + tl.arange(0, EXPERTS)
     token_T = tl.program_id(2) * TOKENS + tl.arange(0, TOKENS)
     is_expert_E, is_token_T = expert_E < experts, token_T < tokens
-    tiles = tl.cdiv(hidden, INPUTS)
-    begin(DEPENDENT)
+    tiles, index_I = tl.cdiv(hidden, INPUTS), tl.arange(0, INPUTS)
+    first, end = split * tiles // splits, (split + 1) * tiles // splits
+    weight_EI = weight + expert_E[:, None] * hidden + index_I[None, :]
+    x_TI = x + token_T.to(tl.int64)[:, None] * x_stride + index_I[None, :]
     sum_ET = tl.zeros([EXPERTS, TOKENS], tl.float32)
-    for tile in range(split * tiles // SPLITS, (split + 1) * tiles // SPLITS):
-        input_I = tile * INPUTS + tl.arange(0, INPUTS)
-        is_input_I = input_I < hidden
-        weight_EI = weight + expert_E[:, None] * hidden + input_I[None, :]
-        weight_EI = tl.load(weight_EI, mask=is_expert_E[:, None] & is_input_I[None, :], other=0.0)
-        x_TI = x + token_T.to(tl.int64)[:, None] * x_stride + input_I[None, :]
-        x_TI = tl.load(x_TI, mask=is_token_T[:, None] & is_input_I[None, :], other=0.0)
-        sum_ET = tl.dot(weight_EI, x_TI.to(tl.float32).T, sum_ET, input_precision="tf32x3")
+    for tile in range(first, end):
+        is_here_I = tile * INPUTS + index_I < hidden
+        tile_TI = tl.load(x_TI + tile * INPUTS, mask=is_token_T[:, None] & is_here_I[None, :], other=0.0)
+        tile_EI = tl.load(weight_EI + tile * INPUTS, mask=is_expert_E[:, None] & is_here_I[None, :], other=0.0)
+        # Added here, as the matrix unit drops bits of long sums.
+        sum_ET += _product(tile_EI, tile_TI)
     mask_ET = is_expert_E[:, None] & is_token_T[None, :]
-    at_ET = token_T[None, :] * experts + expert_E[:, None]
-    is_last = True
-    if SPLITS > 1:
+    at_ET = expert_E[:, None] * tokens + token_T[None, :]
+    counter = counters + tl.program_id(2) * tl.num_programs(0) + tl.program_id(0)
+    is_last = splits == 1
+    if splits > 1:
         tl.store(parts + split * tokens * experts + at_ET, sum_ET, mask=mask_ET)
         # The part of every thread is written before the one thread that counts does so.
         tl.debug_barrier()
-        is_last = tl.atomic_add(counters + block, 1, sem="acq_rel") == SPLITS - 1
+        is_last = tl.atomic_add(counter, 1, sem="acq_rel") == splits - 1
     if is_last:
-        if SPLITS > 1:
+        if splits > 1:
             # In one order whoever is last, so that results do not vary.
             sum_ET = tl.zeros([EXPERTS, TOKENS], tl.float32)
-            for part in tl.static_range(SPLITS):
-                from_ET = parts + part * tokens * experts + at_ET
-                sum_ET += tl.load(from_ET, mask=mask_ET, other=0.0, cache_modifier=".cg")
-            tl.store(counters + block, 0)
-        tl.store(logits + at_ET, sum_ET, mask=mask_ET)
+            for start in range(0, splits, JOINED):
+                for number in tl.static_range(JOINED):
+                    part = start + number
+                    from_ET = parts + part * tokens * experts + at_ET
+                    sum_ET += tl.load(from_ET, mask=mask_ET & (part < splits), other=0.0, cache_modifier=".cg")
+            tl.store(counter, 0)
+        tl.store(logits + token_T[None, :] * experts + expert_E[:, None], sum_ET, mask=mask_ET)
+
+
+def shape_for(tokens: int) -> Shape:
+    """Source: docs/performance-log.md."""
+    if tokens <= 64:
+        return Shape(16, max(triton.next_power_of_2(tokens), NARROWEST), 64, 4, 3, 128)
+    return Shape(64, 64, 64, 4, 3, 128)
 
 
 @ops.router_logits.implementation("triton", why_not)
-def router_logits(x: Tensor, weight: Tensor) -> Tensor:
+def router_logits(x: Tensor, weight: Tensor, *, shape: Shape | None = None) -> Tensor:
     (tokens, hidden), experts = x.shape, len(weight)
     x = x if x.stride(1) == 1 else x.contiguous()
     logits = torch.empty(tokens, experts, dtype=torch.float32, device=x.device)
     if not tokens:
         return logits
-    are_few, splits, parts = tokens <= FEW_TOKENS, 1, logits
-    block, rows = (NARROWEST, max(triton.next_power_of_2(tokens), NARROWEST)) if are_few else (64, FEW_TOKENS)
-    blocks, dependent = triton.cdiv(experts, block), depends(x.device)
-    if are_few:
-        while 2 * splits * blocks <= PROGRAMS and 2 * splits * INPUTS <= hidden:
-            splits *= 2
-        assert blocks <= ARRIVALS, f"{experts} experts in {blocks} blocks; at most {ARRIVALS}"
+    shape = shape or shape_for(tokens)
+    blocks, rows = triton.cdiv(experts, shape.experts), triton.cdiv(tokens, shape.tokens)
+    splits, parts, dependent = 1, logits, depends(x.device)
+    while 2 * splits * blocks * rows <= shape.programs and 2 * splits * shape.inputs <= hidden:
+        splits *= 2
+    if splits > 1:
+        assert blocks * rows <= ARRIVALS, f"{experts} experts in {blocks} blocks; at most {ARRIVALS}"
         parts = torch.empty(splits, tokens, experts, dtype=torch.float32, device=x.device)
-    _score[(blocks, splits, triton.cdiv(tokens, rows))](
+    _score[(blocks, splits, rows)](
         x, weight, logits, parts, arrivals(x.device), tokens, experts, hidden, x.stride(0),
-        TOKENS=rows, EXPERTS=block, INPUTS=INPUTS if are_few else 32, SPLITS=splits, DEPENDENT=dependent,
-        launch_pdl=dependent, num_warps=4, num_stages=3,
+        TOKENS=shape.tokens, EXPERTS=shape.experts, INPUTS=shape.inputs,
+        JOINED=min(JOINED_NUMBERS // (shape.experts * shape.tokens), MOST_JOINED), DEPENDENT=dependent,
+        launch_pdl=dependent, num_warps=shape.warps, num_stages=shape.stages,
     )  # fmt: skip
     return logits
 
