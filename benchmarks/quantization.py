@@ -39,6 +39,7 @@ WEIGHTS = (
     "ao-fp8w8a16",
     "vllm-fp8w8a8",
     "fp8w8a8-b128",
+    "ao-fp6w6a16",
     "ao-w4a16-128",
     "ao-w4a16-32",
 )
