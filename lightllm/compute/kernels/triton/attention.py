@@ -42,7 +42,8 @@ def attend(
         streams = is_hopper and attention_decode_hopper.why_not(q, keys, values) is None
         module = attention_decode_hopper if streams else attention_decode
         where = (slot_table, row[:decodes], lengths[:decodes])
-        module.attend_decodes(q[:decodes], keys, values, *where, scale, window, out[:decodes])
+        more = {"memo": memo} if streams else {}
+        module.attend_decodes(q[:decodes], keys, values, *where, scale, window, out[:decodes], **more)
     fewest = FEWEST_ROWS * keys.shape[1] // q.shape[1]
     copies = is_hopper and why_not_runs(q, keys) is None
     for lot, contexts in lots(query_lengths, context_lengths, fewest if copies else None, MOST_COPIED):

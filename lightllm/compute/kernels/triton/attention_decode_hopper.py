@@ -3,13 +3,16 @@
 
 The work is cut as in attention_decode.py, whose description comes first. Here a program asks for its first tiles before
 it waits for the kernel that makes queries and the newest keys, unless such a key is in the tile; copies run STAGES - 1
-tiles ahead. Tokens are the tall operand of the matrix unit and heads its narrow one, so few heads waste little. In
-Gluon, Triton's lower level, because Triton asks for nothing of a loop before all that comes before the loop.
+tiles ahead. Which work each program has is found out once a step, by a kernel launched in the ordinary way (launch.py).
+Tokens are the tall operand of the matrix unit and heads its narrow one, so few heads waste little. In Gluon, Triton's
+lower level, because Triton asks for nothing of a loop before all that comes before the loop.
 
 Suffixes: S sequences, T tokens of a tile, G query heads of a key head, D numbers of a head, E both ends of a run.
 """
 
+from collections.abc import Hashable, MutableMapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import triton
@@ -28,6 +31,7 @@ NARROWEST = 8  # heads of the smallest product
 MOST_GROUPED = 16
 DIMS = (64, 128, 256)
 JOINED = gl.constexpr(4)  # parts that are read at once
+SHARE = gl.constexpr(8)  # numbers that say which units a program has
 
 
 @dataclass(frozen=True)
@@ -273,12 +277,32 @@ def _join_ends(
 
 
 # What differs from step to step must not be compiled for: the compiler would stop requests for seconds.
+@gluon.jit(do_not_specialize=["sequences"], do_not_specialize_on_alignment=["lengths"])
+def _share_out(
+    work, lengths, sequences, kv_heads, window,
+    SEQUENCES: gl.constexpr, TILE: gl.constexpr, WINDOWED: gl.constexpr, num_warps: gl.constexpr,
+):  # fmt: skip
+    """Writes down each program's share: all units, and its first one's head, sequence, first unit and length."""
+    program, all_programs = gl.program_id(0), gl.num_programs(0)
+    tiles, _, _, _ = _locate(0, lengths, sequences, window, SEQUENCES, TILE, WINDOWED)
+    units = tiles * kv_heads
+    start = program * units // gl.maximum(gl.minimum(all_programs, units), 1)
+    _, head, sequence, first = _locate(start, lengths, sequences, window, SEQUENCES, TILE, WINDOWED)
+    sequence = gl.minimum(sequence, sequences - 1)  # programs beyond the last unit have nothing to do
+    share = work + program * SHARE
+    gl.store(share, units)
+    gl.store(share + 1, head)
+    gl.store(share + 2, sequence)
+    gl.store(share + 3, first)
+    gl.store(share + 4, gl.load(lengths + sequence))
+
+
 @gluon.jit(do_not_specialize=["sequences"], do_not_specialize_on_alignment=["row", "lengths"])
 def _attend_decodes(
-    q, keys, values, out, slot_table, row, lengths, parts, stats, counters, sequences, kv_heads, scale, window,
+    q, keys, values, out, slot_table, row, lengths, work, parts, stats, counters, sequences, kv_heads, scale, window,
     q_stride, q_head_stride, keys_stride, keys_head_stride, values_stride, values_head_stride,
     table_stride, out_stride, out_head_stride,
-    SEQUENCES: gl.constexpr, GROUP: gl.constexpr, GROUPED: gl.constexpr, HEADS: gl.constexpr, DIM: gl.constexpr,
+    GROUP: gl.constexpr, GROUPED: gl.constexpr, HEADS: gl.constexpr, DIM: gl.constexpr,
     TILE: gl.constexpr, STAGES: gl.constexpr, WINDOWED: gl.constexpr, num_warps: gl.constexpr,
 ):  # fmt: skip
     gdc_launch_dependents()
@@ -294,8 +318,9 @@ def _attend_decodes(
     shares = gl.allocate_shared_memory(element, [HEADS, TILE], share_layout)
 
     program, all_programs = gl.program_id(0), gl.num_programs(0)
-    tiles, _, _, _ = _locate(0, lengths, sequences, window, SEQUENCES, TILE, WINDOWED)
-    units = tiles * kv_heads
+    share = work + program * SHARE
+    units, head, sequence = gl.load(share), gl.load(share + 1), gl.load(share + 2)
+    first, length = gl.load(share + 3), gl.load(share + 4)
     programs = gl.minimum(all_programs, units)
     if program >= programs:
         # See attention_decode.
@@ -303,8 +328,6 @@ def _attend_decodes(
             gdc_wait()
         return
     start, end = program * units // programs, (program + 1) * units // programs
-    _, head, sequence, first = _locate(start, lengths, sequences, window, SEQUENCES, TILE, WINDOWED)
-    length = gl.load(lengths + sequence)
     cursor = (head, sequence, first, length, _first_position(length, window, WINDOWED))
     begun = cursor
     pool = (keys, values, keys_stride, keys_head_stride, values_stride, values_head_stride)
@@ -391,8 +414,9 @@ def attend_decodes(
     out: Tensor,
     *,
     shape: Shape | None = None,
+    memo: MutableMapping[Hashable, Any] | None = None,
 ) -> None:
-    """As attention_decode.attend_decodes."""
+    """As attention_decode.attend_decodes. memo: of ops.attend."""
     sequences, heads, dim = q.shape
     kv_heads = keys.shape[1]
     group, device = heads // kv_heads, q.device
@@ -401,11 +425,21 @@ def attend_decodes(
     assert sequences * kv_heads <= ARRIVALS, f"{sequences} sequences of {kv_heads} key heads; at most {ARRIVALS} in all"
     parts = torch.empty(programs * 2 * group * dim, dtype=torch.float32, device=device)
     stats = torch.empty(programs * 2 * 2 * group, dtype=torch.float32, device=device)
+    several = max(triton.next_power_of_2(sequences), 128)
+    key = "work of decodes", lengths.data_ptr(), sequences, window, shape
+    is_first = memo is None or key not in memo
+    work = torch.empty(programs * SHARE.value, dtype=torch.int32, device=device) if is_first else memo[key]
+    if is_first:
+        _share_out[(programs,)](
+            work, lengths, sequences, kv_heads, window or 0,
+            SEQUENCES=several, TILE=shape.tile, WINDOWED=window is not None, num_warps=WARPS,
+        )  # fmt: skip
+    if memo is not None:
+        memo[key] = work
     _attend_decodes[(programs,)](
-        q, keys, values, out, slot_table, row, lengths, parts, stats, arrivals(device), sequences, kv_heads,
+        q, keys, values, out, slot_table, row, lengths, work, parts, stats, arrivals(device), sequences, kv_heads,
         scale * LOG2_E, window or 0, q.stride(0), q.stride(1), keys.stride(0), keys.stride(1), values.stride(0),
         values.stride(1), slot_table.stride(0), out.stride(0), out.stride(1),
-        SEQUENCES=max(triton.next_power_of_2(sequences), 128), GROUP=group, GROUPED=grouped,
-        HEADS=max(grouped, NARROWEST), DIM=dim, TILE=shape.tile, STAGES=shape.stages, WINDOWED=window is not None,
-        launch_pdl=True, num_warps=WARPS,
+        GROUP=group, GROUPED=grouped, HEADS=max(grouped, NARROWEST), DIM=dim, TILE=shape.tile, STAGES=shape.stages,
+        WINDOWED=window is not None, launch_pdl=not is_first, num_warps=WARPS,
     )  # fmt: skip
