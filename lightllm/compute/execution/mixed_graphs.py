@@ -30,6 +30,8 @@ MOST_CHUNKS = 32  # the kernel looks through this many in any case
 # that it takes for 32 layers on an H200. That much is saved at 24k beside few tokens, and at less beside more.
 LONGEST_CONTEXT = 8192
 
+ROOM_FOR_SLOTS = 1 << 16  # bytes: changes of the slot table that are more take a copy of their own
+
 Numbers = Any  # np.ndarray on the host, Tensor on the device
 
 
@@ -66,7 +68,8 @@ class MixedGraphs:
         self._most_sequences, device = min(rows.hold_row, MOST_SEQUENCES), rows.slot_table.device
         self._zeros = torch.zeros(2 * most + MOST_SEQUENCES + MOST_CHUNKS, dtype=torch.int32, device=device)
         nothing = (np.zeros(0, np.int32),) * 5
-        self._buffer = torch.zeros(len(pack(self._lay_out(most, *nothing))[0]), dtype=torch.uint8, device=device)
+        room = len(pack(self._lay_out(most, *nothing))[0]) + ROOM_FOR_SLOTS
+        self._buffer = torch.zeros(room, dtype=torch.uint8, device=device)
         self._recorded: dict[int, tuple[Callable[[], object], Sampling]] = {}
         rows.slot_table[rows.hold_row, 0] = hold_slot
         for size in largest_first(sizes, "mixed steps"):
@@ -81,8 +84,8 @@ class MixedGraphs:
         size = self.size_for(plan)
         if size is None:
             return None
-        self._update_slots(plan)
-        self._fill(self._lay_out(size, plan.tokens, plan.rows, plan.starts, plan.counts, plan.samples))
+        layout = self._lay_out(size, plan.tokens, plan.rows, plan.starts, plan.counts, plan.samples)
+        self._update_slots(*self._fill(layout, _changes(plan)))
         replay, padded = self._recorded[size]
         replay()
         count = np.count_nonzero(plan.samples)
@@ -141,27 +144,29 @@ class MixedGraphs:
             wanted_length=_widened(lengths[wanted], most_decodes, np.int64),
         )
 
-    def _fill(self, layout: Layout) -> None:
-        packed, _ = pack(layout)
+    def _fill(self, layout: Layout, more: Sequence[np.ndarray] = ()) -> list[Tensor]:
+        """Uploads a layout to its place and `more` behind it, in one copy if there is room. Returns the latter."""
+        packed, starts = pack([*layout, *more])
+        if len(packed) > len(self._buffer):
+            self._fill(layout)
+            return list(self._upload.together(*more))
         self._upload.into(self._buffer[: len(packed)], packed)
+        return self._views(starts[len(layout) :], more)
 
     def _on_device(self, layout: Layout) -> Layout:
         """Where `_fill` puts a layout of this size."""
         _, starts = pack(layout)
-        types = {np.dtype(np.int32): torch.int32, np.dtype(np.int64): torch.int64}
-        return Layout(
-            *(
-                self._buffer[start : start + array.nbytes].view(types[array.dtype])
-                for start, array in zip(starts, layout, strict=True)
-            )
-        )
+        return Layout(*self._views(starts, layout))
 
-    def _update_slots(self, plan: StepPlan) -> None:
-        if not len(plan.update_slots):
-            return
-        row, told, slot_start, new_slots = self._upload.together(
-            plan.update_rows.astype(np.int64), plan.update_starts, starts_of(plan.update_counts), plan.update_slots
-        )
+    def _views(self, starts: Sequence[int], arrays: Sequence[np.ndarray]) -> list[Tensor]:
+        """The parts of the buffer that begin at these bytes, with types and sizes of these arrays."""
+        types = {np.dtype(np.int32): torch.int32, np.dtype(np.int64): torch.int64}
+        return [
+            self._buffer[start : start + array.nbytes].view(types[array.dtype])
+            for start, array in zip(starts, arrays, strict=True)
+        ]
+
+    def _update_slots(self, row: Tensor, told: Tensor, slot_start: Tensor, new_slots: Tensor) -> None:
         no_tokens, zeros = self._zeros[:0], self._zeros[: len(row) + 1]
         ops.prepare_step(no_tokens, row, zeros, slot_start, told, told, new_slots, *self._rows.tensors)
 
@@ -186,6 +191,11 @@ class MixedGraphs:
             max_length=rows.longest,
             wanted=Wanted(layout.wanted_token, layout.wanted_row, layout.wanted_start, layout.wanted_lengths),
         )
+
+
+def _changes(plan: StepPlan) -> list[np.ndarray]:
+    """Of the slot table, as `_update_slots` takes them."""
+    return [plan.update_rows.astype(np.int64), plan.update_starts, starts_of(plan.update_counts), plan.update_slots]
 
 
 def _widened(values: np.ndarray, width: int, dtype: type, padding: int = 0) -> np.ndarray:

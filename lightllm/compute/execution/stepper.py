@@ -96,10 +96,8 @@ class Stepper:
 
     def launch(self, plan: StepPlan) -> Outcome:
         """Computes a plan. All ranks are given the same ones, and all learn what rank 0 samples."""
-        if self._group.rank == 0 and len(plan.begins):
-            self._sampler.begin(plan.begins, plan.stop_tokens, plan.words)
-            if self.masks is not None:
-                self.masks.begin(plan.begins)
+        if self.masks is not None and self._group.rank == 0 and len(plan.begins):
+            self.masks.begin(plan.begins)
         which = np.flatnonzero(plan.samples)
         if self._model.score is not None:
             sampling = self._pool_hidden(plan) or self._replay(plan) or self._compute(plan)
@@ -111,6 +109,8 @@ class Stepper:
             sampling, scores = self._compute_and_score(plan)
         else:
             sampling = self._replay(plan) or self._compute(plan)
+        if self._group.rank == 0 and len(plan.begins):  # while the device computes
+            self._sampler.begin(plan.begins, plan.stop_tokens, plan.words)
         tokens, logprobs = self._sample(plan, sampling, which) if len(which) else (None, None)
         return Outcome(which, tokens, logprobs, scores=scores)
 
