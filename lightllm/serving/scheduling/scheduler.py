@@ -309,9 +309,10 @@ class Scheduler:
                 self._running.seat(member)
             first = together[0].row
             next_tokens = self._running.room_for(first, draft)
-            needed = self._policy.needed(self._running, first, next_tokens)
             # Alone it fits: `why_not_alone` was asked when it was submitted.
-            if not next_tokens or (needed > self._policy.allowed and len(self._running) > len(together)):
+            is_alone = len(self._running) == len(together)
+            needed = request.work if is_alone else self._policy.needed(self._running, first, next_tokens)
+            if not next_tokens or (needed > self._policy.allowed and not is_alone):
                 for member in together:
                     self._running.leave(member)
                 return
