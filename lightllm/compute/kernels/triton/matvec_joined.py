@@ -38,7 +38,7 @@ from lightllm.compute.ops.op import Facts
 
 SHARED_BYTES = 227_000  # of a multiprocessor
 MANY_TOKENS = gl.constexpr(64)  # with more the matrix unit is as busy as the memory
-LEAST_WIDTH = 4096
+LEAST_WIDTH, SMALL_WIDTH = 4096, 1024
 
 
 @gluon.jit
@@ -367,8 +367,9 @@ def _pays(tokens: int, width: int) -> bool:
 
 
 def _pays_to_rotate(tokens: int, width: int) -> bool:
-    """As _pays. With more tokens, attention rather has a kernel before it in which it can begin."""
-    return tokens <= 32 and _pays(tokens, width)
+    """As _pays. With more tokens, attention rather has a kernel before it in which it can begin; in small models a
+    kernel less counts for more."""
+    return (tokens <= 32 and _pays(tokens, width)) or (tokens <= 16 and width <= SMALL_WIDTH)
 
 
 @ops.gated_linear_of_weighted.implementation("triton", why_not_joined, _pays)
