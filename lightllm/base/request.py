@@ -194,6 +194,11 @@ class SamplingParams(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
                 "-1 for as many as are allowed, or an integer of at least 1",
                 self.truncate_prompt_tokens in (None, -1) or self.truncate_prompt_tokens in _COUNTS,
             ),
+            (
+                "truncation_side",
+                "it with truncate_prompt_tokens only, or leave it out",
+                self.truncation_side == "left" or self.truncate_prompt_tokens is not None,
+            ),
         ]
 
     def _token_rules(self) -> list[tuple[str, str, bool]]:

@@ -229,7 +229,9 @@ class EngineClient:
         """
         if not self._config.profile_dir:
             raise RequestError("profiling is off; start the server with --profile_dir=FOLDER")
-        scheduler = self._need_scheduler()
+        scheduler = self._channels["scheduler"]
+        if scheduler is None:
+            raise RequestError("the engine has failed; try again later", status=503)
         if self._on_profiled is not None:
             raise RequestError("another order to profile is being carried out; try again", status=409)
         scheduler.send(Profile(starts))
@@ -240,16 +242,15 @@ class EngineClient:
 
         Raises RequestError where the engine does not serve.
         """
+        if reason := self.why_not_serving():
+            raise RequestError(f"{reason}; try again later", status=503)
+        scheduler = self._channels["scheduler"]
+        assert scheduler is not None, "else it would not serve"
         try:
-            self._need_scheduler().send(Flush())
+            scheduler.send(Flush())
         except Closed:
             raise RequestError("the engine has failed; try again later", status=503) from None
         self._on_flushed.append(on_flushed)
-
-    def _need_scheduler(self) -> Channel:
-        if (scheduler := self._channels["scheduler"]) is None:
-            raise RequestError("the engine has failed; try again later", status=503)
-        return scheduler
 
     def take_answers(self) -> None:
         """Takes in what the scheduler has sent. Raises Closed after its death."""

@@ -59,6 +59,14 @@ def test_the_cache_is_emptied_on_demand(http, live, path):
     assert http.post(path).json() == {"tokens": len(live.engine.prompts)}
 
 
+def test_nobody_waits_for_an_engine_that_only_starts(http, live):
+    live.engine.status.state = State.STARTING
+    try:
+        assert http.post("/flush_cache").status_code == 503
+    finally:
+        live.engine.status.state = State.SERVING
+
+
 def test_who_waits_for_an_empty_cache_is_told_that_the_engine_died(start):
     live = start()
     told = []
