@@ -9,6 +9,7 @@ from tqdm import tqdm
 
 from lightllm.base import log
 from lightllm.base.config import ServerConfig
+from lightllm.base.task import Task
 from lightllm.processes.supervision.member import ChildProcess
 from lightllm.serving.parsing.choice import choose
 from lightllm.serving.text.chat_template import find_sources
@@ -93,6 +94,18 @@ def show_address(config: ServerConfig) -> None:
 
 
 def _example(config: ServerConfig) -> tuple[str, dict]:
+    """A route that the model is for, and a body for it."""
+    task, has_text, model = Task.of(config), config.tokenizer_mode != "none", {"model": config.model_name}
+    if task.kind == "embed":
+        return "/v1/embeddings", model | {"input": "What is 25 + 17?" if has_text else [1, 2, 3]}
+    if task.kind == "classify" and has_text:
+        return "/v1/rerank", model | {"query": "What is 25 + 17?", "documents": ["42", "Nothing much."]}
+    if task.kind != "generate":
+        return "/get_score", {"chat": "What is 25 + 17? It is 42." if has_text else [1, 2, 3]}
+    return _generating(config)
+
+
+def _generating(config: ServerConfig) -> tuple[str, dict]:
     common = {"model": config.model_name, "max_tokens": 64}
     if config.tokenizer_mode == "none":
         return "/v1/completions", common | {"prompt": [1, 2, 3]}
