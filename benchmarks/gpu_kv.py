@@ -67,25 +67,24 @@ def shapes(kind: torch.dtype | None, *, every: bool) -> list[Any]:
     """Launch parameters of decodes."""
     if kind is None:
         return [attention_decode_hopper.shape_for(DIM)]
-    width = DIM // 2 if kind == torch.uint8 else DIM
-    tried = [(64, 3, 2), (64, 4, 2), (64, 6, 2), (128, 3, 2), (64, 4, 1), (128, 4, 1)]
-    if width < DIM:
-        tried = [(64, 4, 2), (64, 6, 2), (128, 3, 2), (128, 4, 2), (128, 6, 2), (128, 4, 1)]
+    width = DIM // 2 if kind == torch.uint8 else DIM  # bytes
+    tried = [(64, 3, 2), (64, 4, 3), (128, 3, 2)] if width == DIM else [(64, 4, 2), (64, 4, 3), (64, 4, 4)]
     made = [attention_decode_quantized.Shape(*one) for one in tried]
-    default = attention_decode_quantized.shape_for()
+    default = attention_decode_quantized.shape_for(DIM)
     return [default, *(one for one in made if every and one != default)]
 
 
 def decode(shape: Any, *made: Any) -> Tensor:
     """The decode kernel by itself."""
-    is_scaled = isinstance(shape, attention_decode_quantized.Shape)
-    module = attention_decode_quantized if is_scaled else attention_decode_hopper
     q, keys, *more = made
-    key_scale, values, value_scale, *where = more if is_scaled else (None, more[0], None, *more[1:])
-    scales = {"scales": (key_scale, value_scale)} if is_scaled else {}
-    table, row, _, lengths, scale, window, *_ = where
     out = torch.empty_like(q)
-    module.attend_decodes(q, keys, values, table, row, lengths, scale, window, out, shape=shape, **scales)
+    if isinstance(shape, attention_decode_quantized.Shape):
+        key_scale, values, value_scale, table, row, _, lengths, scale, window, *_ = more
+        where, scales = (table, row, lengths, scale, window), (key_scale, value_scale)
+        attention_decode_quantized.attend_decodes(q, keys, values, *where, out, scales=scales, shape=shape)
+    else:
+        values, table, row, _, lengths, scale, window, *_ = more
+        attention_decode_hopper.attend_decodes(q, keys, values, table, row, lengths, scale, window, out, shape=shape)
     return out
 
 
@@ -144,7 +143,7 @@ def cases(
 def measure_attention(kinds: list[str], **which: bool) -> None:
     device = torch.device("cuda", torch.cuda.current_device())
 
-    def launch(_: Callable[[], int]) -> None:
+    def launch(_kernels: Callable[[], int]) -> None:
         for _, _, run, make in cases(Facts(torch.device("meta"), torch.bfloat16), kinds, **which):
             run(*make())
 

@@ -189,11 +189,11 @@ def _quantized_decodes(heads: Heads, kind: torch.dtype, facts: Facts) -> Tunable
     width = heads.dim // (2 if kind == torch.uint8 else 1)
     candidates = [
         attention_decode_quantized.Shape(tile, stages, programs)
-        for tile, stages, programs in itertools.product((64, 128), (3, 4, 6), (1, 2))
+        for tile, stages, programs in itertools.product((64, 128), (3, 4, 6), (2, 3, 4))
         if 2 * tile * (width + 4) * stages * programs <= SHARED_BYTES
     ]
     sizes = heads.dim, width
-    default = attention_decode_quantized.shape_for()
+    default = attention_decode_quantized.shape_for(heads.dim)
     workloads = []
     for batch, length in DECODES:
         case = _attention_case("attend quantized decodes", [1] * batch, [length] * batch, heads, facts)

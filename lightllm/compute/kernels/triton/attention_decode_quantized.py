@@ -35,7 +35,6 @@ from lightllm.compute.kernels.triton.attention_decode_hopper import (
     _join_ends,
     _locate,
     _next,
-    _slots,
 )
 from lightllm.compute.kernels.triton.launch import ARRIVALS, arrivals, card
 from lightllm.compute.ops.per_channel import SMALLEST_SCALE
@@ -44,12 +43,13 @@ WARPS = gl.constexpr(4)
 HEADS = gl.constexpr(16)  # rows of the matrix unit's product
 DIMS = (64, 128)
 LEAST_SCALE = gl.constexpr(SMALLEST_SCALE)
+REGISTERS, MOST_REGISTERS = 65536, 255  # of a multiprocessor, of a thread
 MERGED = gl.constexpr(32)  # numbers of a head that warps join at once
 
 
 @dataclass(frozen=True)
 class Shape:
-    """Launch parameters. programs: of one multiprocessor at once."""
+    """Launch parameters. programs: of one multiprocessor at once, which share its registers."""
 
     tile: int
     stages: int
@@ -101,16 +101,36 @@ def _numbers(raw, PART: gl.constexpr, PACKED: gl.constexpr):
 
 
 @gluon.jit
-def _scale_slots(unit, cursor, table, TILE: gl.constexpr, COPY: gl.constexpr):
-    """As _slots, for the copies of scales [WARPS, tokens of a warp]."""
-    slot_table, row, table_stride = table
-    _, sequence, first, length, seen = cursor
+def _advance(unit, ahead, line, table, lengths, sequences, window, TILE: gl.constexpr, WINDOWED: gl.constexpr):
+    """The cursor after this unit, and where its line of the slot table begins.
+
+    Memory is read only where a sequence ends: in every step of the loop that took as long as all else.
+    """
+    head, sequence, first, length, seen = ahead
+    if unit + 1 == first + gl.cdiv(length - seen, TILE):
+        head, sequence, first, length, seen = _next(unit, ahead, lengths, sequences, window, TILE, WINDOWED)
+        line = _line(sequence, table)
+    return (head, sequence, first, length, seen), line
+
+
+@gluon.jit
+def _line(sequence, table):
+    _, row, table_stride = table
+    return gl.load(row + sequence).to(gl.int64) * table_stride
+
+
+@gluon.jit
+def _slots(unit, cursor, line, table, TILE: gl.constexpr, COPY: gl.constexpr, SCALES: gl.constexpr):
+    """Slots of a unit's tokens, and which of them there are: for copies [TILE] and for those of scales [B, N]."""
     TOKENS: gl.constexpr = TILE // WARPS
-    warp_B, token_N = gl.arange(0, WARPS, gl.SliceLayout(1, COPY)), gl.arange(0, TOKENS, gl.SliceLayout(0, COPY))
-    token_BN = warp_B[:, None] * TOKENS + token_N[None, :] + seen + (unit - first) * TILE
-    is_token_BN = token_BN < length
-    line = slot_table + gl.load(row + sequence) * table_stride
-    return gl.load(line + token_BN, mask=is_token_BN, other=0), is_token_BN
+    _, _, first, length, seen = cursor
+    position, slots = seen + (unit - first) * TILE, table[0] + line
+    token_T = position + gl.arange(0, TILE, gl.SliceLayout(1, COPY))
+    warp_B, token_N = gl.arange(0, WARPS, gl.SliceLayout(1, SCALES)), gl.arange(0, TOKENS, gl.SliceLayout(0, SCALES))
+    token_BN = position + warp_B[:, None] * TOKENS + token_N[None, :]
+    is_token_T, is_token_BN = token_T < length, token_BN < length
+    slot_T = gl.load(slots + token_T, mask=is_token_T, other=0)
+    return slot_T, is_token_T, gl.load(slots + token_BN, mask=is_token_BN, other=0), is_token_BN
 
 
 @gluon.jit
@@ -132,34 +152,31 @@ def _ask(pool, scales, cursor, slots, tiles, stage, WIDTH: gl.constexpr, COPY: g
 
 
 @gluon.jit
-def _all_slots(unit, cursor, table, TILE: gl.constexpr, COPY: gl.constexpr, SCALES: gl.constexpr):
-    slot_T, is_token_T = _slots(unit, cursor, table, TILE, COPY)
-    slot_BN, is_token_BN = _scale_slots(unit, cursor, table, TILE, SCALES)
-    return slot_T, is_token_T, slot_BN, is_token_BN
-
-
-@gluon.jit
 def _ask_early(
-    pool, scales, table, lengths, sequences, window, cursor, start, end, tiles,
+    pool, scales, table, lengths, sequences, window, cursor, line, start, end, tiles,
     WIDTH: gl.constexpr, TILE: gl.constexpr, STAGES: gl.constexpr, WINDOWED: gl.constexpr, COPY: gl.constexpr,
     SCALES: gl.constexpr,
 ):  # fmt: skip
     """The first tiles; those in which the newest token is only when it is there. Returns the cursor after them."""
-    ahead = cursor
+    ahead, line_ahead = cursor, line
     for stage in gl.static_range(STAGES - 1):
         if (start + stage < end) & (_is_last_tile(start + stage, ahead, TILE) == 0):
-            slots = _all_slots(start + stage, ahead, table, TILE, COPY, SCALES)
+            slots = _slots(start + stage, ahead, line_ahead, table, TILE, COPY, SCALES)
             _ask(pool, scales, ahead, slots, tiles, stage, WIDTH, COPY)
-        ahead = _next(start + stage, ahead, lengths, sequences, window, TILE, WINDOWED)
+        ahead, line_ahead = _advance(
+            start + stage, ahead, line_ahead, table, lengths, sequences, window, TILE, WINDOWED
+        )
     gdc_wait()
-    ahead = cursor
+    ahead, line_ahead = cursor, line
     for stage in gl.static_range(STAGES - 1):
         if (start + stage < end) & _is_last_tile(start + stage, ahead, TILE):
-            slots = _all_slots(start + stage, ahead, table, TILE, COPY, SCALES)
+            slots = _slots(start + stage, ahead, line_ahead, table, TILE, COPY, SCALES)
             _ask(pool, scales, ahead, slots, tiles, stage, WIDTH, COPY)
         async_copy.commit_group()
-        ahead = _next(start + stage, ahead, lengths, sequences, window, TILE, WINDOWED)
-    return ahead
+        ahead, line_ahead = _advance(
+            start + stage, ahead, line_ahead, table, lengths, sequences, window, TILE, WINDOWED
+        )
+    return ahead, line_ahead
 
 
 @gluon.jit
@@ -224,7 +241,7 @@ def _attend_tile(
     key_scale_BN, value_scale_BN = key_scales.index(stage).load(COLUMNS), value_scales.index(stage).load(COLUMNS)
     score_BGN = mma_v2(query[0], _key_part(raw_keys, 0, PACKED, WIDTH, MMA), gl.zeros_like(weight_BGN))
     if PACKED == 2:
-        score_BGN = mma_v2(query[1], _key_part(raw_keys, 1, PACKED, WIDTH, MMA), score_BGN)
+        score_BGN += mma_v2(query[1], _key_part(raw_keys, 1, PACKED, WIDTH, MMA), gl.zeros_like(weight_BGN))
     score_BGN = score_BGN * factor_BG[:, :, None] * key_scale_BN[:, None, :]
     score_BGN = gl.where(is_token_BN[:, None, :], score_BGN, float("-inf"))
     new_BG = gl.maximum(largest_BG, gl.max(score_BGN, axis=2))
@@ -356,14 +373,14 @@ def _attend_decodes(
     begun = cursor
     pool = (keys, values, keys_stride, keys_head_stride, values_stride, values_head_stride)
     scales, table = (key_scale, value_scale, scale_stride), (slot_table, row, table_stride)
-    ahead = _ask_early(
-        pool, scales, table, lengths, sequences, window, cursor, start, end, tiles, WIDTH, TILE, STAGES, WINDOWED, COPY,
-        SCALES,
+    ahead, line = _ask_early(
+        pool, scales, table, lengths, sequences, window, cursor, _line(sequence, table), start, end, tiles, WIDTH, TILE,
+        STAGES, WINDOWED, COPY, SCALES,
     )  # fmt: skip
     warp_B = gl.arange(0, WARPS, gl.SliceLayout(1, gl.SliceLayout(1, MMA)))
     token_N = gl.arange(0, TOKENS, gl.SliceLayout(0, gl.SliceLayout(1, MMA)))
     token_BN = warp_B[:, None] * TOKENS + token_N[None, :]
-    slots = _all_slots(start + STAGES - 1, ahead, table, TILE, COPY, SCALES)
+    slots = _slots(start + STAGES - 1, ahead, line, table, TILE, COPY, SCALES)
     unit = start
     while unit < end:
         head, sequence, first, length, seen = cursor
@@ -383,8 +400,8 @@ def _attend_decodes(
             if number + STAGES - 1 < end:
                 _ask(pool, scales, ahead, slots, tiles, later, WIDTH, COPY)
             async_copy.commit_group()
-            ahead = _next(number + STAGES - 1, ahead, lengths, sequences, window, TILE, WINDOWED)
-            slots = _all_slots(number + STAGES, ahead, table, TILE, COPY, SCALES)
+            ahead, line = _advance(number + STAGES - 1, ahead, line, table, lengths, sequences, window, TILE, WINDOWED)
+            slots = _slots(number + STAGES, ahead, line, table, TILE, COPY, SCALES)
             position = seen + (number - first) * TILE
             sums, largest_BG, top_B, weight_BGN = _attend_tile(
                 sums, largest_BG, top_B, weight_BGN, (query_first, query_second), factor_BG,
@@ -407,9 +424,9 @@ def _attend_decodes(
     )  # fmt: skip
 
 
-def shape_for() -> Shape:
-    """Source: docs/performance-log.md."""
-    return Shape(tile=64, stages=4, programs=2)
+def shape_for(dim: int) -> Shape:
+    """As many programs as registers allow. Source: docs/performance-log.md."""
+    return Shape(tile=64, stages=3, programs=3 if dim > 64 else 4)
 
 
 def why_not(q: Tensor, keys: Tensor, values: Tensor) -> str | None:
@@ -442,10 +459,11 @@ def attend_decodes(
     sequences, heads, dim = q.shape
     kv_heads, width = keys.shape[1:]
     group, device = heads // kv_heads, q.device
-    default = shape_for()
+    default = shape_for(dim)
     shape = shape or tuned.shape(device, "attend quantized decodes", Shape, (dim, width), default) or default
     programs = shape.programs * card(device).multiprocessors
     assert sequences * kv_heads <= ARRIVALS, f"{sequences} sequences of {kv_heads} key heads; at most {ARRIVALS} in all"
+    registers = REGISTERS // (32 * WARPS.value * shape.programs)
     parts = torch.empty(programs * 2 * group * dim, dtype=torch.float32, device=device)
     stats = torch.empty(programs * 2 * 2 * group, dtype=torch.float32, device=device)
     _attend_decodes[(programs,)](
@@ -455,5 +473,5 @@ def attend_decodes(
         SEQUENCES=max(triton.next_power_of_2(sequences), 128), GROUP=group, GROUPED=triton.next_power_of_2(group),
         WIDTH=width, PACKED=dim // width, TILE=shape.tile, STAGES=shape.stages, WINDOWED=window is not None,
         KEYS=_key_layout(width, shape.tile), VALUES=_value_layout(width, shape.tile),
-        launch_pdl=True, num_warps=WARPS.value,
+        launch_pdl=True, num_warps=WARPS.value, maxnreg=min(registers // 8 * 8, MOST_REGISTERS),
     )  # fmt: skip
