@@ -60,6 +60,7 @@ class FakeEngine:
     paused: threading.Event = field(default_factory=threading.Event)
     profiles: list[Profile] = field(default_factory=list)  # orders, never answered
     refusal: Refusal = Refusal.NONE  # if any, everything that comes is refused for it
+    forbids_all: bool = False  # whether grammars allow nothing
     predicted_wait: float = math.nan
     grammars: list[bytes] = field(default_factory=list)  # that were asked about
     grammar_refusal: str = ""  # the answer to that
@@ -130,8 +131,8 @@ class FakeEngine:
             if (request := self._read(*reference)) is not None:
                 self.open.add(reference)
                 self.waiting[reference] = request
-                if self.refusal:
-                    self._finish_at_once(reference, FinishReason.REFUSED)
+                if self.refusal or self.forbids_all:
+                    self._finish_at_once(reference, FinishReason.REFUSED if self.refusal else FinishReason.GRAMMAR)
         for reference in message.release:
             self.open.discard(reference)
             self.waiting.pop(reference, None)

@@ -69,6 +69,7 @@ class GenerationBody(msgspec.Struct, kw_only=True, forbid_unknown_fields=True, f
     truncation_side: Literal["left", "right"] | None = None
     long_truncation_mode: Literal["none", "head", "center", "tail"] | None = None
     return_token_ids: bool | None = None
+    return_tokens_as_token_ids: bool | None = None
     cache_salt: Annotated[str, msgspec.Meta(min_length=1)] | None = None
     use_beam_search: bool | None = None
     num_beams: Int | None = None

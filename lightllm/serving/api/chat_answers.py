@@ -191,7 +191,7 @@ def completion(
     messages = [reader.message(answer) for reader, answer in zip(readers, answers, strict=True)]
     for sample, (reader, answer) in enumerate(zip(readers, answers, strict=True)):
         count.note(sample, answer, reasoning_tokens=reader.reasoning_tokens)
-    choices = []
+    choices, as_ids = [], bool(body.return_tokens_as_token_ids)
     for choice, sample in enumerate(best_of.chosen(answers, params)):
         answer = answers[sample]
         assert answer.finish_reason is not None, "whole answers have ended"
@@ -199,7 +199,7 @@ def completion(
             ChatChoice(
                 choice,
                 messages[sample],
-                logprobs.for_chat(service, answer.tokens) if particulars.has_logprobs else None,
+                logprobs.for_chat(service, answer.tokens, as_ids=as_ids) if particulars.has_logprobs else None,
                 readers[sample].finish(answer.finish_reason),
                 answer.stop_reason(generation.requests[sample]),
                 answer.tokens.ids.tolist() if body.return_token_ids else UNSET,
@@ -243,7 +243,7 @@ class ChatStream:
         ids = particulars.prompt_token_ids
         self._prompt = b"" if ids is UNSET else b',"prompt_token_ids":' + json(ids)
         self._has_begun = [False] * len(generation.requests)
-        self._keeps_updates = keeps_updates
+        self._keeps_updates, self._names_ids = keeps_updates, bool(body.return_tokens_as_token_ids)
         self.updates: list[list[Update]] = [[] for _ in generation.requests]
 
     def event(self, choice: int, update: Update) -> bytes:
@@ -262,7 +262,7 @@ class ChatStream:
         last."""
         chosen = finish = b"null"
         if self._has_logprobs and len(update.tokens):
-            chosen = json(logprobs.for_chat(self._service, update.tokens))
+            chosen = json(logprobs.for_chat(self._service, update.tokens, as_ids=self._names_ids))
         if self._has_ids and len(update.tokens):
             chosen += b',"token_ids":' + json(update.tokens.ids.tolist())
         if update.finish_reason is not None:

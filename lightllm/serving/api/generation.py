@@ -114,6 +114,8 @@ def first_failure(updates: Updates) -> UnfinishedError | None:
                 return UnfinishedError(update.error or "refused", status=429, retry_after_s=update.retry_after_s)
             case FinishReason.ERROR:
                 return UnfinishedError(update.error or "the engine failed", status=503)
+            case FinishReason.GRAMMAR:
+                return UnfinishedError(update.error or "the grammar allows nothing")
             case FinishReason.ABORT:
                 return UnfinishedError("the server ended this request before its end", status=503)
             case _:

@@ -2,6 +2,7 @@
 
 import codecs
 from collections.abc import Iterable
+from functools import partial
 
 import msgspec
 import numpy as np
@@ -50,23 +51,27 @@ class CompletionLogprobs(msgspec.Struct):
         self.text_offset += other.text_offset
 
 
-def for_chat(service: Service, tokens: Tokens) -> ChatLogprobs:
-    """Tokens must carry logprobs."""
+def for_chat(service: Service, tokens: Tokens, *, as_ids: bool = False) -> ChatLogprobs:
+    """Tokens must carry logprobs. as_ids: they are named by their ids."""
     logprobs, top_ids, top_logprobs = _lists(tokens)
     return ChatLogprobs(
         [
             TokenLogprob(
-                *_named(service, token, logprob),
-                [TopLogprob(*_named(service, *pair)) for pair in zip(ids, values, strict=True)],
+                *_named(service, token, logprob, as_ids),
+                [TopLogprob(*_named(service, *pair, as_ids)) for pair in zip(ids, values, strict=True)],
             )
             for token, logprob, ids, values in zip(tokens.ids.tolist(), logprobs, top_ids, top_logprobs, strict=True)
         ]
     )
 
 
-def _named(service: Service, token: int, logprob: float) -> tuple[str, float, list[int] | None]:
+def _named(service: Service, token: int, logprob: float, as_id: bool) -> tuple[str, float, list[int] | None]:
     tokenizer = service.tokenizer
-    return service.token_text(token), logprob, None if tokenizer is None else list(tokenizer.token_bytes(token))
+    return (
+        service.token_text(token, as_id=as_id),
+        logprob,
+        None if tokenizer is None else list(tokenizer.token_bytes(token)),
+    )
 
 
 class PromptLogprob(msgspec.Struct, frozen=True):
@@ -94,7 +99,9 @@ def for_prompt(service: Service, prompt: Tokens, count: int) -> PromptLogprobs:
 class CompletionForm:
     """Of one choice, whose text grows token by token: knows at which character it is."""
 
-    def __init__(self, service: Service, *, start: int, skip_special_tokens: bool):
+    def __init__(self, service: Service, *, start: int, skip_special_tokens: bool, as_ids: bool):
+        """as_ids: tokens are named by their ids."""
+        self._name = partial(service.token_text, as_id=as_ids)
         self._service, self._skips, self._offset = service, skip_special_tokens, start
         self._decode = codecs.getincrementaldecoder("utf-8")("replace").decode
 
@@ -105,7 +112,7 @@ class CompletionForm:
         logprobs, top_ids, top_logprobs = _lists(rest)
         offsets, self._offset = self._offsets_in(text, ids), len(text)
         return CompletionLogprobs(
-            [self._service.token_text(token) for token in ids],
+            [self._name(token) for token in ids],
             [None, *logprobs],
             [None, *self._likeliest(ids[1:], logprobs, [each[:count] for each in top_ids], top_logprobs)],
             offsets,
@@ -126,7 +133,7 @@ class CompletionForm:
         logprobs, top_ids, top_logprobs = _lists(tokens)
         ids = tokens.ids.tolist()
         return CompletionLogprobs(
-            [self._service.token_text(token) for token in ids],
+            [self._name(token) for token in ids],
             [*logprobs],
             [*self._likeliest(ids, logprobs, top_ids, top_logprobs)],
             [self._advance(token) for token in ids],
@@ -137,7 +144,7 @@ class CompletionForm:
     ) -> Iterable[dict[str, float]]:
         """At each place: the likeliest tokens and the one that is there."""
         for chosen, own, top, values in zip(ids, logprobs, top_ids, top_logprobs, strict=True):
-            names = map(self._service.token_text, [*top, chosen])
+            names = map(self._name, [*top, chosen])
             yield _by_name(zip(names, [*values[: len(top)], own], strict=True))
 
     def _advance(self, token: int) -> int:

@@ -149,8 +149,8 @@ class ChoiceWriter:
 
     def __init__(self, service: Service, body: CompletionBody, echo: _Echo):
         self._body, self._echo, self._is_echoed = body, echo, not body.echo
-        skips = body.skip_special_tokens is not False
-        self._form = CompletionForm(service, start=len(echo.text), skip_special_tokens=skips)
+        skips, as_ids = body.skip_special_tokens is not False, bool(body.return_tokens_as_token_ids)
+        self._form = CompletionForm(service, start=len(echo.text), skip_special_tokens=skips, as_ids=as_ids)
         self.prompt_token_ids: list[int] | UnsetType = UNSET
 
     def shown(self, update: Update) -> Update:

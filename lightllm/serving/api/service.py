@@ -205,9 +205,9 @@ class Service:
         """Raises RequestError on a server without a tokenizer."""
         return PairPrompts(self.client.task, self.need_tokenizer(), self.template)
 
-    def token_text(self, token: int) -> str:
-        """A token as people read it."""
-        return f"token_id:{token}" if self.tokenizer is None else self.tokenizer.token_text(token)
+    def token_text(self, token: int, *, as_id: bool = False) -> str:
+        """A token as people read it, or as programs do that must not take one token for another."""
+        return f"token_id:{token}" if as_id or self.tokenizer is None else self.tokenizer.token_text(token)
 
 
 def sampling_defaults(generation_config: Mapping[str, Any]) -> dict[str, Any]:

@@ -134,6 +134,26 @@ def test_token_ids_come_with_the_answer(ask, http, live, route):
     assert "token_ids" not in ask(route)["choices"][0]
 
 
+@openai_routes
+@pytest.mark.parametrize("stream", [False, True])
+def test_logprobs_may_name_tokens_by_their_ids(http, live, route, stream):
+    body = {"logprobs": True, "top_logprobs": 2} if "chat" in route else {"logprobs": 2, "echo": True}
+    body |= BASES[route] | {"return_tokens_as_token_ids": True, "seed": 3, "stream": stream}
+    text = http.post(route, json=body).text
+    answers = [line.removeprefix("data: ") for line in text.split("\n\n")[:-2]] if stream else [text]
+    found = [json.loads(one)["choices"][0]["logprobs"] for one in answers]
+    prompt = live.engine.prompts[-1]
+    if "chat" in route:
+        tokens = [token for logprobs in found if logprobs for token in logprobs["content"]]
+        names, likeliest = [token["token"] for token in tokens], tokens[0]["top_logprobs"][1]["token"]
+        expected = answer(prompt, 3)
+    else:
+        names = [name for logprobs in found if logprobs for name in logprobs["tokens"]]
+        likeliest, expected = list(found[0]["top_logprobs"][-1])[1], prompt + answer(prompt, 3)
+    assert names == [f"token_id:{token}" for token in expected]
+    assert likeliest.startswith("token_id:")
+
+
 def test_token_ids_come_with_the_native_answer(ask, live):
     got = ask("/generate", return_token_ids=True, seed=3)
     assert got["prompt_token_ids"] == live.engine.prompts[-1]

@@ -114,6 +114,31 @@ ROUTES = {
 }
 
 
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize(
+    "path", ["/v1/chat/completions", "/v1/completions", "/v1/responses", "/generate", "/v1/messages"]
+)
+def test_a_grammar_that_allows_nothing_is_the_clients_mistake(start, path, stream):
+    live = start()
+    live.engine.forbids_all = True
+    hello = {"messages": [{"role": "user", "content": "hello"}]}
+    body = {
+        "/v1/chat/completions": hello | {"regex": "a"},
+        "/v1/completions": {"prompt": "a", "regex": "a", "n": 2},
+        "/v1/responses": {"input": "a", "text": {"format": {"type": "json_object"}}},
+        "/generate": {"inputs": "a", "parameters": {"regular_constraint": "a"}},
+        "/v1/messages": hello | {"model": MODEL, "max_tokens": 5},
+    }[path]
+    if stream and path == "/generate":
+        path = "/generate_stream"
+    elif stream:
+        body |= {"stream": True}
+    answer = httpx.post(live.url + path, json=body, timeout=20, verify=False)
+    assert answer.status_code == 400, answer.text
+    assert "--mask_timeout_s" in answer.json()["error"]["message"]
+    assert live.engine.is_idle()
+
+
 @pytest.mark.parametrize("route", ROUTES)
 def test_grammars_are_asked_about_once_and_go_with_the_request(live, route):
     live.engine.grammar_refusal = ""

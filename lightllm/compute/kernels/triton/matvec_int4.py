@@ -338,9 +338,10 @@ def reordered(x: Tensor, order: Tensor) -> Tensor:
 
 
 def why_not(facts: Facts) -> str | None:
+    """The reason weights are not kept in tiles, if there is one."""
     if (reason := why_not_triton(facts)) is not None:
         return reason
-    return None if depends(facts.device) else "needs compute capability 9.0"
+    return None if card(facts.device).capability[0] == HOPPER[0] else "needs the matrix unit of compute capability 9"
 
 
 @ops.linear_int4.implementation("triton", why_not)

@@ -60,7 +60,7 @@ class Writing:
         except ClientLeftError:
             last = answer.cancel()
         except UnfinishedError as error:
-            last = answer.fail("rate_limit_exceeded" if error.status == 429 else "server_error", str(error))
+            last = answer.fail(_code(error.status), str(error))
         except Exception:
             _log.exception("a response in the background failed")
             last = answer.fail("server_error", "the server failed at this request; its log says why")
@@ -114,8 +114,12 @@ class ResponseForm:
         return self._events[-1]
 
     def failure(self, status: int, message: str) -> bytes:
-        code = "rate_limit_exceeded" if status == 429 else "server_error"
-        return b"".join(self._writing.answer.fail(code, message))
+        return b"".join(self._writing.answer.fail(_code(status), message))
+
+
+def _code(status: int) -> str:
+    """Why a response failed, in the words of the API."""
+    return {400: "invalid_prompt", 429: "rate_limit_exceeded"}.get(status, "server_error")
 
 
 class FollowedStream(Response):
