@@ -142,15 +142,25 @@ def _experts(facts: Facts, sizes: Iterable[tuple[int, ...]] = ((3, 3, 2, 1, 40, 
             yield x, gate_up, down, *routing(tokens, experts, 2, facts, uneven=uneven), first
 
 
-def _experts_awq(facts: Facts):
+def _experts_awq(facts: Facts, sizes: Iterable[tuple[int, ...]] = ((20, 5, 3, 1, 64, 64),)):
     """Groups in an order of their own for each expert."""
-    matrices = [awq.random_matrix(outputs, 64, facts, experts=3) for outputs in (128, 64)]
-    shuffled = [
-        (*tensors, torch.stack([groups[torch.randperm(64, device=facts.device)] for _ in range(3)]))
-        for *tensors, groups in matrices
-    ]
-    x = torch.randn(20, 64, dtype=facts.dtype, device=facts.device)
-    yield x, *shuffled[0], *shuffled[1], *routing(20, 5, 2, facts), 1
+    for tokens, experts, local, first, hidden, width in sizes:
+        shuffled = []
+        for outputs, inputs in ((2 * width, hidden), (hidden, width)):
+            *tensors, groups = awq.random_matrix(outputs, inputs, facts, experts=local)
+            orders = [groups[torch.randperm(inputs, device=facts.device)] for _ in range(local)]
+            shuffled += [*tensors, torch.stack(orders)]
+        x = torch.randn(tokens, hidden, dtype=facts.dtype, device=facts.device)
+        yield x, *shuffled, *routing(tokens, experts, 2, facts), first
+
+
+def _experts_per_channel(facts: Facts, sizes: Iterable[tuple[int, ...]]):
+    for tokens, experts, local, first, hidden, width in sizes:
+        x = torch.randn(tokens, hidden, dtype=facts.dtype, device=facts.device)
+        for kind in (torch.int8, torch.float8_e4m3fn):
+            gate_up = per_channel.random_matrix(2 * width, hidden, kind, facts, experts=local)
+            down = per_channel.random_matrix(hidden, width, kind, facts, experts=local)
+            yield x, *gate_up, *down, *routing(tokens, experts, 2, facts), first, True
 
 
 def expert_cases_fp8(facts: Facts, sizes: Iterable[tuple[int, ...]] = ((40, 5, 4, 1, 128, 256),)):
@@ -404,6 +414,12 @@ LARGE_CASES: dict[str, Cases] = defaultdict(
         "draw": _large_draw,
         "embedding": _large_embedding,
         "gated_experts": lambda facts: _experts(facts, ((tokens, 20, 16, 4, 2048, 768) for tokens in (1, 40, 3000))),
+        "gated_experts_awq": lambda facts: _experts_awq(
+            facts, ((tokens, 20, 16, 4, 2048, 768) for tokens in (1, 40, 300))
+        ),
+        "gated_experts_per_channel": lambda facts: _experts_per_channel(
+            facts, ((tokens, 20, 16, 4, 2048, 768) for tokens in (1, 40, 3000))
+        ),
         "gated_experts_fp8_block": lambda facts: expert_cases_fp8(
             facts, ((tokens, 20, 16, 4, 7168, 256) for tokens in (1, 40, 3000))
         ),
