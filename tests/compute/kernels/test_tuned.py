@@ -10,6 +10,8 @@ from lightllm.compute import ops
 from lightllm.compute.kernels.triton import tuned
 
 CUDA = torch.device("cuda", 0)
+# What kernels ask for that compute an op in some of its cases.
+PARTS_OF_OPS = {"attend chunks", "attend decodes", "attend quantized decodes", "experts plain", "experts scaled"}
 
 
 @dataclass(frozen=True)
@@ -81,7 +83,7 @@ def test_all_that_the_package_holds_is_what_some_kernel_asks_for(path):
     for name, entries in tuned.read(path).items():
         op, _, kernel = name.partition(" by ")
         shape = importlib.import_module(f"lightllm.compute.kernels.triton.{kernel}").Shape
-        assert hasattr(ops, op)
+        assert hasattr(ops, op) or op in PARTS_OF_OPS
         for sizes, values in entries.items():
             assert tuned.key([int(size) for size in sizes.split(" x ")]) == sizes
             assert values is None or shape(**values)
