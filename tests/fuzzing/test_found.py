@@ -2,7 +2,7 @@
 
 from lightllm.base.beams import BeamOptions
 from tests.fuzzing import world
-from tests.fuzzing.events import Ask, Episode, Settings, Turn, WrongResult
+from tests.fuzzing.events import Ask, Episode, Release, Settings, Turn, WrongResult
 
 
 def test_a_result_that_comes_twice_changes_nothing():
@@ -39,3 +39,9 @@ def test_who_is_set_back_for_one_that_came_later_waits_for_that_one_too():
     prompt = (2, 11, 47, 41, 39, 47)
     both = [Ask(name=0, prompt=(*prompt, 39, 46, 6, 34), n=2, max_tokens=None), Ask(name=1, prompt=prompt, after=0)]
     world.run(Episode(settings, both))
+
+
+def test_a_search_whose_first_sample_was_taken_back_unheard_has_its_place_by_the_second():
+    pair = Ask(name=0, n=2, beams=BeamOptions(width=3, groups=3))
+    later = Ask(name=1, prompt=tuple(range(10)))
+    world.run(Episode(Settings(config={"max_queued_tokens": 10}), [pair, Release(name=0), later]))

@@ -40,6 +40,7 @@ class Asked:
     num_logprobs: int
     scores_prompt: bool
     together: list["Asked"]  # with it the others end: the samples of a beam search, itself among them
+    has_place: bool = True  # in the queue, of its own: of a search only the first of whom the scheduler hears
     latest_step: int = 0  # by which it must have ended
     deadline: float = math.inf
     is_stopped: bool = False  # by a stop string, before it ended otherwise
@@ -52,11 +53,6 @@ class Asked:
     @property
     def reference(self) -> Reference:
         return self.request.index, self.request.generation
-
-    @property
-    def has_place(self) -> bool:
-        """Whether it has a place in the queue of its own."""
-        return not self.together or self is self.together[0]
 
     @property
     def steps_alone(self) -> int:
@@ -96,6 +92,8 @@ class Watch:
     def submits(self, references: list[Reference], submit: Callable[[list[Reference]], None]) -> None:
         """The scheduler hears of the samples of a prompt."""
         samples = [self.asked[one] for one in references if int(self._columns["generation"][one[0]]) == one[1]]
+        for asked in samples:
+            asked.has_place = not asked.together or asked is samples[0]
         is_full = self._is_queue_full(samples)
         submit(references)
         for asked in samples:
