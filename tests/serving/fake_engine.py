@@ -103,8 +103,11 @@ class FakeEngine:
         return not self.open
 
     def _run(self) -> None:
+        waiting = select.poll()  # select knows only the first 1024 descriptors of a process
+        for channel in (self._requests, self._checks):
+            waiting.register(channel.fileno(), select.POLLIN)
         while not self._is_ended:
-            readable, _, _ = select.select([self._requests, self._checks], [], [], 0 if self.running else 0.005)
+            readable = waiting.poll(0 if self.running else 5)
             try:
                 self._check_grammars()
                 while readable and (message := self._requests.receive()) is not None:

@@ -127,5 +127,7 @@ class LiveApi:
         self.archive.close()
         self.control.close()
         self._me.control.close()
+        for memory in (self.engine.table_memory, self.engine.status_memory, self._metrics_memory):
+            memory.close()
         if self.error is not None:
             raise self.error
