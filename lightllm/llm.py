@@ -120,6 +120,8 @@ class LLM:
     ) -> list[RequestOutput]:
         """As `generate`, for one conversation or a list of them, rendered with the chat template."""
         conversations = [messages] if messages and isinstance(messages[0], Mapping) else messages
+        if any(tool["function"].get("strict") for tool in prepared_tools(tools) or []):
+            raise RequestError("strict tools are for the server; here give the grammar of the answer", param="tools")
         template = self._engine.service.need_template()
         prompts = [
             template.render(

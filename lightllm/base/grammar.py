@@ -18,7 +18,7 @@ _STRING = re.compile(rb'"(?:[^"\\]|\\.)*"')
 _OTHERS = bytes(set(range(256)) - set(b"{}[]"))
 
 
-class Part(msgspec.Struct, frozen=True, tag_field="type", forbid_unknown_fields=True):
+class Part(msgspec.Struct, frozen=True, omit_defaults=True, tag_field="type", forbid_unknown_fields=True):
     """Base of all that a grammar is made of."""
 
 
@@ -27,9 +27,11 @@ class ConstString(Part, frozen=True, tag="const_string"):
 
 
 class JsonSchema(Part, frozen=True, tag="json_schema"):
-    """JSON that the schema holds for; {"type": "object"} is any object."""
+    """JSON that the schema holds for; {"type": "object"} is any object. Of one that is not strict, what no engine knows
+    is left out."""
 
     json_schema: dict[str, Any] | bool
+    strict: bool = True
 
 
 class Regex(Part, frozen=True, tag="regex"):

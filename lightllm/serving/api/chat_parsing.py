@@ -8,6 +8,7 @@ from functools import partial
 from typing import Any
 
 from lightllm.serving.api.service import Service
+from lightllm.serving.api.tool_choice import ToolChoice
 from lightllm.serving.parsing.output import Output
 from lightllm.serving.parsing.parser import AnswerParser, Part
 from lightllm.serving.parsing.reasoning import Beginning, ReasoningParser
@@ -24,7 +25,7 @@ class ChatParsing:
     tools: Mapping[str, Mapping[str, Any]] | None
     separates_reasoning: bool
     shows_reasoning: bool
-    allows_several_calls: bool
+    choice: ToolChoice
     shown_tokens: frozenset[int]  # special tokens that the formats need
     has_old_form: bool = False  # a call is a `function_call`
 
@@ -50,7 +51,7 @@ class ChatParsing:
         output = Output(
             tools=self.tools,
             separates_reasoning=self.separates_reasoning,
-            allows_several_calls=self.allows_several_calls,
+            allows_several_calls=self.choice.several,
         )
         return AnswerParser(output, parts)
 

@@ -94,12 +94,8 @@ def prepared_tools(tools: list[dict[str, Any]] | None) -> list[dict[str, Any]] |
             )
         if not isinstance(function.get("parameters"), dict | None):
             raise RequestError(f"tools[{i}].function.parameters must be a JSON schema", param=f"tools[{i}]")
-        if function.get("strict"):
-            raise RequestError(
-                f"tools[{i}].function.strict=true is not supported: arguments are not held to their schema; "
-                "leave it out or make it false",
-                param=f"tools[{i}]",
-            )
+        if not isinstance(function.get("strict"), bool | None):
+            raise RequestError(f"tools[{i}].function.strict must be true or false", param=f"tools[{i}]")
     return tools or None
 
 

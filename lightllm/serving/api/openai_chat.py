@@ -7,7 +7,7 @@ from fastapi import APIRouter, Request, Response
 
 from lightllm.base.errors import RequestError
 from lightllm.base.request import SamplingParams
-from lightllm.serving.api import beams, chat_answers, messages, old_functions, openai, stored_chats, terms
+from lightllm.serving.api import beams, chat_answers, chat_grammar, messages, old_functions, openai, stored_chats, terms
 from lightllm.serving.api import body as bodies
 from lightllm.serving.api.body import GenerationBody, Int
 from lightllm.serving.api.chat_answers import ChatCompletion, ChatStream, ChoiceReader, Particulars
@@ -19,6 +19,7 @@ from lightllm.serving.api.generation import Generation
 from lightllm.serving.api.messages import DescribedMessage, DescribedTool
 from lightllm.serving.api.openai import json
 from lightllm.serving.api.service import Service
+from lightllm.serving.api.tool_choice import tool_choice
 from lightllm.serving.parsing.reasoning import Beginning
 from lightllm.serving.records import Update, joined
 from lightllm.serving.text.chat_template import ChatTemplate
@@ -126,6 +127,7 @@ async def begun(service: Service, request: Request, body: ChatBody, *, until_end
     parsing = parsing_of(service, body)
     params = _params(service, body, parsing)
     prompt = await prompt_of(service, body, parsing)
+    params = chat_grammar.held(params, parsing, prompt.beginning)
     readers = [
         ChoiceReader(service, parsing, prompt.beginning, skips_special_tokens=params.skip_special_tokens)
         for _ in range(params.num_samples)
@@ -141,8 +143,9 @@ async def begun(service: Service, request: Request, body: ChatBody, *, until_end
 def parsing_of(service: Service, body: ChatBody) -> ChatParsing:
     """What the answers are to be read for."""
     formats = service.formats
-    _check_tool_choice(body.tool_choice)
-    wants_calls = bool(body.tools) and body.tool_choice != "none"
+    several = body.parallel_tool_calls is not False and not body.functions
+    choice = tool_choice(body.tool_choice, messages.prepared_tools(body.tools), several=several)
+    wants_calls = bool(choice.tools)
     tool_format = formats.tools if wants_calls else None
     markers = [marker for format in (tool_format, formats.reasoning) if format is not None for marker in format.markers]
     return ChatParsing(
@@ -151,7 +154,7 @@ def parsing_of(service: Service, body: ChatBody) -> ChatParsing:
         tools=messages.parameters_by_name(messages.prepared_tools(body.tools) or []) if wants_calls else None,
         separates_reasoning=body.separate_reasoning is not False,
         shows_reasoning=body.include_reasoning is not False,
-        allows_several_calls=body.parallel_tool_calls is not False and not body.functions,
+        choice=choice,
         has_old_form=bool(body.functions),
         shown_tokens=frozenset(service.need_tokenizer().special_tokens_in(markers) if markers else []),
     )
@@ -166,17 +169,6 @@ def _with_tools(body: ChatBody) -> ChatBody:
     choice = old_functions.choice_of(body.function_call, has_functions=bool(body.functions))
     tools = old_functions.tools_of(body.functions or [])
     return msgspec.structs.replace(body, tools=tools, tool_choice=choice)
-
-
-def _check_tool_choice(choice: object) -> None:
-    if choice in (None, "auto", "none"):
-        return
-    if choice == "required" or isinstance(choice, dict):
-        raise RequestError(
-            "tool_choice can be auto or none: that a tool is called, or which one, is not enforced by this version",
-            param="tool_choice",
-        )
-    raise RequestError(f"tool_choice={str(choice)[:100]!r} is not allowed; use auto or none", param="tool_choice")
 
 
 def _params(service: Service, body: ChatBody, parsing: ChatParsing) -> SamplingParams:

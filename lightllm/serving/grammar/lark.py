@@ -20,6 +20,7 @@ _JSON_OPTIONS: Any = {
     "item_separator": ",",
     "key_separator": ":",
 }
+_LENIENT_OPTIONS: Any = {**_JSON_OPTIONS, "lenient": True, "coerce_one_of": True}
 _TEXT = r"/(.|\n)*/"
 
 
@@ -92,7 +93,8 @@ class _Translation:
         if schema is False:
             raise UnenforceableError("the JSON schema is false: nothing satisfies it")
         schema = {} if schema is True else schema
-        return self._named(LLMatcher.grammar_from_json_schema(schema, overrides=_JSON_OPTIONS))
+        options = _JSON_OPTIONS if part.strict else _LENIENT_OPTIONS
+        return self._named(LLMatcher.grammar_from_json_schema(schema, overrides=options))
 
     def _regex(self, part: parts.Regex) -> str:
         return self._named(LLMatcher.grammar_from_regex(part.pattern))

@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from lightllm.base.grammar import AnyText, Either, Grammar, Optional, Tag
 from lightllm.serving.parsing.evidence import Evidence
 from lightllm.serving.parsing.output import Output
 from lightllm.serving.parsing.reader import SPACE, Markers, Steps
@@ -43,6 +44,14 @@ class ReasoningParser(Protocol):
         """The same where an answer is continued that begins like this."""
         ...
 
+    def grammar(self, beginning: Beginning) -> Grammar | None:
+        """What comes before the answer itself: the rest of the reasoning that has begun, or some if the model likes."""
+        ...
+
+    def as_text(self, grammar: Grammar) -> Grammar:
+        """An answer that is text which must look so."""
+        ...
+
     def read(self, out: Output, beginning: Beginning) -> Steps[None]:
         """The beginning of an answer, up to the end of its reasoning."""
         ...
@@ -80,6 +89,16 @@ class ReasoningFormat:
             if answer.rfind(start) > answer.rfind(end):
                 return Beginning((start, end))
         return Beginning(is_answer=bool(answer.strip()))
+
+    def grammar(self, beginning: Beginning) -> Grammar | None:
+        if beginning.is_answer:
+            return None
+        if beginning.tags is not None:
+            return Tag("", AnyText(), beginning.tags[1])
+        return Optional(Either([Tag(start, AnyText(), end) for start, end in self.tags]))
+
+    def as_text(self, grammar: Grammar) -> Grammar:
+        return grammar
 
     def read(self, out: Output, beginning: Beginning) -> Steps[None]:
         if beginning.is_answer:

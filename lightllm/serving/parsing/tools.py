@@ -7,6 +7,7 @@ from typing import Protocol
 
 from lightllm.serving.parsing.calls.call import CallGrammar
 from lightllm.serving.parsing.evidence import Evidence
+from lightllm.serving.parsing.forms import Form
 from lightllm.serving.parsing.output import Output
 from lightllm.serving.parsing.reader import Markers, Steps
 
@@ -26,6 +27,11 @@ class ToolParser(Protocol):
     @property
     def markers(self) -> tuple[str, ...]:
         """What must be seen of an answer, special tokens or not."""
+        ...
+
+    @property
+    def form(self) -> Form:
+        """How calls are written."""
         ...
 
     @property
@@ -53,6 +59,7 @@ class ToolFormat:
 
     name: str
     call: CallGrammar
+    form: Form
     evidence: Evidence = Evidence()
     opening: tuple[str, ...] = ()
     begins: tuple[str, ...] = ()

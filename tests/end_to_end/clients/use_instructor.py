@@ -49,4 +49,5 @@ async def at_the_same_time() -> None:
 
 
 whole(instructor.Mode.JSON_SCHEMA)
+whole(instructor.Mode.TOOLS)
 asyncio.run(at_the_same_time())

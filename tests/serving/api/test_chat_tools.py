@@ -197,11 +197,20 @@ def test_a_call_can_be_sent_back_with_its_result(served, folders):
     assert ask(client, messages=[*HELLO, message, result]).choices[0].finish_reason == "tool_calls"
 
 
-@pytest.mark.parametrize("choice", ["required", {"type": "function", "function": {"name": "get_time"}}, "any", 5])
-def test_a_choice_that_cannot_be_enforced_is_refused(served, choice):
-    with pytest.raises(BadRequestError, match="auto or none") as caught:
+@pytest.mark.parametrize(
+    ("choice", "says"),
+    [("any", "auto, none, required"), (5, "auto, none, required"), ({"type": "function"}, "auto, none, required")]
+    + [({"type": "function", "function": {"name": "f"}}, "use one of get_weather, get_time")],
+)
+def test_a_choice_that_means_nothing_is_refused(served, choice, says):
+    with pytest.raises(BadRequestError, match=says) as caught:
         ask(served("hermes", CALL), tool_choice=choice)
     assert caught.value.param == "tool_choice"
+
+
+def test_a_call_cannot_be_required_without_tools(served):
+    with pytest.raises(BadRequestError, match="needs tools"):
+        ask(served("hermes", CALL), tools=NOT_GIVEN, tool_choice="required")
 
 
 def test_parameters_that_are_no_schema_are_refused(served):
@@ -210,9 +219,9 @@ def test_parameters_that_are_no_schema_are_refused(served):
         ask(served("hermes", CALL), tools=tools)
 
 
-def test_strict_arguments_are_refused(served):
-    tools = [{"type": "function", "function": {"name": "f", "strict": True, "parameters": SCHEMA}}]
-    with pytest.raises(BadRequestError, match="strict"):
+def test_strict_is_true_or_false(served):
+    tools = [{"type": "function", "function": {"name": "f", "strict": "yes", "parameters": SCHEMA}}]
+    with pytest.raises(BadRequestError, match=r"tools\[0\].function.strict"):
         ask(served("hermes", CALL), tools=tools)
 
 

@@ -6,6 +6,7 @@ import httpx
 import pytest
 from huggingface_hub import InferenceClient
 
+from lightllm.base.grammar import JsonSchema, Regex, decode
 from tests.serving.live_api import MODEL, LiveApi
 from tests.serving.script_for_tests import answer, count, text_for
 
@@ -95,6 +96,17 @@ def test_prompts_are_cut_at_their_beginning(server, post):
     assert server.engine.prompts[-1] == server.engine.tokenizer.encode("one two three").ids[-2:]
 
 
+def test_a_grammar_goes_with_the_request(server, post):
+    for value, means in (
+        ({"type": "regex", "value": "a+"}, Regex("a+")),
+        ({"type": "json", "value": {}}, JsonSchema({})),
+    ):
+        post(parameters={"grammar": value, "max_new_tokens": 1})
+        record = server.engine.records[-1]
+        data = server.engine.table.pages.read_bytes(int(record["grammar_page"]), 0, int(record["grammar_bytes"]))
+        assert decode(data) == means
+
+
 def test_greedy_unless_it_is_to_sample(server, post):
     for parameters, temperature in (({}, 0), ({"do_sample": True}, 1), ({"top_k": 5}, 1), ({"temperature": 0.5}, 0.5)):
         post(parameters=parameters | {"max_new_tokens": 1})
@@ -108,7 +120,7 @@ def test_what_is_served_is_told(server):
 
 @pytest.mark.parametrize(
     "parameters",
-    [{"watermark": True}, {"grammar": {"type": "regex", "value": "a"}}, {"wholly_unknown": 1}, {"temperature": -1}],
+    [{"watermark": True}, {"grammar": {"type": "lark", "value": "a"}}, {"wholly_unknown": 1}, {"temperature": -1}],
 )
 def test_what_cannot_be_honoured_is_refused_in_their_words(post, parameters):
     error = post(status=400, parameters=parameters).json()

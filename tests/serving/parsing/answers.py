@@ -55,6 +55,7 @@ class Answer:
 
 def new_parser(
     tools: ToolParser | None,
+    /,
     reasoning: ReasoningParser | None = None,
     beginning: Beginning | None = None,
     **options: Any,

@@ -1,16 +1,18 @@
 """With --use_tgi_api: /generate, /generate_stream, / and /info in the form of text-generation-inference."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import msgspec
 from fastapi import APIRouter, Request, Response
 
 from lightllm.base.errors import RequestError
+from lightllm.base.grammar import Grammar
 from lightllm.base.request import SamplingParams
 from lightllm.base.version import package_version
 from lightllm.serving import best_of
 from lightllm.serving.api import body as bodies
-from lightllm.serving.api import terms
+from lightllm.serving.api import structured, terms
 from lightllm.serving.api.body import Int
 from lightllm.serving.api.documents import described
 from lightllm.serving.api.errors import Dialect
@@ -24,7 +26,7 @@ from lightllm.serving.api.tgi.wording import DIALECT, TgiError
 DIALECTS: dict[str, Dialect] = dict.fromkeys(("/", "/generate", "/generate_stream", "/info"), DIALECT)
 _MAKES_IT_SAMPLE = ("temperature", "top_p", "top_k", "typical_p")
 _SAME_NAME = (*_MAKES_IT_SAMPLE, "repetition_penalty", "frequency_penalty", "seed")
-NEUTRAL: dict[str, tuple[object, ...]] = {"watermark": (False,), "grammar": (), "adapter_id": ()}
+NEUTRAL: dict[str, tuple[object, ...]] = {"watermark": (False,), "adapter_id": ()}
 
 
 class TgiParameters(msgspec.Struct, kw_only=True, forbid_unknown_fields=True, frozen=True):
@@ -50,9 +52,9 @@ class TgiParameters(msgspec.Struct, kw_only=True, forbid_unknown_fields=True, fr
     priority: Int | None = None
     timeout_s: float | None = None
     user: str | None = None
+    grammar: dict[str, Any] | None = None
     # Refused unless they say nothing, see NEUTRAL
     watermark: Any = None
-    grammar: Any = None
     adapter_id: Any = None
 
 
@@ -159,6 +161,7 @@ async def _submitted(
     granted = terms.of(service, request, asked)
     prompt = await service.encode(inputs, add_special_tokens=True)
     generation = Generation(service.client, granted, until_end=until_end)
+    await service.check_grammar(params)
     generation.submit(*await service.healed(prompt, params))
     return generation
 
@@ -171,6 +174,14 @@ def _wording(service: Service, body: TgiBody, asked: TgiParameters) -> Wording:
         seed=asked.seed,
         has_details=bool(asked.details or asked.decoder_input_details),
     )
+
+
+def _grammar(asked: Mapping[str, Any]) -> Grammar | None:
+    """{"type": "json" or "regex", "value": ...}. Raises RequestError."""
+    kind, value = asked.get("type"), asked.get("value")
+    if kind not in ("json", "regex") or value is None:
+        raise RequestError('grammar must be {"type": "json" or "regex", "value": ...}', param="grammar")
+    return structured.grammar_of_kinds({kind: value}, "grammar")
 
 
 def _params(service: Service, asked: TgiParameters) -> SamplingParams:
@@ -192,6 +203,7 @@ def _params(service: Service, asked: TgiParameters) -> SamplingParams:
             "truncate_prompt_tokens": asked.truncate,
             "truncation_side": "left",
             "logprobs": asked.top_n_tokens or 0,
+            "grammar": None if asked.grammar is None else _grammar(asked.grammar),
             "prompt_logprobs": 0 if asked.decoder_input_details else None,
         }
     )

@@ -2,6 +2,7 @@
 
 from lightllm.serving.parsing.calls.named_call import NamedCall
 from lightllm.serving.parsing.evidence import Evidence
+from lightllm.serving.parsing.forms import Form
 from lightllm.serving.parsing.tools import ToolFormat
 
 BEGIN, END, SEPARATOR = "<｜tool▁call▁begin｜>", "<｜tool▁call▁end｜>", "<｜tool▁sep｜>"
@@ -15,5 +16,8 @@ FORMAT = ToolFormat(
     begins=(BEGIN,),
     closing=(END, LAST),
     call=NamedCall(before=(BEGIN, "function", SEPARATOR), after=("```json",), behind=("```",), ends=(END,)),
+    form=Form(
+        call=f"{BEGIN}function{SEPARATOR}NAME\n```json\nARGUMENTS\n```{END}", first=FIRST, last=LAST, trigger=FIRST
+    ),
     shown=(SEPARATOR,),
 )

@@ -2,6 +2,7 @@
 
 from lightllm.serving.parsing.calls.named_call import NamedCall
 from lightllm.serving.parsing.evidence import Evidence
+from lightllm.serving.parsing.forms import Form
 from lightllm.serving.parsing.tools import ToolFormat
 
 FORMAT = ToolFormat(
@@ -11,4 +12,5 @@ FORMAT = ToolFormat(
     opening=("<|assistant|>",),  # before each call but the first
     is_bare=True,
     call=NamedCall(only_offered=True, ends=("<|assistant|>",)),
+    form=Form(call="NAME\nARGUMENTS", between="<|assistant|>"),
 )

@@ -2,6 +2,7 @@
 
 from lightllm.serving.parsing.calls.tagged_call import TaggedCall
 from lightllm.serving.parsing.evidence import Evidence
+from lightllm.serving.parsing.forms import Form, one_by_one
 from lightllm.serving.parsing.tools import ToolFormat
 
 FORMAT = ToolFormat(
@@ -11,5 +12,10 @@ FORMAT = ToolFormat(
     opening=("<tool_call>",),
     call=TaggedCall(
         name=("", ""), key=("<arg_key>", "</arg_key>"), value=("<arg_value>", "</arg_value>"), end="</tool_call>"
+    ),
+    form=Form(
+        call="<tool_call>NAME\nARGUMENTS</tool_call>",
+        arguments=one_by_one("<arg_key>", "</arg_key>\n<arg_value>", "</arg_value>\n"),
+        trigger="<tool_call>",
     ),
 )

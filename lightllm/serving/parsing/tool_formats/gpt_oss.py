@@ -8,8 +8,10 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from lightllm.base.grammar import AnyText, ConstString, Grammar, Sequence, Star, Tag
 from lightllm.serving.parsing.calls.json_values import Values
 from lightllm.serving.parsing.evidence import Evidence
+from lightllm.serving.parsing.forms import Form
 from lightllm.serving.parsing.output import Output
 from lightllm.serving.parsing.reader import Markers, Reader, Steps
 from lightllm.serving.parsing.reasoning import Beginning
@@ -88,12 +90,23 @@ class Harmony:
     evidence: Evidence = Evidence(template=(("<|channel|>", "<|message|>"),), tokens=("<|channel|>",))
     markers: tuple[str, ...] = (*_ENDS, "<|message|>", "<|constrain|>")
     new_id: Callable[[], str] = new_id
+    form: Form = Form(
+        call="<|channel|>commentary to=functions.NAME <|constrain|>json<|message|>ARGUMENTS<|call|>",
+        trigger="<|channel|>commentary to=functions.",
+    )
 
     def beginning(self, prompt: str) -> Beginning:
         return Beginning()
 
     def beginning_within(self, answer: str) -> Beginning:
         return Beginning()
+
+    def grammar(self, beginning: Beginning) -> Grammar:
+        analysis = Tag("<|channel|>analysis<|message|>", AnyText(), "<|end|>")
+        return Star(Sequence([analysis, ConstString("<|start|>assistant")]))
+
+    def as_text(self, grammar: Grammar) -> Grammar:
+        return Sequence([ConstString("<|channel|>final<|message|>"), grammar])
 
     def read(self, out: Output, beginning: Beginning | None = None) -> Steps[None]:
         reader = out.reader

@@ -2,6 +2,7 @@
 
 from lightllm.serving.parsing.calls.json_calls import JsonCalls
 from lightllm.serving.parsing.evidence import Evidence
+from lightllm.serving.parsing.forms import Form
 from lightllm.serving.parsing.tools import ToolFormat
 
 _ENDS = ("</tool_call>",)
@@ -13,4 +14,5 @@ FORMAT = ToolFormat(
     opening=("<tool_call>",),
     closing=_ENDS,
     call=JsonCalls(ends=_ENDS),
+    form=Form(call='<tool_call>\n{"name": NAME, "arguments": ARGUMENTS}\n</tool_call>', trigger="<tool_call>"),
 )

@@ -1,6 +1,7 @@
 """Any model that writes {"name": NAME, "arguments": {...}}, as its answer, in a block of code, or between tags."""
 
 from lightllm.serving.parsing.calls.json_calls import JsonCalls
+from lightllm.serving.parsing.forms import Form
 from lightllm.serving.parsing.tools import ToolFormat
 
 _CLOSING = ("```", "</tool_call>", "</function_call>", "</tool_calls>")
@@ -11,4 +12,5 @@ FORMAT = ToolFormat(
     closing=_CLOSING,
     is_bare=True,
     call=JsonCalls(ends=_CLOSING, only_offered=True),
+    form=Form(call='{"name": NAME, "arguments": ARGUMENTS}'),
 )

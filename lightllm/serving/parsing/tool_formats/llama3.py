@@ -5,6 +5,7 @@ What else follows <|python_tag|>, code for an interpreter, is text.
 
 from lightllm.serving.parsing.calls.json_calls import JsonCalls
 from lightllm.serving.parsing.evidence import Evidence
+from lightllm.serving.parsing.forms import Form
 from lightllm.serving.parsing.tools import ToolFormat
 
 FORMAT = ToolFormat(
@@ -16,4 +17,5 @@ FORMAT = ToolFormat(
     opening=("<|python_tag|>",),
     is_bare=True,
     call=JsonCalls(ends=("<|python_tag|>",), only_offered=True),
+    form=Form(call='{"name": NAME, "parameters": ARGUMENTS}', between="; ", first_letters="{"),
 )

@@ -10,6 +10,7 @@ from secrets import choice
 from lightllm.serving.parsing.calls.json_calls import JsonCalls
 from lightllm.serving.parsing.calls.named_call import NamedCall
 from lightllm.serving.parsing.evidence import Evidence
+from lightllm.serving.parsing.forms import Form
 from lightllm.serving.parsing.output import Output
 from lightllm.serving.parsing.reader import Steps
 from lightllm.serving.parsing.tools import ToolFormat
@@ -41,6 +42,13 @@ FORMAT = ToolFormat(
     evidence=Evidence(template=(_OPENING,), tokens=_OPENING),
     opening=_OPENING,
     call=_EitherForm(),
+    form=Form(
+        call='{"name": NAME, "arguments": ARGUMENTS}',
+        first="[TOOL_CALLS] [",
+        between=", ",
+        last="]",
+        trigger="[TOOL_CALLS]",
+    ),  # fmt: skip
     shown=_MARKS,
     new_id=_new_id,
 )

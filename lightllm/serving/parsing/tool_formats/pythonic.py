@@ -2,6 +2,7 @@
 
 from lightllm.serving.parsing.calls.python_calls import PythonCalls
 from lightllm.serving.parsing.evidence import Evidence
+from lightllm.serving.parsing.forms import Form, as_keywords
 from lightllm.serving.parsing.tools import ToolFormat
 
 FORMAT = ToolFormat(
@@ -12,4 +13,5 @@ FORMAT = ToolFormat(
     closing=("<|python_end|>",),
     is_bare=True,
     call=PythonCalls(),
+    form=Form(call="NAME(ARGUMENTS)", arguments=as_keywords, first="[", between=", ", last="]", first_letters="\\["),
 )

@@ -2,6 +2,7 @@
 
 from lightllm.serving.parsing.calls.tagged_call import TaggedCall
 from lightllm.serving.parsing.evidence import Evidence
+from lightllm.serving.parsing.forms import Form, one_by_one
 from lightllm.serving.parsing.tools import ToolFormat
 
 FORMAT = ToolFormat(
@@ -17,5 +18,10 @@ FORMAT = ToolFormat(
         value=("", "</parameter>"),
         end="</function>",
         is_on_lines=True,
+    ),
+    form=Form(
+        call="<tool_call>\n<function=NAME>\nARGUMENTS</function>\n</tool_call>",
+        arguments=one_by_one("<parameter=", ">\n", "\n</parameter>\n"),
+        trigger="<tool_call>",
     ),
 )

@@ -1,0 +1,108 @@
+"""Answers that are held to a format's form: whatever is written under its grammar, its parser reads as valid calls."""
+
+import json
+from random import Random
+
+import jsonschema
+import numpy as np
+import pytest
+
+from lightllm.base.errors import RequestError
+from lightllm.base.grammar import Grammar
+from lightllm.base.masks import words_of
+from lightllm.serving.parsing.choice import TOOL_FORMATS
+from lightllm.serving.parsing.forms import Tool
+from tests.serving.grammar.engines import END, VOCAB, allowed, engine, follows, tokenizer
+from tests.serving.parsing.answers import parse
+
+FORMATS = {format.name: format for format in TOOL_FORMATS}
+CITIES = ["Rome", "Zürich 世界"]
+PARAMETERS = {
+    "get_weather": {
+        "type": "object",
+        "properties": {
+            "days": {"type": "integer", "minimum": 1, "maximum": 99},
+            "city": {"type": "string", "enum": CITIES},
+            "is_exact": {"type": "boolean"},
+        },
+        "required": ["city", "days"],
+        "additionalProperties": False,
+    },
+    "get_time": {"type": "object", "properties": {}, "additionalProperties": False},
+}
+TOOLS = [Tool(name, parameters, is_strict=True) for name, parameters in PARAMETERS.items()]
+every_format = pytest.mark.parametrize("name", FORMATS)
+
+
+def written(grammar: Grammar, seed: int, most: int = 400) -> str:
+    """What a model writes that knows nothing: any allowed token, and the end as soon as it may."""
+    draw, tokens = Random(seed), []
+    matcher, masks = engine().compile(grammar).new_matcher(), np.zeros((1, words_of(VOCAB)), np.int32)
+    while len(tokens) < most:
+        assert engine().fill([matcher], [0], masks) == [True]
+        choices = allowed(masks[0]).tolist()
+        goes_on = [token for token in choices if tokenizer().decode([token])]
+        if END in choices and (not goes_on or draw.random() < 0.5):
+            return tokenizer().decode(tokens)
+        token = draw.choice(goes_on)
+        assert matcher.consume(token)
+        tokens.append(token)
+    raise AssertionError(f"no end after {most} tokens")
+
+
+def calls_in(name: str, text: str) -> list[tuple[str, dict]]:
+    answer = parse([text], FORMATS[name], tools=PARAMETERS)
+    assert not answer.content.strip(), "there is nothing but calls"
+    return [(called, json.loads(arguments)) for called, arguments in answer.calls]
+
+
+@every_format
+@pytest.mark.parametrize("several", [False, True])
+def test_what_is_written_where_calls_are_required_is_valid_calls(name, several):
+    grammar, counts = FORMATS[name].form.calls(TOOLS, several=several), set()
+    for seed in range(6):
+        calls = calls_in(name, written(grammar, seed))
+        for called, arguments in calls:
+            jsonschema.validate(arguments, PARAMETERS[called])
+        counts.add(len(calls))
+    assert min(counts) >= 1
+    assert several or counts == {1}
+
+
+@every_format
+def test_a_named_tool_is_the_only_one_that_can_be_called(name):
+    grammar = FORMATS[name].form.calls(TOOLS[:1], several=False)
+    for seed in range(3):
+        [(called, arguments)] = calls_in(name, written(grammar, seed))
+        assert (called, arguments["city"] in CITIES) == ("get_weather", True)
+
+
+@every_format
+def test_among_text_a_strict_call_is_right_or_is_none(name):
+    form = FORMATS[name].form
+    among = form.among_text(TOOLS, several=True)
+    call = written(form.calls(TOOLS[:1], several=False), 0)
+    if among is None:
+        assert not form.trigger
+        return
+    assert follows(among, "hello")
+    assert follows(among, call)
+    if form.trigger:
+        assert follows(among, f"so: {call}")
+    city = next(city for city in CITIES if json.dumps(city, ensure_ascii=False).strip('"') in call)
+    assert not follows(among, call.replace(city, "Nowhere"))
+
+
+def test_what_a_form_cannot_enforce_of_a_strict_tool_is_refused_by_name():
+    one = Tool("f", {"type": "object", "properties": {"x": {"type": "string", "pattern": "a+"}}}, is_strict=True)
+    with pytest.raises(RequestError, match="'pattern'"):
+        FORMATS["qwen3_coder"].form.calls([one], several=False)
+    with pytest.raises(RequestError, match="'minProperties'"):
+        FORMATS["pythonic"].form.calls([Tool("f", {"minProperties": 1}, is_strict=True)], several=False)
+
+
+def test_a_form_takes_what_it_can_of_a_tool_that_is_not_strict():
+    digit = {"type": "integer", "minimum": 0, "maximum": 9, "unknownKeyword": 1}
+    loose = Tool("f", {"type": "object", "properties": {"x": digit}, "additionalProperties": False})
+    text = written(FORMATS["hermes"].form.calls([loose], several=False), 1)
+    assert parse([text], FORMATS["hermes"], tools={"f": loose.parameters}).calls[0][0] == "f"
