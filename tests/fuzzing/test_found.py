@@ -45,3 +45,12 @@ def test_a_search_whose_first_sample_was_taken_back_unheard_has_its_place_by_the
     pair = Ask(name=0, n=2, beams=BeamOptions(width=3, groups=3))
     later = Ask(name=1, prompt=tuple(range(10)))
     world.run(Episode(Settings(config={"max_queued_tokens": 10}), [pair, Release(name=0), later]))
+
+
+def test_a_beam_that_runs_in_every_second_step_lives_twice_as_long():
+    config = {"admission": "conservative", "schedule_policy": "fair_share"}
+    samples = Ask(name=0, n=3, max_tokens=9, tenant=2)
+    search = Ask(name=1, max_tokens=2, tenant=2, beams=BeamOptions(width=1, diversity_penalty=0.5, length_penalty=-1.0))
+    late = Ask(name=3, prompt=(27, 39), n=2, max_tokens=5, min_tokens=1, stops=(22, 17, 6), timeout_s=0.03)
+    settings = Settings(pool_tokens=20, has_small_constants=True, config=config)
+    world.run(Episode(settings, [samples, search, late]))

@@ -42,6 +42,7 @@ class Holdings:
     pending: Counts  # known tokens that it has yet to run and shares with nobody
     quickest: Counts  # steps it needs for these at least
     slowest: Counts  # steps it needs for all tokens that it has yet to run, at most
+    pace: Counts  # steps for each token that it generates
     shares: tuple[Shares, ...]
 
     @classmethod
@@ -54,7 +55,8 @@ class Holdings:
         pending = np.maximum(rows.goal[taking_part] - length, 0)
         slowest = slowest_prefill(pending, _by_the_oldest(alone, to_come), limits)
         held = length - rows.in_tree[taking_part] + own
-        return cls(taking_part, length, held, alone, quickest_prefill(alone, limits), slowest, (in_tree, *to_come))
+        quickest, pace = quickest_prefill(alone, limits), 1 + rows.is_beam[taking_part]  # beams wait for one another
+        return cls(taking_part, length, held, alone, quickest, slowest, pace, (in_tree, *to_come))
 
     def growth(self, rows: Rows, output: Counts) -> Counts:
         """Slots that each request takes after its known tokens if it generates output[s, i] in all: [samples, n]."""
@@ -66,10 +68,10 @@ class Holdings:
         """Slots needed at most if request i takes growth[s, i] slots after its known tokens, one a step: [samples].
 
         A step of prefill runs at least one token, so what a request holds t steps from now is at most
-        held + pending - quickest + t. It lives for slowest + growth steps and one more, until its last result is
+        held + pending - quickest + t. It lives for slowest + growth * pace steps and one more, until its last result is
         read, in which all but the last of the requests to end may grow once more.
         """
-        lifetimes = self.slowest + growth + 1
+        lifetimes = self.slowest + growth * self.pace + 1
         shared = np.concatenate([shares.tokens for shares in self.shares])
         held = np.concatenate([self.held + self.pending - self.quickest, shared])
         grows = np.repeat([1, 0], [len(self.held), len(shared)])

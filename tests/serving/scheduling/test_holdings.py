@@ -20,7 +20,7 @@ def predicted_peak(held: list[int], pending: list[int], growth: list[int], limit
     known = np.array(pending)
     holdings = Holdings(
         rows=NONE, length=NONE, held=np.array(held), pending=known, quickest=quickest_prefill(known, limits),
-        slowest=slowest_prefill(known, known, limits), shares=(Shares(NONE, NONE, NONE),),
+        slowest=slowest_prefill(known, known, limits), pace=np.ones_like(known), shares=(Shares(NONE, NONE, NONE),),
     )  # fmt: skip
     return int(holdings.peaks(np.array([growth]))[0])
 
@@ -93,7 +93,7 @@ def test_what_is_shared_is_held_as_long_as_its_last_holder_lives(seed: int):
         shares = Shares(np.array(tokens, dtype=np.int64), starts, np.array(sum(groups, []), dtype=np.int64))
         growth = np.array([[draw.randint(0, 15) for _ in range(number)] for _ in range(samples)])
         zeros = np.zeros(number, dtype=np.int64)
-        holdings = Holdings(NONE, NONE, np.array(held), zeros, zeros, zeros, (shares,))
+        holdings = Holdings(NONE, NONE, np.array(held), zeros, zeros, zeros, zeros + 1, (shares,))
         for lives, predicted in zip(growth.tolist(), holdings.peaks(growth).tolist(), strict=True):
             # A request is there one step longer than it grows; all but the last to end may grow in that step too.
             in_use = [
