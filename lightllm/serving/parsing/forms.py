@@ -48,8 +48,14 @@ class Tool:
         required = list(dict.fromkeys(self.parameters.get("required") or []))
         if unknown := [name for name in required if name not in known]:
             raise RequestError(f"the tool {self.name!r} requires {unknown[0]!r}, which is no property", param="tools")
-        names = required + [name for name in known if name not in required]
+        names = required + [name for name in known if name not in required and known[name] is not False]
+        if impossible := [name for name in required if known[name] is False]:
+            raise self.unsatisfiable(impossible[0])
         return [(name, known[name] if isinstance(known[name], dict) else {}, name in required) for name in names]
+
+    def unsatisfiable(self, name: str) -> RequestError:
+        """Of a parameter of this name."""
+        return RequestError(f"nothing satisfies the schema of {name!r} of the tool {self.name!r}", param="tools")
 
 
 def refuse_others(tool: Tool, schema: Mapping[str, Any], known: frozenset[str]) -> None:
@@ -94,7 +100,7 @@ def one_by_one(before: str, between: str, after: str) -> Callable[[Tool], Gramma
         written: list[Grammar] = []
         for name, schema, is_required in tool.properties():
             is_text = types.get(name) == {"string"}
-            value = _raw_text(tool, schema) if is_text else tool.schema(schema)
+            value = _raw_text(tool, name, schema) if is_text else tool.schema(schema)
             one = Tag(f"{before}{name}{between}", value, after)
             written.append(one if is_required else Optional(one))
         return parts.Sequence(written)
@@ -102,12 +108,15 @@ def one_by_one(before: str, between: str, after: str) -> Callable[[Tool], Gramma
     return arguments
 
 
-def _raw_text(tool: Tool, schema: Mapping[str, Any]) -> Grammar:
+def _raw_text(tool: Tool, name: str, schema: Mapping[str, Any]) -> Grammar:
     refuse_others(tool, schema, _OF_RAW_TEXT | _ANNOTATIONS)
-    values = schema.get("enum") or ([schema["const"]] if "const" in schema else [])
-    if values and all(isinstance(value, str) for value in values):
-        return Either([ConstString(value) for value in values])
-    return parts.AnyText()
+    if not schema.keys() & {"enum", "const"}:
+        return parts.AnyText()
+    values = schema["enum"] if isinstance(schema.get("enum"), list) else [schema.get("const")]
+    texts = [text for text in values if isinstance(text, str) and schema.get("const", text) == text]
+    if not texts:
+        raise tool.unsatisfiable(name)
+    return Either([ConstString(text) for text in texts])
 
 
 @dataclass(frozen=True)

@@ -106,3 +106,30 @@ def test_a_form_takes_what_it_can_of_a_tool_that_is_not_strict():
     loose = Tool("f", {"type": "object", "properties": {"x": digit}, "additionalProperties": False})
     text = written(FORMATS["hermes"].form.calls([loose], several=False), 1)
     assert parse([text], FORMATS["hermes"], tools={"f": loose.parameters}).calls[0][0] == "f"
+
+
+@pytest.mark.parametrize("schema", [{"enum": []}, {"enum": [1]}, {"enum": ["a"], "const": "b"}])
+def test_a_text_that_nothing_satisfies_is_refused(schema):
+    tool = Tool("f", {"properties": {"x": {"type": "string", **schema}}, "required": ["x"]}, is_strict=True)
+    with pytest.raises(RequestError, match="nothing satisfies the schema of 'x'"):
+        FORMATS["glm45"].form.calls([tool], several=False)
+
+
+@pytest.mark.parametrize("schema", [{"enum": ["a", 1]}, {"enum": ["a", "b"], "const": "a"}])
+def test_a_text_is_held_to_all_that_is_said_of_it(schema):
+    tool = Tool("f", {"properties": {"x": {"type": "string", **schema}}, "required": ["x"]}, is_strict=True)
+    grammar = FORMATS["qwen3_coder"].form.calls([tool], several=False)
+    texts = {written(grammar, seed) for seed in range(3)}
+    answers = [parse([text], FORMATS["qwen3_coder"], tools={"f": tool.parameters}) for text in texts]
+    assert {json.loads(call)["x"] for answer in answers for _, call in answer.calls} == {"a"}
+
+
+@pytest.mark.parametrize("name", ["pythonic", "qwen3_coder"])
+def test_a_parameter_that_may_not_be_given_is_not(name):
+    schema = {"properties": {"x": False, "y": {"type": "integer", "minimum": 1, "maximum": 2}}, "required": ["y"]}
+    tool = Tool("f", schema, is_strict=True)
+    text = written(FORMATS[name].form.calls([tool], several=False), 0)
+    [(_, arguments)] = parse([text], FORMATS[name], tools={"f": schema}).calls
+    assert json.loads(arguments).keys() == {"y"}
+    with pytest.raises(RequestError, match="nothing satisfies the schema of 'x'"):
+        FORMATS[name].form.calls([Tool("f", schema | {"required": ["x"]}, is_strict=True)], several=False)
