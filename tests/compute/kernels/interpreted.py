@@ -42,7 +42,7 @@ PAIRS = [
     pytest.param(op, implementation, id=op.name)
     for op in ALL.values()
     for implementation in op.implementations
-    if implementation.name == "triton"
+    if implementation.name == "triton"  # Gluon has no interpreter
 ]
 
 

@@ -32,7 +32,7 @@ IMPLEMENTATIONS = {
     op.name: implementation
     for op in ALL.values()
     for implementation in op.implementations
-    if implementation.name == "triton"
+    if implementation.name in ("triton", "gluon")
 }
 KERNELS = {name: implementation.function for name, implementation in IMPLEMENTATIONS.items()}
 

@@ -372,7 +372,7 @@ def _pays_to_rotate(tokens: int, width: int) -> bool:
     return (tokens <= 32 and _pays(tokens, width)) or (tokens <= 16 and width <= SMALL_WIDTH)
 
 
-@ops.gated_linear_of_weighted.implementation("triton", why_not_joined, _pays)
+@ops.gated_linear_of_weighted.implementation("gluon", why_not_joined, _pays)
 def gated_linear_of_weighted(x: Tensor, squares: Tensor, eps: float, weight: Tensor, bias: Tensor | None) -> Tensor:
     (tokens, inputs), outputs = x.shape, len(weight) // 2
     shape = shape_to_gate(_padded(tokens))
@@ -384,7 +384,7 @@ def gated_linear_of_weighted(x: Tensor, squares: Tensor, eps: float, weight: Ten
     return y
 
 
-@ops.linear_add_weigh.implementation("triton", why_not_joined, _pays)
+@ops.linear_add_weigh.implementation("gluon", why_not_joined, _pays)
 def linear_add_weigh(x: Tensor, weight: Tensor, residual: Tensor, norm_weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     (tokens, inputs), outputs = x.shape, len(weight)
     sizes = (_padded(tokens), outputs, inputs, card(x.device).multiprocessors)
@@ -400,7 +400,7 @@ def linear_add_weigh(x: Tensor, weight: Tensor, residual: Tensor, norm_weight: T
     return weighted, squares[:, :tokens], total
 
 
-@ops.linear_rotate_store.implementation("triton", why_not_joined, _pays_to_rotate)
+@ops.linear_rotate_store.implementation("gluon", why_not_joined, _pays_to_rotate)
 def linear_rotate_store(
     x: Tensor,
     squares: Tensor | None,
