@@ -3,6 +3,7 @@
 import hashlib
 import json
 import signal
+import sys
 import time
 import traceback
 from collections.abc import Callable, Iterator
@@ -16,8 +17,7 @@ from tests.fuzzing.events import Episode
 
 BLOCK = 100  # seeds that a process runs at a time
 _LONGEST_S = 60  # one seed; it takes some milliseconds
-_ROOT = Path(__file__).parents[2]
-_CODE = ("lightllm/base", "lightllm/serving", "tests/fuzzing", "tests/serving/scheduling")
+_OURS = ("lightllm", "tests")
 
 
 @dataclass
@@ -73,8 +73,9 @@ class Result:
 
 
 def fingerprint() -> str:
-    """Of all code that decides how an episode ends."""
-    sources = sorted(path for folder in _CODE for path in (_ROOT / folder).rglob("*.py"))
+    """Of all code of ours that is imported, which episodes are made of."""
+    modules = (module for name, module in sys.modules.items() if name.partition(".")[0] in _OURS)
+    sources = sorted(Path(module.__file__) for module in modules if module.__file__)
     return hashlib.sha256(b"".join(path.read_bytes() for path in sources)).hexdigest()
 
 
