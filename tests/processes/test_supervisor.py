@@ -208,7 +208,7 @@ def test_a_dead_api_process_is_replaced_alone(start):
     os.kill(run.pids("api.1")[0], signal.SIGKILL)
     assert eventually(lambda: len(run.pids("api.1")) == 2)
     assert eventually(lambda: "Connect(name='client:1')" in run.diary("detokenizer.0"))
-    assert "ClientLost(client=1)" in run.diary("scheduler.0")
+    assert eventually(lambda: "ClientLost(client=1)" in run.diary("scheduler.0"))
     assert run.status.state is State.SERVING
     for name in ("api.0", "scheduler.0", "worker.0", "detokenizer.0"):
         assert len(run.pids(name)) == 1
