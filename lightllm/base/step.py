@@ -5,9 +5,10 @@ sampling parameters, its last sampled token). A plan holds all that workers need
 Prefill, chunks of prefill, decode and verification of drafts differ only in how many tokens a sequence runs.
 """
 
-import math
+import struct
 from dataclasses import dataclass, field, fields
 
+import msgspec
 import numpy as np
 
 FAILED = -2  # in results: no token was sampled, because what the row's grammar allows was not known, or was nothing
@@ -97,51 +98,53 @@ class StepResult:
     vectors: np.ndarray = _empty(np.float32, 0, 0)  # [S, width] float32, of a model that does not generate
 
 
-_DTYPES = {np.dtype(t).str: np.dtype(t) for t in (np.int32, np.float32, np.bool_)} | {"row": ROW}
-_CODES = list(_DTYPES.values())
-_HEADER = np.dtype(
-    [("kind", np.int64), ("code", np.int64), ("rank", np.int64), ("shape", np.int64, 2), ("value", np.float64)]
-)
+_NAMES = {kind: [each.name for each in fields(kind)] for kind in (StepPlan, StepResult)}
+_DTYPES = [*map(np.dtype, (np.int32, np.float32, np.bool_)), ROW]
+_LENGTH = struct.Struct("q")  # bytes of the description that follows it
+_DESCRIBED = 64  # bytes at most of a field: its value, or an array's type and shape
 _ALIGN = 64
+_encode, _decode = msgspec.msgpack.Encoder().encode, msgspec.msgpack.Decoder().decode
 
 
 def pack(message: StepPlan | StepResult, buffer: np.ndarray) -> int:
     """Writes a plan or result into `buffer` [bytes] uint8, returns its length. Raises ValueError without room."""
-    names = [field.name for field in fields(message)]
-    headers = buffer[: len(names) * _HEADER.itemsize].view(_HEADER)
-    at, described = _round_up(headers.nbytes), []
+    names = _NAMES[type(message)]
+    at, described = _first_array(names), []
     for name in names:
         value = getattr(message, name)
-        if isinstance(value, np.ndarray):
-            shape = (*value.shape, 0, 0)[:2]
-            described.append((1, _CODES.index(value.dtype), value.ndim, shape, 0.0))
-            if at + value.nbytes > len(buffer):
-                raise ValueError(
-                    f"a {type(message).__name__} of {at + value.nbytes} bytes and more, room for {len(buffer)}"
-                )
-            buffer[at : at + value.nbytes] = np.ascontiguousarray(value).reshape(-1).view(np.uint8)
-            at = _round_up(at + value.nbytes)
-        else:
-            described.append((0, 0, 0, (0, 0), value))
-    headers[:] = described
+        if not isinstance(value, np.ndarray):
+            described.append(value)
+            continue
+        described.append((_DTYPES.index(value.dtype), value.shape))
+        if not value.size:
+            continue
+        end = at + value.nbytes
+        if end > len(buffer):
+            raise ValueError(f"a {type(message).__name__} of {end} bytes and more, room for {len(buffer)}")
+        buffer[at:end] = np.ascontiguousarray(value).reshape(-1).view(np.uint8)
+        at = _round_up(end)
+    description = _encode((at, described))
+    _LENGTH.pack_into(buffer.data, 0, len(description))
+    buffer[_LENGTH.size : _LENGTH.size + len(description)] = np.frombuffer(description, np.uint8)
     return at
 
 
 def unpack(kind: type, buffer: np.ndarray):
-    """Reads what `pack` wrote. The arrays are copies."""
-    specs = fields(kind)
-    headers = buffer[: len(specs) * _HEADER.itemsize].view(_HEADER)
-    at, values = _round_up(headers.nbytes), []
-    # As a list at once: reading fields of a structured array one by one takes three times as long.
-    for (is_array, code, rank, shape, value), spec in zip(headers.tolist(), specs, strict=True):
-        if is_array:
-            dtype, shape = _CODES[code], shape[:rank]
-            size = math.prod(shape) * dtype.itemsize
-            values.append(buffer[at : at + size].copy().view(dtype).reshape(shape))
-            at = _round_up(at + size)
-        else:
-            values.append({int: int, float: float, bool: bool}[spec.type](value))
+    """Reads what `pack` wrote. The arrays lie in one copy."""
+    (length,) = _LENGTH.unpack_from(buffer.data)
+    end, described = _decode(buffer.data[_LENGTH.size : _LENGTH.size + length])
+    at, values, copy = _first_array(_NAMES[kind]), [], buffer[:end].copy()
+    for value in described:
+        if isinstance(value, list):
+            code, shape = value
+            value = np.ndarray(shape, _DTYPES[code], copy, at)
+            at = _round_up(at + value.nbytes)
+        values.append(value)
     return kind(*values)
+
+
+def _first_array(names: list[str]) -> int:
+    return _round_up(_LENGTH.size + _DESCRIBED * len(names))
 
 
 def _round_up(size: int) -> int:
