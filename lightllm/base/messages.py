@@ -193,7 +193,9 @@ AnyMessage = (
 
 def references(indexes: np.ndarray, generations: np.ndarray) -> bytes:
     """indexes, generations [n] -> the bytes that messages carry."""
-    return np.stack([indexes, generations], axis=1).astype(np.uint32).tobytes()
+    pairs = np.empty((len(indexes), 2), dtype=np.uint32)
+    pairs[:, 0], pairs[:, 1] = indexes, generations
+    return pairs.tobytes()
 
 
 def parse_references(data: bytes) -> np.ndarray:

@@ -15,7 +15,7 @@ class _Flight:
     rows: np.ndarray  # [sequences]
     epochs: np.ndarray  # of these rows when the step was planned
     samples: np.ndarray
-    scores: np.ndarray  # [sequences]: tokens of each that are scored
+    scores: np.ndarray | None  # [sequences]: tokens of each that are scored; None: none of any
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,9 +38,10 @@ class Flights:
         return len(self._flights)
 
     def add(self, plan: StepPlan) -> None:
-        scores = np.zeros(len(plan.rows), dtype=np.int64)
+        scores = None
         if len(plan.scored):
-            np.add.at(scores, np.searchsorted(np.cumsum(plan.counts), plan.scored, side="right"), 1)
+            of_whom = np.searchsorted(np.cumsum(plan.counts), plan.scored, side="right")
+            scores = np.bincount(of_whom, minlength=len(plan.rows))
         self._flights.append(_Flight(plan.step, plan.rows, self._rows.epoch[plan.rows], plan.samples, scores))
 
     def land(self, result: StepResult) -> Landed:
@@ -49,14 +50,24 @@ class Flights:
         assert result.step == due, "each result comes once, in the order of the plans"
         flight = self._flights.popleft()
         is_theirs = self._rows.epoch[flight.rows] == flight.epochs
-        positions, ends = np.flatnonzero(flight.samples & is_theirs), np.cumsum(flight.scores)
-        scores = [
-            (int(flight.rows[at]), slice(int(ends[at] - flight.scores[at]), int(ends[at])))
-            for at in np.flatnonzero(is_theirs & (flight.scores > 0))
-        ]
+        positions = (flight.samples & is_theirs).nonzero()[0]
+        scores = [] if flight.scores is None else _runs(flight.rows, flight.scores, is_theirs)
         return Landed(positions, flight.rows[positions], scores)
 
     def await_anything(self, row: int) -> bool:
         """Whether an outstanding step samples or scores for the request that has this row."""
         epoch = self._rows.epoch[row]
-        return any((((f.scores > 0) | f.samples) & (f.rows == row) & (f.epochs == epoch)).any() for f in self._flights)
+        return any((_awaits(f) & (f.rows == row) & (f.epochs == epoch)).any() for f in self._flights)
+
+
+def _awaits(flight: _Flight) -> np.ndarray:
+    return flight.samples if flight.scores is None else flight.samples | (flight.scores > 0)
+
+
+def _runs(rows: np.ndarray, scores: np.ndarray, are_wanted: np.ndarray) -> list[tuple[int, slice]]:
+    """Where the scores of each row lie, one row's after another's; of those that are wanted and have any."""
+    ends = np.cumsum(scores)
+    return [
+        (int(rows[at]), slice(int(ends[at] - scores[at]), int(ends[at])))
+        for at in np.flatnonzero(are_wanted & (scores > 0))
+    ]

@@ -61,13 +61,14 @@ class OutputWriter:
             self._add_pages(full)
         has_room = self._rows_left[indexes] > 0
         indexes, positions = indexes[has_room], positions[has_room]
-        words, num_logprobs = self._next_word[indexes], self._num_logprobs[indexes]
+        words, num_logprobs, width = self._next_word[indexes], self._num_logprobs[indexes], 1
         self._memory.flat[words] = result.tokens[positions]
         if num_logprobs.max(initial=-1) >= 0:
             for count in np.unique(num_logprobs[num_logprobs >= 0]).tolist():
                 chosen = num_logprobs == count
                 self._write_logprobs(words[chosen], positions[chosen], result, count)
-        self._next_word[indexes] = words + np.where(num_logprobs < 0, 1, 2 + 2 * num_logprobs)
+            width = np.where(num_logprobs < 0, 1, 2 + 2 * num_logprobs)
+        self._next_word[indexes] = words + width
         self._rows_left[indexes] -= 1
         self._num_output[indexes] += 1
         return has_room

@@ -145,7 +145,9 @@ class PlanDraft:
 
 
 def _join(of_decodes: np.ndarray, of_chunks: list[int]) -> np.ndarray:
-    return np.concatenate([of_decodes, np.array(of_chunks, dtype=np.int32)]).astype(np.int32)
+    joined = np.empty(len(of_decodes) + len(of_chunks), dtype=np.int32)
+    joined[: len(of_decodes)], joined[len(of_decodes) :] = of_decodes, of_chunks
+    return joined
 
 
 def _scored(chunks: list[Chunk], *, first: int) -> np.ndarray:
@@ -160,16 +162,15 @@ def _scored(chunks: list[Chunk], *, first: int) -> np.ndarray:
 
 def _beginnings(begun: list[int], rows: Rows) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Sampling parameters of rows that begin, the stop tokens of those that may not sample them at first, words."""
-    begins, nothing = [np.zeros(0, dtype=ROW)], np.zeros(0, dtype=np.int32)
-    stops, words = [nothing], [nothing]
-    for row in begun:
+    begins, stops, words = np.empty(len(begun), dtype=ROW), [_NONE], [_NONE]
+    for at, row in enumerate(begun):
         request = rows.requests[row]
         assert request is not None, "a row that begins has a request"
-        begin = request.sampling.copy()
         assert request.tokens is not None, "which knows its tokens"
+        begins[at] = request.sampling[0]
+        begin = begins[at]
         begin["row"], begin["num_stops"] = row, len(request.stops_to_tell)
         begin["num_output"] = len(request.tokens) - request.prompt_length
-        begins.append(begin)
         stops.append(request.stops_to_tell)
         words.append(request.words)
-    return np.concatenate(begins), np.concatenate(stops), np.concatenate(words)
+    return begins, np.concatenate(stops), np.concatenate(words)

@@ -32,6 +32,8 @@ class Preemption:
     def make_room(self, tokens: int) -> list[Request]:
         """Preempts until all that still runs has slots for the next step of `tokens`. Returns who had to give way."""
         preempted = []
+        if self._running.pool.slots.num_free >= tokens:
+            return preempted  # more than one slot a token is never taken
         while (lacking := self._slots_needed(tokens) - self._running.pool.num_available) > 0:
             request = self._victim(lacking)
             if request is None:

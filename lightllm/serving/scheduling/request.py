@@ -1,6 +1,7 @@
 """A request as the scheduler knows it, read from the request table."""
 
 import math
+from collections import namedtuple
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -9,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lightllm.base.beams import BeamOptions
-from lightllm.base.request_table import Options, RequestTable
+from lightllm.base.request_table import RECORD, Options, RequestTable
 from lightllm.base.step import ROW
 
 if TYPE_CHECKING:
@@ -20,6 +21,8 @@ _OF_WORDS = ("num_bias_words", "num_ends", "num_mask_words", "num_first_mask_wor
 _NOT_IN_RECORDS = ("row", "index", "generation", "has_grammar", "num_output", "num_stops", *_OF_WORDS)
 _SAME_NAME = [name for name in ROW.names or () if name not in _NOT_IN_RECORDS]
 _NO_WORDS = np.empty(0, dtype=np.int32)
+# Fields of numpy's records are read one by one at the price of the whole tuple.
+_Record = namedtuple("_Record", RECORD.names or ())
 
 
 @dataclass(slots=True, eq=False)
@@ -86,38 +89,35 @@ def read_request(table: RequestTable, index: int, generation: int, *, order: int
     A client raises the generation before it uses record or pages for something else, so what was read is only valid
     if the generation still holds afterwards. The prompt is read when the request starts.
     """
-    record = table.records[index].copy()
-    encoded = table.pages.read_bytes(int(record["options_page"]), 0, int(record["options_bytes"]))
+    record = _Record(*table.records[index].item())
+    encoded = table.pages.read_bytes(record.options_page, 0, record.options_bytes)
     if int(table.records["generation"][index]) != generation:
         return None
     options = _decode_options(encoded)
-    sampling = np.zeros(1, dtype=ROW)
-    for name in _SAME_NAME:
-        sampling[name] = record[name]
-    for name in _OF_WORDS:
-        sampling[name] = getattr(options.token_words, name)
-    sampling["index"], sampling["generation"] = index, generation
-    sampling["has_grammar"] = record["grammar_bytes"] > 0
+    has_grammar = record.grammar_bytes > 0
+    known = {"index": index, "generation": generation, "has_grammar": has_grammar}
+    known |= {name: getattr(record, name) for name in _SAME_NAME}
+    known |= {name: getattr(options.token_words, name) for name in _OF_WORDS}
     return Request(
         index=index,
         generation=generation,
         order=order,
-        prompt_page=int(record["prompt_page"]),
-        prompt_length=int(record["prompt_length"]),
-        max_tokens=int(record["max_tokens"]),
-        max_tokens_given=bool(record["max_tokens_given"]),
-        min_tokens=int(record["min_tokens"]),
-        num_logprobs=int(record["num_logprobs"]),
-        num_prompt_logprobs=int(record["num_prompt_logprobs"]),
-        priority=int(record["priority"]),
-        tenant=int(record["tenant"]),
-        salt=int(record["salt"]),
+        prompt_page=record.prompt_page,
+        prompt_length=record.prompt_length,
+        max_tokens=record.max_tokens,
+        max_tokens_given=record.max_tokens_given,
+        min_tokens=record.min_tokens,
+        num_logprobs=record.num_logprobs,
+        num_prompt_logprobs=record.num_prompt_logprobs,
+        priority=record.priority,
+        tenant=record.tenant,
+        salt=record.salt,
         came=now,
-        deadline=now + (float(record["timeout_s"]) or math.inf),
-        stop_tokens=np.unique(np.array(options.stop_token_ids, dtype=np.int32)),
-        has_grammar=bool(record["grammar_bytes"] > 0),
+        deadline=now + (record.timeout_s or math.inf),
+        stop_tokens=np.array(sorted(set(options.stop_token_ids)), dtype=np.int32),
+        has_grammar=has_grammar,
         can_stop=bool(options.stop_token_ids or options.stop),
-        sampling=sampling,
+        sampling=np.array([tuple(known.get(name, 0) for name in ROW.names or ())], dtype=ROW),
         words=np.frombuffer(options.token_words.words, dtype=np.int32),
         beams=options.beams,
     )

@@ -17,6 +17,7 @@ from lightllm.serving.scheduling.request import Request
 
 _NO_TOKEN = -1
 _NO_FAMILY = -1
+_NOBODY = np.zeros(0, dtype=np.int64)
 _SAME_NAME = (
     "index",
     "generation",
@@ -100,22 +101,34 @@ class Rows:
 
     def decoding(self) -> np.ndarray:
         """Rows whose next step runs the token they sampled last."""
-        return np.flatnonzero(self.takes_part & (self.length >= self.goal) & (self.length < self.limit))
+        if self._is_empty:
+            return _NOBODY
+        return (self.takes_part & (self.length >= self.goal) & (self.length < self.limit)).nonzero()[0]
 
     def prefilling(self) -> np.ndarray:
         """Rows that have not run all known tokens, oldest request first."""
-        rows = np.flatnonzero(self.takes_part & (self.length < self.goal))
-        return rows[np.argsort(self.order[rows])]
+        if self._is_empty:
+            return _NOBODY
+        return self._oldest_first(self.takes_part & (self.length < self.goal))
 
     def taking_part(self) -> np.ndarray:
         """Rows with requests that run, oldest first."""
-        rows = np.flatnonzero(self.takes_part)
-        return rows[np.argsort(self.order[rows])]
+        return self._oldest_first(self.takes_part)
 
     def are_stops(self, rows: np.ndarray, tokens: np.ndarray) -> np.ndarray:
         """Whether tokens[i] is a stop token of rows[i]: [n] bool."""
         width = int(self.num_stops[rows].max(initial=0))
+        if not width:
+            return np.zeros(len(rows), dtype=np.bool_)
         return (self.stop_tokens[rows, :width] == tokens[:, None]).any(axis=1)
+
+    @property
+    def _is_empty(self) -> bool:
+        return len(self._free) == len(self.requests)
+
+    def _oldest_first(self, are_wanted: np.ndarray) -> np.ndarray:
+        rows = are_wanted.nonzero()[0]
+        return rows[np.argsort(self.order[rows])] if len(rows) > 1 else rows
 
     def _set_stop_tokens(self, row: int, tokens: np.ndarray) -> None:
         if (more := len(tokens) - self.stop_tokens.shape[1]) > 0:

@@ -96,6 +96,8 @@ class Running:
         """Every row that can takes the slot for the token it sampled last."""
         rows = self.rows
         decoding = rows.decoding()
+        if not len(decoding):
+            return
         starts = rows.length[decoding]
         rows.slots[decoding, starts] = self.pool.take_after(rows.slots[decoding, starts - 1])
         rows.length[decoding] = rows.told[decoding] = starts + 1

@@ -280,6 +280,8 @@ class Scheduler:
     ) -> tuple[np.ndarray, np.ndarray]:
         """Ends the requests for which no token could be sampled; the others are left."""
         has_failed = result.tokens[positions] == FAILED
+        if not has_failed.any():
+            return positions, seated
         for row in seated[has_failed]:
             self._end(self._request_of(int(row)), FinishReason.GRAMMAR)
         return positions[~has_failed], seated[~has_failed]

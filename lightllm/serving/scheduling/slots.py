@@ -41,13 +41,16 @@ class SlotAllocator:
         assert len(last) <= self.num_free, "room is made before slots are taken"
         slots = last + np.int32(1)
         is_free = self._is_free[slots]
-        self._mark_taken(slots[is_free])
-        missing = np.flatnonzero(~is_free)
-        if len(missing):
-            slots[missing] = self._take_apart(len(missing))
+        if is_free.all():
+            self._mark_taken(slots)
+        else:
+            self._mark_taken(slots[is_free])
+            slots[~is_free] = self._take_apart(int(np.count_nonzero(~is_free)))
         return slots
 
     def free(self, slots: Slots) -> None:
+        if not len(slots):
+            return
         assert not self._is_free[slots].any(), "a slot is freed once"
         self._is_free[slots] = True
         np.add.at(self._room, _blocks_of(slots), _ONE)
@@ -65,10 +68,12 @@ class SlotAllocator:
 
     def _blocks_for(self, count: int) -> NDArray[np.int64]:
         """Blocks that together have `count` free slots: the closest wholly free ones, or the emptiest."""
-        whole, needed = np.flatnonzero(self._room == _BLOCK), -(-count // _BLOCK)
+        is_whole, needed = self._room == _BLOCK, -(-count // _BLOCK)
+        if (first := is_whole.tobytes().find(b"\1" * needed)) >= 0:
+            return np.arange(first, first + needed)
+        whole = is_whole.nonzero()[0]
         if needed <= len(whole):
-            span = whole[needed - 1 :] - whole[: len(whole) - needed + 1] if needed else whole
-            first = int(np.argmin(span)) if needed else 0
+            first = int(np.argmin(whole[needed - 1 :] - whole[: len(whole) - needed + 1]))
             return whole[first : first + needed]
         emptiest = np.argsort(-self._room, kind="stable")
         enough = int(np.searchsorted(np.cumsum(self._room[emptiest]), count)) + 1
