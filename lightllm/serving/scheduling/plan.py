@@ -154,8 +154,9 @@ def _scored(chunks: list[Chunk], *, first: int) -> np.ndarray:
     """Which places in the tokens of these chunks, which begin at place `first`, are asked about."""
     places = [_NONE]
     for chunk in chunks:
-        begin = first + chunk.scored - chunk.start
-        places.append(np.arange(begin, begin + len(chunk.successors), dtype=np.int32))
+        if len(chunk.successors):
+            begin = first + chunk.scored - chunk.start
+            places.append(np.arange(begin, begin + len(chunk.successors), dtype=np.int32))
         first += len(chunk.tokens)
     return np.concatenate(places)
 
