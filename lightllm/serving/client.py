@@ -142,6 +142,13 @@ class EngineClient:
         self._metrics.add("request_count", params.num_samples)
         return requests
 
+    def end(self, request: Request, update: Update) -> None:
+        """Gives a request back of which `update` completes the answer, though the engine may go on."""
+        if not request.is_finished:
+            request.is_finished = True
+            self._observe_end(request, update)
+        self.release(request)
+
     def release(self, request: Request) -> None:
         """Gives a request's record back, and ends the request if it still runs. May be repeated."""
         if request.is_released:

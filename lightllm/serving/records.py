@@ -79,6 +79,17 @@ class Tokens:
     def __len__(self) -> int:
         return len(self.ids)
 
+    def __getitem__(self, part: slice) -> "Tokens":
+        arrays = [getattr(self, field.name) for field in fields(self)[1:]]
+        return Tokens(self.ids[part], *[None if array is None else array[part] for array in arrays])
+
+    @staticmethod
+    def joined(pieces: Sequence["Tokens"]) -> "Tokens":
+        """All tokens, in order."""
+        if not (pieces := [piece for piece in pieces if len(piece)]):
+            return NO_TOKENS
+        return Tokens(*[_joined([getattr(piece, field.name) for piece in pieces]) for field in fields(Tokens)])
+
 
 NO_TOKENS = Tokens(np.empty(0, dtype=np.int32))
 
@@ -107,10 +118,9 @@ class Update:
 
 def joined(updates: Sequence[Update]) -> Update:
     """All updates of one request, in order, as if it had been read once."""
-    pieces = [update.tokens for update in updates if len(update.tokens)]
-    tokens = NO_TOKENS
-    if pieces:
-        tokens = Tokens(*[_joined([getattr(piece, field.name) for piece in pieces]) for field in fields(Tokens)])
+    if len(updates) == 1:
+        return updates[0]
+    tokens = Tokens.joined([update.tokens for update in updates])
     prompt = next((update.prompt for update in updates if len(update.prompt)), NO_TOKENS)
     return replace(updates[-1], text="".join([update.text for update in updates]), tokens=tokens, prompt=prompt)
 

@@ -11,7 +11,7 @@ from lightllm.base.request import FinishReason, SamplingParams
 from lightllm.serving import best_of
 from lightllm.serving.api import errors, logprobs, openai
 from lightllm.serving.api.body import GenerationBody
-from lightllm.serving.api.chat_parsing import ChatParsing, ReasoningTokens
+from lightllm.serving.api.chat_parsing import ChatParsing, TokenStarts
 from lightllm.serving.api.generation import Generation
 from lightllm.serving.api.openai import DONE, FINISH, Usage, UsageCount, UsageTail, json
 from lightllm.serving.api.service import Service
@@ -87,11 +87,9 @@ class ChoiceReader:
         self._parsing = parsing
         self._call_ids: dict[int, str] = {}
         self._parser: AnswerParser | None = parsing.new_parser(beginning) if parsing.is_needed else None
-        self._tokens: ReasoningTokens | None = None
+        self._tokens: TokenStarts | None = None
         if parsing.reasoning_format is not None:
-            self._tokens = ReasoningTokens(
-                service, skips_special_tokens=skips_special_tokens, shown=parsing.shown_tokens
-            )
+            self._tokens = TokenStarts(service, skips_special_tokens=skips_special_tokens, shown=parsing.shown_tokens)
 
     def anew(self) -> "ChoiceReader":
         """One that has read nothing yet, and gives calls the same ids."""
@@ -168,7 +166,7 @@ class ChoiceReader:
         """So far; None for a model that does not reason."""
         if self._tokens is None or self._parser is None:
             return None
-        return self._tokens.count(self._parser.output)
+        return self._tokens.reasoning(self._parser.output)
 
     def call(self, begin: CallBegin) -> ToolCall:
         """A call without arguments yet."""

@@ -51,7 +51,8 @@ class ChatParsing:
         output = Output(
             tools=self.tools,
             separates_reasoning=self.separates_reasoning,
-            allows_several_calls=self.choice.several,
+            only_offered=self.choice.is_exclusive,
+            most_calls=None if self.choice.several else 1,
         )
         return AnswerParser(output, parts)
 
@@ -60,8 +61,8 @@ class ChatParsing:
         return self.tool_format.new_id()
 
 
-class ReasoningTokens:
-    """Counts those tokens of one choice that begin within its reasoning, tags included."""
+class TokenStarts:
+    """Where the tokens of one choice begin in its text, in characters."""
 
     def __init__(self, service: Service, *, skips_special_tokens: bool, shown: frozenset[int]):
         self._tokenizer = service.need_tokenizer()
@@ -77,9 +78,13 @@ class ReasoningTokens:
             if not (self._skips and token not in self._shown and self._tokenizer.is_special(token)):
                 self._end += len(self._decode(self._tokenizer.token_bytes(token)))
 
-    def count(self, output: Output) -> int:
-        """How many there are so far."""
-        spans, starts = list(output.reasoning_spans), self._starts
+    def before(self, end: int) -> int:
+        """How many begin before character `end`."""
+        return bisect_left(self._starts, end)
+
+    def reasoning(self, output: Output) -> int:
+        """How many have begun within the reasoning, tags included."""
+        spans = list(output.reasoning_spans)
         if output.reasoning_start >= 0:
             spans.append((output.reasoning_start, self._end + 1))
-        return sum(bisect_left(starts, end) - bisect_left(starts, start) for start, end in spans)
+        return sum(self.before(end) - self.before(start) for start, end in spans)

@@ -1,7 +1,7 @@
 """The requests of one HTTP request, awaited together: several prompts, several samples of each."""
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 
 import numpy as np
@@ -10,8 +10,9 @@ from starlette.types import Receive
 from lightllm.base.errors import RequestError
 from lightllm.base.request import FinishReason, SamplingParams, Terms
 from lightllm.serving.client import EngineClient
-from lightllm.serving.records import Request, Update
+from lightllm.serving.records import Request, Update, joined
 
+Cut = Callable[[Update], Update]
 Updates = list[tuple[int, Update]]  # choice, what is new of it
 
 
@@ -30,9 +31,12 @@ class Generation:
     before. So a client that stops reading costs no memory of this process and no time of others.
     """
 
-    def __init__(self, client: EngineClient, terms: Terms, *, until_end: bool):
-        """`until_end`: there is news only when a request has ended, which then is read as a whole."""
-        self._client, self._terms, self._until_end = client, terms, until_end
+    def __init__(self, client: EngineClient, terms: Terms, *, until_end: bool, cuts: Sequence[Cut] = ()):
+        """`until_end`: there is news only when a request has ended, which then is read as a whole.
+
+        `cuts`, one for each choice, are given its updates with their tokens and may end it before the engine does.
+        """
+        self._client, self._terms, self._until_end, self._cuts = client, terms, until_end, cuts
         self._news = asyncio.Event()
         self._client_left = False
         self.requests: list[Request] = []
@@ -64,22 +68,29 @@ class Generation:
             if self._client_left:
                 raise ClientLeftError
             updates = [
-                (choice, self._client.read(request, with_tokens=with_tokens))
+                (choice, self._read(choice, request, with_tokens=with_tokens))
                 for choice, request in enumerate(self.requests)
                 if self._is_due(request)
             ]
             num_open -= sum(update.finish_reason is not None for _, update in updates)
             yield updates
 
+    def _read(self, choice: int, request: Request, *, with_tokens: bool) -> Update:
+        update = self._client.read(request, with_tokens=with_tokens)
+        if self._cuts and (update := self._cuts[choice](update)).finish_reason is not None:
+            self._client.end(request, update)
+        return update
+
     async def whole(self, receive: Receive, *, with_tokens: bool) -> list[Update]:
         """The complete answers by choice. Raises ClientLeftError, UnfinishedError."""
-        answers: list[Update] = [Update()] * len(self.requests)
+        pieces: list[list[Update]] = [[] for _ in self.requests]
         async with self.watched(receive):
             async for updates in self.updates(with_tokens=with_tokens):
                 if error := first_failure(updates):
                     raise error
                 for choice, update in updates:
-                    answers[choice] = update
+                    pieces[choice].append(update)
+        answers = [joined(updates) for updates in pieces]
         if error := nothing_in_time(list(enumerate(answers))):
             raise error
         return answers

@@ -11,12 +11,13 @@ from lightllm.serving.api import beams, chat_answers, chat_grammar, messages, ol
 from lightllm.serving.api import body as bodies
 from lightllm.serving.api.body import GenerationBody, Int
 from lightllm.serving.api.chat_answers import ChatCompletion, ChatStream, ChoiceReader, Particulars
-from lightllm.serving.api.chat_parsing import ChatParsing
+from lightllm.serving.api.chat_parsing import ChatParsing, TokenStarts
 from lightllm.serving.api.chunks import ChatChunk
 from lightllm.serving.api.documents import described
 from lightllm.serving.api.event_stream import EventStream
-from lightllm.serving.api.generation import Generation
+from lightllm.serving.api.generation import Cut, Generation
 from lightllm.serving.api.messages import DescribedMessage, DescribedTool
+from lightllm.serving.api.one_call import OneCall
 from lightllm.serving.api.openai import json
 from lightllm.serving.api.service import Service
 from lightllm.serving.api.tool_choice import tool_choice
@@ -132,26 +133,43 @@ async def begun(service: Service, request: Request, body: ChatBody, *, until_end
         ChoiceReader(service, parsing, prompt.beginning, skips_special_tokens=params.skip_special_tokens)
         for _ in range(params.num_samples)
     ]
+    cuts = _cuts(service, parsing, prompt.beginning, params)
     granted = terms.of(service, request, body, cache_salt=body.cache_salt)
-    generation = Generation(service.client, granted, until_end=until_end)
+    # What is cut has to be read as it comes, but for beams, of which there is nothing to read before their end.
+    generation = Generation(
+        service.client, granted, until_end=until_end and (not cuts or params.beams is not None), cuts=cuts
+    )
     await service.check_grammar(params)
     generation.submit(prompt.tokens, params)
-    needs_tokens = params.num_logprobs >= 0 or bool(body.return_token_ids) or parsing.reasoning_format is not None
+    shows_tokens = params.num_logprobs >= 0 or bool(body.return_token_ids)
+    needs_tokens = shows_tokens or parsing.reasoning_format is not None or bool(cuts)
     return Chat(generation, readers, needs_tokens, params)
+
+
+def _cuts(service: Service, parsing: ChatParsing, beginning: Beginning, params: SamplingParams) -> list[Cut]:
+    """What ends each sample after its first call, where there may be one only and no grammar sees to it."""
+    if parsing.tool_format is None or parsing.choice.several or params.grammar is not None:
+        return []
+    skips, shown = params.skip_special_tokens, parsing.shown_tokens
+    return [
+        OneCall(parsing, beginning, TokenStarts(service, skips_special_tokens=skips, shown=shown)).cut
+        for _ in range(params.num_samples)
+    ]
 
 
 def parsing_of(service: Service, body: ChatBody) -> ChatParsing:
     """What the answers are to be read for."""
     formats = service.formats
     several = body.parallel_tool_calls is not False and not body.functions
-    choice = tool_choice(body.tool_choice, messages.prepared_tools(body.tools), several=several)
+    tools = messages.prepared_tools(body.tools) or []
+    choice = tool_choice(body.tool_choice, tools, several=several)
     wants_calls = bool(choice.tools)
     tool_format = formats.tools if wants_calls else None
     markers = [marker for format in (tool_format, formats.reasoning) if format is not None for marker in format.markers]
     return ChatParsing(
         tool_format,
         formats.reasoning,
-        tools=messages.parameters_by_name(messages.prepared_tools(body.tools) or []) if wants_calls else None,
+        tools=messages.parameters_by_name(choice.shown(tools)) if wants_calls else None,
         separates_reasoning=body.separate_reasoning is not False,
         shows_reasoning=body.include_reasoning is not False,
         choice=choice,
@@ -203,7 +221,7 @@ async def prompt_of(service: Service, body: ChatBody, parsing: ChatParsing) -> C
         )
     template, tokenizer = service.need_template(), service.need_tokenizer()
     conversation = messages.prepared(body.messages)
-    tools = messages.prepared_tools(body.tools)
+    tools = parsing.choice.shown(messages.prepared_tools(body.tools) or [])
     continues = bool(body.continue_final_message)
     begins_answer = not continues if body.add_generation_prompt is None else body.add_generation_prompt
     variables = _effort(body.reasoning_effort, template, has_tools=bool(tools))
@@ -213,7 +231,7 @@ async def prompt_of(service: Service, body: ChatBody, parsing: ChatParsing) -> C
     def render() -> ChatPrompt:
         text = template.render(
             conversation,
-            tools=None if body.tool_choice == "none" else tools,
+            tools=tools or None,
             add_generation_prompt=begins_answer,
             continue_final_message=continues,
             variables=variables | (body.chat_template_kwargs or {}),

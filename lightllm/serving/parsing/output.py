@@ -5,30 +5,35 @@ from typing import Any
 
 from lightllm.serving.parsing.events import CallArguments, CallBegin, Content, Event, Reasoning, joined
 from lightllm.serving.parsing.prose import Prose
-from lightllm.serving.parsing.reader import Reader
+from lightllm.serving.parsing.reader import SPACE, Reader
 
 
 class Output:
-    """One answer's. `tools` are the JSON schemas of parameters by name of the tools offered; None: no calls wanted."""
+    """One answer's. `tools` are the JSON schemas of parameters by name of the tools offered; None: no calls wanted.
+
+    With `most_calls` an answer ends with its last one: `end` is then where, in characters, something else would follow.
+    """
 
     def __init__(
         self,
         *,
         tools: Mapping[str, Mapping[str, Any]] | None,
         separates_reasoning: bool = True,
-        allows_several_calls: bool = True,
+        only_offered: bool = False,
+        most_calls: int | None = None,
     ):
-        """Without `separates_reasoning` reasoning is content, tags and all. All but the first call may be dropped."""
+        """Without `separates_reasoning` reasoning is content, tags and all, with `only_offered` so are calls of tools
+        that were not offered."""
         self.reader = Reader()
         self.tools = tools
+        self.only_offered = only_offered
         self._separates_reasoning = separates_reasoning
-        self.num_calls = 0  # given
-        self.num_calls_read = 0  # and dropped
+        self.num_calls = 0
+        self.end: int | None = None
         self.reasoning_spans: list[tuple[int, int]] = []  # characters from, to; tags included
         self.reasoning_start = -1  # of the span that has not ended
-        self._most_calls = None if allows_several_calls else 1
+        self._most_calls = most_calls
         self._events: list[Event] = []
-        self._is_dropped = False  # the call that is being read
         self._content = Prose(lambda text: self._events.append(Content(text)))
         self._reasoning = Prose(lambda text: self._events.append(Reasoning(text)))
 
@@ -40,8 +45,11 @@ class Output:
     # Text
 
     def content(self, text: str) -> None:
+        """`text` was read last."""
+        self._follow(text)
         self.reader.set_mark()
-        self._content.write(text)
+        if self.end is None:
+            self._content.write(text)
 
     def interrupt(self) -> None:
         """What was just read is a mark between texts."""
@@ -59,8 +67,11 @@ class Output:
         self._content.end()
 
     def reasoning(self, text: str) -> None:
+        """Likewise."""
+        self._follow(text)
         self.reader.set_mark()
-        (self._reasoning if self._separates_reasoning else self._content).write(text)
+        if self.end is None:
+            (self._reasoning if self._separates_reasoning else self._content).write(text)
 
     def begin_reasoning(self, start: int) -> None:
         """What was read since position `start` opens a text of reasoning."""
@@ -84,15 +95,24 @@ class Output:
 
     def begin_call(self, name: str, id: str | None = None) -> None:
         """From here on this is a call, whatever may be wrong with its arguments."""
+        self._follow(self.reader.since_mark())
         self.interrupt()
-        self.num_calls_read += 1
-        self._is_dropped = self.num_calls == self._most_calls
-        if not self._is_dropped:
+        if self.end is None:
             self._events.append(CallBegin(self.num_calls, name, id))
             self.num_calls += 1
 
     def arguments(self, text: str) -> None:
         """The next piece of the arguments of the call begun last."""
         self.reader.set_mark()
-        if text and not self._is_dropped:
+        if text and self.end is None:
             self._events.append(CallArguments(self.num_calls - 1, text))
+
+    def go_on(self, start: int) -> None:
+        """From position `start` on there is more than what was read before."""
+        if self.end is None and self.num_calls == self._most_calls:
+            self.end = start
+
+    def _follow(self, text: str) -> None:
+        """The same where `text`, which was read last, is more than space."""
+        if said := text.lstrip(SPACE):
+            self.go_on(self.reader.position - len(said))

@@ -64,6 +64,11 @@ class Reader:
 
     # The mark
 
+    @property
+    def used(self) -> int:
+        """Characters before the mark."""
+        return self._num_dropped + self._mark
+
     def set_mark(self) -> None:
         self._mark = self._at
 

@@ -96,8 +96,8 @@ class ToolFormat:
 
     def _read_call(self, out: Output) -> Steps[bool]:
         """Reads the calls that begin here; what turns out to be none is text. Returns whether there was one."""
-        before = out.num_calls_read
+        before = out.num_calls
         yield from out.reader.space()
         yield from self.call.read(out)
         out.content(out.reader.since_mark())
-        return out.num_calls_read > before
+        return out.num_calls > before

@@ -119,6 +119,8 @@ def test_at_most_one_tool_is_used_where_the_client_wants_so(server):
     choice = {"type": "auto", "disable_parallel_tool_use": True}
     answer = server.ask(CALL + "\n" + CALL, tools=TOOLS, tool_choice=choice)
     assert [block.type for block in answer.content] == ["tool_use"]
+    assert answer.stop_reason == "tool_use"
+    assert answer.usage.output_tokens == count(CALL + "\n")
 
 
 @pytest.mark.parametrize("form", ["ask", "stream"])

@@ -2,6 +2,7 @@
 
 import json
 
+import httpx
 import pytest
 from openai import NOT_GIVEN, BadRequestError
 
@@ -162,9 +163,27 @@ def test_samples_are_read_each_for_itself(served, answers):
     assert second["content"] == "No call."
 
 
-def test_one_call_at_most_where_the_client_says_so(served, answers):
-    [answer] = answers(served("hermes", CALL + NOTHING), parallel_tool_calls=False)
-    assert [call[1] for call in answer["calls"]] == ["get_weather"]
+@pytest.mark.parametrize("options", [{}, {"logprobs": True}, {"extra_body": {"return_token_ids": True}}])
+def test_an_answer_ends_with_its_first_call_where_the_client_says_so(served, answers, options):
+    texts = (f"I look. {CALL}\n{NOTHING}", f"{CALL}\nThat was it.", CALL, "No call.")
+    several = answers(served("hermes", *texts), n=4, parallel_tool_calls=False, **options)
+    assert [[call[1] for call in answer["calls"]] for answer in several] == [["get_weather"]] * 3 + [[]]
+    assert [answer["content"] for answer in several] == ["I look.", "", "", "No call."]
+    assert [answer["finish"] for answer in several] == ["tool_calls"] * 3 + ["stop"]
+    counts = [count(f"I look. {CALL}\n"), count(f"{CALL}\n"), count(CALL) + 1, count("No call.") + 1]
+    assert several[0]["usage"].completion_tokens == sum(counts)
+    if "logprobs" in options:
+        assert [len(answer["tokens"]) for answer in several] == counts
+
+
+def test_nothing_is_generated_any_more_once_the_only_call_is_there(start, folders, answers):
+    live = start(Saying(CALL + NOTHING * 100), model_dir=folders["hermes"], engine={"tick_s": 0.001})
+    with client_of(live) as client:
+        [answer] = answers(client, parallel_tool_calls=False)
+        assert answer["finish"] == "tool_calls"
+        assert live.engine.is_idle()
+        assert live.engine.ticks < count(CALL + NOTHING * 100)
+        assert "lightllm_request_aborted_total 0" in httpx.get(f"{live.url}/metrics").text
 
 
 def test_logprobs_are_of_all_tokens_whatever_they_say(served, answers):
@@ -203,6 +222,52 @@ def test_a_call_can_be_sent_back_with_its_result(served, folders):
     + [({"type": "function", "function": {"name": "f"}}, "use one of get_weather, get_time")],
 )
 def test_a_choice_that_means_nothing_is_refused(served, choice, says):
+    with pytest.raises(BadRequestError, match=says) as caught:
+        ask(served("hermes", CALL), tool_choice=choice)
+    assert caught.value.param == "tool_choice"
+
+
+def allowed(*names: str, mode: str = "auto") -> dict:
+    tools = [{"type": "function", "function": {"name": name}} for name in names]
+    return {"type": "allowed_tools", "allowed_tools": {"mode": mode, "tools": tools}}
+
+
+def test_only_allowed_tools_are_shown_and_called(start, folders, answers):
+    live = start(Saying(f"{CALL}\n{NOTHING}"), model_dir=folders["hermes"])
+    with client_of(live) as client:
+        [both] = answers(client, tool_choice=allowed("get_time", "get_weather"))
+        assert [call[1] for call in both["calls"]] == ["get_weather", "get_time"]
+        [one] = answers(client, tool_choice=allowed("get_time"))
+    assert [call[1] for call in one["calls"]] == ["get_time"]
+    assert one["content"].strip() == CALL, "what calls another is text"
+    every, some = (live.engine.tokenizer.decode(tokens) for tokens in live.engine.prompts)
+    assert "get_weather" in every
+    assert "get_time" in some
+    assert "get_weather" not in some
+
+
+def test_one_of_the_allowed_tools_may_be_required(start, folders):
+    live = start(Saying(NOTHING), model_dir=folders["hermes"])
+    with client_of(live) as client:
+        ask(client, tool_choice=allowed("get_time", mode="required"))
+        ask(client, tool_choice="required", tools=TOOLS[1:])
+    [grammar] = live.engine.grammars  # both ask for the same, which is asked about once
+    assert b"get_time" in grammar
+    assert b"get_weather" not in grammar
+
+
+@pytest.mark.parametrize(
+    ("choice", "says"),
+    [
+        (allowed("get_time", mode="none"), '"auto" or "required"'),
+        (allowed(), "one tool at least"),
+        (allowed("get_news"), "use one of get_weather, get_time"),
+        ({**allowed("get_time"), "name": "get_time"}, "allowed_tools must be"),
+        ({"type": "allowed_tools", "mode": "auto", "tools": []}, "allowed_tools must be"),
+        ({"type": "allowed_tools", "allowed_tools": {"mode": "auto", "tools": ["get_time"]}}, "'get_time' is not"),
+    ],
+)
+def test_allowed_tools_that_make_no_sense_are_refused(served, choice, says):
     with pytest.raises(BadRequestError, match=says) as caught:
         ask(served("hermes", CALL), tool_choice=choice)
     assert caught.value.param == "tool_choice"

@@ -302,6 +302,32 @@ def test_a_stream_that_fails_says_so(start, checkpoint):
     assert "worker 0 was killed" in last.response.error.message
 
 
+def test_only_allowed_tools_are_shown(server):
+    tools = [*TOOLS, {"type": "function", "name": "get_time", "parameters": {}}]
+    choice = {"type": "allowed_tools", "mode": "auto", "tools": [{"type": "function", "name": "get_time"}]}
+    prompt = server.prompt(tools=tools, tool_choice=choice)
+    assert "get_time" in prompt
+    assert "get_weather" not in prompt
+    assert server.ask(tools=tools, tool_choice=choice).tool_choice.to_dict() == choice
+
+
+@pytest.mark.parametrize(
+    "choice",
+    [
+        {"type": "allowed_tools", "mode": "auto", "tools": [{"type": "mcp", "server_label": "deepwiki"}]},
+        {"type": "allowed_tools", "mode": "auto", "tools": 1},
+        {"type": "allowed_tools", "mode": "never", "tools": [{"type": "function", "name": "get_weather"}]},
+        {"type": "mcp", "server_label": "deepwiki"},
+        {"type": "custom", "name": "get_weather"},
+        {"type": "function", "name": "get_weather", "strict": True},
+    ],
+)
+def test_choices_of_tools_that_are_not_there_are_refused(server, choice):
+    with pytest.raises(BadRequestError) as caught:
+        server.ask(tools=TOOLS, tool_choice=choice)
+    assert caught.value.param == "tool_choice"
+
+
 IMAGE = {"role": "user", "content": [{"type": "input_image", "image_url": "data:"}]}
 REFUSED = {
     "input": [IMAGE],

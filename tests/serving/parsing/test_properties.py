@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from lightllm.serving.parsing import output
 from lightllm.serving.parsing.choice import REASONING_FORMATS, TOOL_FORMATS
 from lightllm.serving.parsing.reader import Reader
-from tests.serving.parsing.answers import TOOLS, cut, parse
+from tests.serving.parsing.answers import TOOLS, cut, new_parser, parse
 from tests.serving.parsing.written import AMONG_TEXT
 
 FORMATS = {format.name: format for format in TOOL_FORMATS}
@@ -62,6 +62,23 @@ def test_no_text_is_lost(name, data):
         assert answer.content == text
     # A header of the harmony format is not shown, whatever it says.
     assert said.count("§") == text.count("§") or name == "gpt_oss"
+
+
+@every_format
+@few
+@given(data=st.data())
+def test_where_one_call_is_all_the_answer_ends_before_what_follows_it(name, data):
+    text = data.draw(texts_of(name))
+    parser = new_parser(FORMATS[name], most_calls=1)
+    output, used = parser.output, 0
+    for character in text:
+        parser.feed(character)
+        used = output.reader.used if output.end is None else used
+    parser.finish()
+    assert output.end is None or used <= output.end, "nothing behind the end was taken for certain"
+    alone = parse([text[: output.end]], FORMATS[name])
+    assert len(alone.calls) <= 1
+    assert parse([text], FORMATS[name], most_calls=1) == parse(text, FORMATS[name], most_calls=1) == alone
 
 
 values = st.recursive(

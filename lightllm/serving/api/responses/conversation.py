@@ -55,11 +55,23 @@ def _tool(tool: FunctionTool, place: str) -> dict[str, Any]:
 def _tool_choice(choice: str | dict[str, Any] | None) -> Any:
     if not isinstance(choice, dict):
         return choice
-    if choice.keys() != {"type", "name"} or choice["type"] != "function":
-        raise RequestError(
-            'tool_choice must be auto, none, required or {"type": "function", "name": ...}', param="tool_choice"
-        )
-    return {"type": "function", "function": {"name": choice["name"]}}
+    if choice.keys() == {"type", "mode", "tools"} and choice["type"] == "allowed_tools":
+        tools = choice["tools"]
+        named = [_named_tool(tool) for tool in tools] if isinstance(tools, list) else tools
+        return {"type": "allowed_tools", "allowed_tools": {"mode": choice["mode"], "tools": named}}
+    return _named_tool(choice)
+
+
+def _named_tool(tool: Any) -> dict[str, Any]:
+    match tool:
+        case {"type": "function", "name": str(name)} if len(tool) == 2:
+            return {"type": "function", "function": {"name": name}}
+    raise RequestError(
+        'tool_choice must be auto, none, required, {"type": "function", "name": ...}, or {"type": "allowed_tools", '
+        '"mode": "auto" or "required", "tools": [{"type": "function", "name": ...}, ...]}; this server has no other '
+        "tools than functions",
+        param="tool_choice",
+    )
 
 
 def _format(format: dict[str, Any]) -> dict[str, Any]:

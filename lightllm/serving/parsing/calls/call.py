@@ -19,4 +19,4 @@ def is_name(name: str | None, out: Output, *, only_offered: bool) -> bool:
     """Whether a tool could have this name; where calls are not marked as such, whether a tool has it."""
     if not name or not name.isprintable():
         return False
-    return not only_offered or name in (out.tools or {})
+    return not (only_offered or out.only_offered) or name in (out.tools or {})

@@ -72,9 +72,9 @@ class TaggedCall:
             yield from reader.space()
             found = yield from reader.skip(self.key[0], self.end)
         if found == self.end or (yield from reader.peek()):
-            if found != self.end:
-                out.content(reader.since_mark())
+            rest = "" if found == self.end else reader.since_mark()
             out.arguments("{}" if separator == "{" else "}")
+            out.content(rest)
 
     def _read_value(self, out: Output, types: frozenset[str]) -> Steps[bool]:
         """Returns whether the value has an end."""

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from lightllm.base.grammar import AnyText, ConstString, Grammar, Sequence, Star, Tag
+from lightllm.serving.parsing.calls.call import is_name
 from lightllm.serving.parsing.calls.json_values import Values
 from lightllm.serving.parsing.evidence import Evidence
 from lightllm.serving.parsing.forms import Form
@@ -36,9 +37,9 @@ class _Header:
         return "<|channel|>analysis" in self.text
 
     @property
-    def tool(self) -> str | None:
+    def tool(self) -> str:
         found = _RECIPIENT.search(self.text)
-        return found[1] if found and found[1].isprintable() else None
+        return found[1] if found else ""
 
 
 def _read_header(reader: Reader, found: str) -> Steps[_Header | None]:
@@ -53,8 +54,9 @@ def _read_header(reader: Reader, found: str) -> Steps[_Header | None]:
 
 def _read_message(out: Output, header: _Header) -> Steps[None]:
     reader = out.reader
+    out.go_on(header.start)
     out.paragraph()
-    if header.tool and out.tools is not None:
+    if out.tools is not None and is_name(header.tool, out, only_offered=False):
         yield from _read_call(out, header.tool)
         end = yield from reader.until(_MESSAGE, out.content)
     elif header.is_analysis:
