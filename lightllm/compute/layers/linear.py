@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from lightllm.base.errors import ConfigError
 from lightllm.compute import ops
 from lightllm.compute.layers.layer import Site
-from lightllm.compute.ops.joined import MOST_TOKENS, PART, Weighted
+from lightllm.compute.ops.joined import PART, Weighted
 from lightllm.compute.ops.op import Op
 from lightllm.compute.parallel.mesh import Group
 from lightllm.compute.quant.method import LinearMethod
@@ -74,7 +74,7 @@ class Projection(nn.Module):
 
     def joined(self, op: Op[..., Any], tokens: int, width: int) -> Tensor | None:
         """The matrix, where this op of ops.joined is how to multiply it by so many tokens. width: of the norm."""
-        is_able = 0 < tokens <= MOST_TOKENS and width % PART == 0 and isinstance(self.method, Unquantized)
+        is_able = tokens > 0 and width % PART == 0 and isinstance(self.method, Unquantized)
         return self.tensors["weight"] if is_able and op.pays(tokens, width) else None
 
     def product(self, x: Tensor) -> Tensor:
@@ -121,18 +121,21 @@ class RowLinear(Projection):
 
     def later(self, x: Tensor) -> "Tensor | Product":
         """As forward, but may leave the product to whoever adds it to something."""
-        is_alone = self.group.ranks == 1 and self.bias is None
+        is_alone = self.group.ranks == 1 and self.bias is None and isinstance(self.method, Unquantized)
         matrix = self.joined(ops.linear_add_weigh, len(x), sum(output.size for output in self.outputs))
-        return self(x) if matrix is None or not is_alone else Product(self, x, matrix)
+        if is_alone and (matrix is not None or ops.linear_add.pays(len(x))):
+            return Product(self, x, self.tensors["weight"], is_weighed=matrix is not None)
+        return self(x)
 
 
 @dataclass(frozen=True, slots=True)
 class Product:
-    """A product that is still to be computed: W x."""
+    """A product that is still to be computed: W x. is_weighed: ops.linear_add_weigh may compute it."""
 
     layer: RowLinear
     x: Tensor
     matrix: Tensor
+    is_weighed: bool
 
     def compute(self) -> Tensor:
         return self.layer(self.x)

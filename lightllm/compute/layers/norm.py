@@ -30,8 +30,12 @@ class RMSNorm(nn.Module):
         return ops.rms_norm(x, self.weight, self.eps)
 
     def add(self, x: Tensor | Product, residual: Tensor | None) -> tuple[Tensor, Tensor]:
-        """(norm of the sum, the sum) of x and what came before it; None: nothing did."""
-        x = x.compute() if isinstance(x, Product) else x
+        """(norm of the sum, the sum) of x and what came before it, which the sum may overwrite; None: nothing did."""
+        if isinstance(x, Product):
+            if residual is not None and ops.linear_add.pays(len(x.x)):
+                total = ops.linear_add(x.x, x.matrix, residual)
+                return self(total), total
+            x = x.compute()
         if residual is None:
             return self(x), x
         return ops.add_rms_norm(x, residual, self.weight, self.eps)
@@ -40,9 +44,9 @@ class RMSNorm(nn.Module):
         self, reader: nn.Module, x: Tensor | Product, residual: Tensor | None
     ) -> tuple[Tensor | Weighted, Tensor]:
         """As add, for a layer that may take the norm without its scales."""
-        if residual is None or not isinstance(x, Product) or not isinstance(reader, Joining):
+        if residual is None or not isinstance(x, Product) or not x.is_weighed:
             return self.add(x, residual)
-        if not reader.takes_weighted(len(x.x)):
+        if not isinstance(reader, Joining) or not reader.takes_weighted(len(x.x)):
             return self.add(x, residual)
         weighted, squares, total = ops.linear_add_weigh(x.x, x.matrix, residual, self.weight)
         return Weighted(weighted, squares, self.eps), total

@@ -16,7 +16,7 @@ from lightllm.compute.ops.kv_formats import (
     norm_rotate_store_latent_quantized,
     norm_rotate_store_quantized,
 )
-from lightllm.compute.ops.linear import gated_linear, linear
+from lightllm.compute.ops.linear import gated_linear, linear, linear_add
 from lightllm.compute.ops.masks import allow
 from lightllm.compute.ops.norm import add_rms_norm, rms_norm
 from lightllm.compute.ops.penalties import penalize
@@ -51,6 +51,7 @@ __all__ = [
     "gated_linear_per_channel",
     "keep_typical",
     "linear",
+    "linear_add",
     "linear_add_weigh",
     "linear_awq",
     "linear_fp6",

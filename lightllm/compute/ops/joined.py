@@ -1,4 +1,4 @@
-"""Products of few tokens joined with what stands beside them in a decoder block, so that a block is fewer kernels.
+"""Products joined with what stands beside them in a decoder block, so that a block is fewer kernels.
 
 A norm needs all numbers of a token before it can scale one. A product that adds them therefore writes them without
 the scale, and beside them sums of squares; the product that follows scales what it has summed, which is the same.
@@ -80,9 +80,10 @@ def rotate_cases(facts: Facts, sizes: Iterable[tuple[int, int, int, int, bool]] 
         bias = None if normed else torch.randn(outputs, **make)
         x, squares = random_sum(facts, tokens, inputs)
         angles = torch.rand(20, DIM // 2, device=facts.device) * 6
+        pool = max(200, tokens)
         yield (
             x,
-            squares if tokens > 1 else None,
+            squares if 1 < tokens <= MOST_TOKENS else None,
             1e-5,
             weight,
             bias,
@@ -90,8 +91,8 @@ def rotate_cases(facts: Facts, sizes: Iterable[tuple[int, int, int, int, bool]] 
             1e-6,
             torch.randint(0, 20, (tokens,), device=facts.device),
             torch.cat([angles.cos(), angles.sin()], dim=-1),
-            torch.randperm(200, device=facts.device)[:tokens],
-            *torch.zeros(2, 200, kv_heads, DIM, **make),
+            torch.randperm(pool, device=facts.device)[:tokens],
+            *torch.zeros(2, pool, kv_heads, DIM, **make),
         )
 
 
@@ -128,9 +129,10 @@ def linear_rotate_store(
     keys: Tensor,
     values: Tensor,
 ) -> Tensor:
-    """ops.norm_rotate_store of the queries, keys and values that a product makes, of at most MOST_TOKENS tokens.
+    """ops.norm_rotate_store of the queries, keys and values that a product makes.
 
-    x, squares, eps are as in Weighted; where there are no squares x is multiplied as it is. weight [outputs, inputs],
+    x, squares, eps are as in Weighted, of at most MOST_TOKENS tokens; where there are no squares x is multiplied as it
+    is, and may have any number of tokens. weight [outputs, inputs],
     with DIM outputs for each head of q, k and v. Returns queries [tokens, heads, DIM].
     """
     heads = F.linear(_scaled(x, squares, eps), weight, bias).unflatten(1, (-1, DIM))

@@ -26,6 +26,17 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     return F.linear(x, weight, bias)
 
 
+def _sum_cases(facts: Facts):
+    for x, weight, _ in _cases(facts):
+        yield x, weight, torch.randn(len(x), len(weight) + 8, dtype=facts.dtype, device=facts.device)[:, 8:]
+
+
+@op(cases=_sum_cases, tolerance=TOLERANCE | {torch.float32: 1e-4})
+def linear_add(x: Tensor, weight: Tensor, residual: Tensor) -> Tensor:
+    """Adds W x to residual [tokens, outputs], in place, and returns it. x, weight: as of linear."""
+    return residual.add_(F.linear(x, weight))
+
+
 @op(cases=_cases, tolerance=TOLERANCE | {torch.float32: 1e-4})
 def gated_linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """silu(G x + b) * (U x + c), where weight [2 * outputs, inputs] is G above U and bias [2 * outputs] b above c.

@@ -25,6 +25,7 @@ from lightllm.compute.kernels.triton import (
     experts,
     grouped,
     masks,
+    matmul_hopper,
     matvec,
     matvec_hopper,
     matvec_int4,
@@ -169,6 +170,12 @@ def rotate_weighted(tokens: int, *, normed: bool = False) -> None:
     norm_weight, where = half(128) if normed else None, torch.zeros(tokens, dtype=torch.int64)
     how = (norm_weight, norm_weight, 1e-6, where, torch.zeros(100, 128), where, *half(2, 1000, 8, 128))
     matvec_joined.linear_rotate_store(half(tokens, 4096), torch.zeros(32, tokens), 1e-6, half(6144, 4096), None, *how)
+
+
+def multiply_rotated(*, normed: bool) -> None:
+    norm_weight, where = half(128) if normed else None, torch.zeros(2048, dtype=torch.int64)
+    how = (norm_weight, norm_weight, 1e-6, where, torch.zeros(100, 128), where, *half(2, 1000, 8, 128))
+    matmul_hopper.multiply_rotated(half(2048, 4096), half(6144, 4096), None, *how)
 
 
 def multiply_8_bits(kind: torch.dtype, tokens: int, *, gated: bool = False) -> None:
@@ -318,6 +325,9 @@ LAUNCHES: dict[str, Callable[[], Any]] = {
     "streamed linear, 1 token": lambda: multiply(matvec_hopper, 1),
     "streamed linear, 64 tokens": lambda: multiply(matvec_hopper, 64),
     "streamed gated linear, 64 tokens": lambda: multiply(matvec_hopper, 64, gated=True),
+    "streamed gated linear, 2048 tokens": lambda: matmul_hopper.multiply_gated(half(2048, 4096), half(28672, 4096)),
+    "streamed linear, rotated and stored, 2048 tokens": lambda: multiply_rotated(normed=False),
+    "streamed linear, normed, rotated and stored, 2048 tokens": lambda: multiply_rotated(normed=True),
     "streamed linear, added and weighted, 1 token": lambda: add_weigh(1),
     "streamed linear, added and weighted, 64 tokens": lambda: add_weigh(64),
     "streamed linear, added and weighted, 128 tokens": lambda: add_weigh(128),
@@ -375,6 +385,8 @@ def test_compiles_for_hopper_without_spilling(name):
     if name == "latent decode, 128 heads":
         assert compiled[0].wgmma, "the matrix unit's own instructions are used"
         assert compiled[0].async_copies, "copies run beside products"
+    if name.endswith("2048 tokens"):
+        assert compiled[-1].wgmma, "the matrix unit's own instructions are used"
     if name.startswith(("long", "streamed")):
         assert compiled[-1].bulk_copies, "tiles are fetched by the copy engine"
     if name.startswith(("decode", "early", "fp8 decode", "int8 decode", "int4 decode", "linear", "gated")):

@@ -294,6 +294,22 @@ def _large_linear(facts: Facts):
             yield torch.randn(tokens, inputs, **make), weight, None
 
 
+def _large_gated_linear(facts: Facts):
+    """Many tokens, too, in sizes that no tile divides; x a view."""
+    yield from _large_linear(facts)
+    make = {"dtype": facts.dtype, "device": facts.device}
+    for tokens, outputs, inputs in [(2000, 28672, 4096), (4100, 6144, 1024), (8000, 2000, 1032), (16_800, 144, 40)]:
+        weight = torch.randn(outputs, inputs, **make) * inputs**-0.5
+        yield torch.randn(tokens, inputs + 8, **make)[:, 8:], weight, None
+
+
+def _large_sum(facts: Facts):
+    make = {"dtype": facts.dtype, "device": facts.device}
+    for tokens, width, inputs in [(513, 4096, 14336), (4100, 1024, 2048)]:
+        weight = torch.randn(width, inputs, **make) * inputs**-0.5
+        yield torch.randn(tokens, inputs, **make), weight, torch.randn(tokens, width, **make)
+
+
 def _large_add(facts: Facts):
     make = {"dtype": facts.dtype, "device": facts.device}
     for width, inputs in [(4096, 4096), (4096, 14336), (1024, 3072)]:
@@ -311,7 +327,7 @@ def _large_gate(facts: Facts):
 
 
 def _large_rotate(facts: Facts):
-    for tokens, heads, kv_heads, inputs in itertools.product((1, 31, 64, 128), (32, 16), (8,), (4096, 1024)):
+    for tokens, heads, kv_heads, inputs in itertools.product((1, 31, 64, 128, 2000), (32, 16), (8,), (4096, 1024)):
         yield from joined.rotate_cases(facts, [(tokens, heads, kv_heads, inputs, heads == 16)])
 
 
@@ -423,12 +439,13 @@ LARGE_CASES: dict[str, Cases] = defaultdict(
         "gated_experts_fp8_block": lambda facts: expert_cases_fp8(
             facts, ((tokens, 20, 16, 4, 7168, 256) for tokens in (1, 40, 3000))
         ),
-        "gated_linear": _large_linear,
+        "gated_linear": _large_gated_linear,
         "gated_linear_int4": lambda facts: _linear_int4(facts, ((*one, 128) for one in QUANTIZED_SIZES)),
         "gated_linear_of_weighted": _large_gate,
         "gated_linear_per_channel": lambda facts: _linear_per_channel(facts, QUANTIZED_SIZES, 0),
         "keep_typical": _large_typical,
         "linear": _large_linear,
+        "linear_add": _large_sum,
         "linear_add_weigh": _large_add,
         "linear_awq": lambda facts: _linear_awq(facts, QUANTIZED_SIZES),
         "linear_fp8_block": lambda facts: _linear_fp8_block(facts, QUANTIZED_SIZES),

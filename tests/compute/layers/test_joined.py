@@ -28,22 +28,30 @@ def twins(tmp_path_factory):
 
 
 @pytest.fixture
-def calls(monkeypatch):
-    """How often each joined op was called."""
-    counted = Counter()
+def counted(monkeypatch):
+    """Gives ops an implementation, its reference, and says how often each was called."""
+    calls = Counter()
 
     def counting(op):
         def call(*arguments):
-            counted[op.name] += 1
+            calls[op.name] += 1
             return op.reference(*arguments)
 
         return Implementation("counting", call, lambda facts: None)
 
-    for op in JOINED:
-        monkeypatch.setattr(op, "implementations", [counting(op)])
-    yield counted
+    def count(*ops):
+        for op in ops:
+            monkeypatch.setattr(op, "implementations", [counting(op)])
+        return calls
+
+    yield count
     monkeypatch.undo()
     kernels.load(Facts(CPU, torch.float32))
+
+
+@pytest.fixture
+def calls(counted):
+    return counted(*JOINED)
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -61,7 +69,16 @@ def test_ranks_that_share_a_sum_do_not_join_it(twins, calls):
     assert set(calls) == {"linear_rotate_store"}
 
 
-def test_many_tokens_are_not_joined(twins, calls, monkeypatch):
-    monkeypatch.setattr("lightllm.compute.layers.linear.MOST_TOKENS", 1)
-    check(twins["plain"], "whole")
+@pytest.mark.parametrize("name", ["plain", "biases"])
+def test_products_that_are_added_to_the_residual_match_transformers(twins, counted, name):
+    calls = counted(ops.linear_add, ops.rms_norm)
+    check(twins[name], "chunked")
+    steps = 2 * len(STEPS["chunked"])
+    assert calls["linear_add"] == steps * 2 * LAYERS
+    assert calls["rms_norm"] == steps * (2 * LAYERS + 1), "what was added is only normed"
+
+
+def test_ranks_that_share_a_sum_add_it_after_summing(twins, counted):
+    calls = counted(ops.linear_add)
+    check_ranks(twins["plain"], 2)
     assert not calls

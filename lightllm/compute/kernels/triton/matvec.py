@@ -17,11 +17,12 @@ import triton.language as tl
 from torch import Tensor
 
 from lightllm.compute import ops
-from lightllm.compute.kernels.triton import matvec_hopper, tuned
+from lightllm.compute.kernels.triton import matmul_hopper, matvec_hopper, tuned
 from lightllm.compute.kernels.triton.activation import silu_and_mul
 from lightllm.compute.kernels.triton.launch import ARRIVALS, HOPPER, arrivals, begin, card, depends, why_not
 
 MOST_TOKENS = 64
+FEWEST_ADDED = 513  # tokens from which on the library adds products to what they are to be added to
 NARROWEST = 16  # columns of the smallest matrix product
 
 
@@ -118,8 +119,20 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
 
 @ops.gated_linear.implementation("triton", why_not)
 def gated_linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    y = _few(x, weight, bias, gated=True)
-    return silu_and_mul(F.linear(x, weight, bias)) if y is None else y
+    if (y := _few(x, weight, bias, gated=True)) is not None:
+        return y
+    if bias is None and _is_hopper(x) and matmul_hopper.why_not_gated(x, weight) is None:
+        return matmul_hopper.multiply_gated(x, weight)
+    return silu_and_mul(F.linear(x, weight, bias))
+
+
+@ops.linear_add.implementation("triton", why_not, pays=lambda tokens: tokens >= FEWEST_ADDED)
+def linear_add(x: Tensor, weight: Tensor, residual: Tensor) -> Tensor:
+    return residual.addmm_(x, weight.T)
+
+
+def _is_hopper(x: Tensor) -> bool:
+    return card(x.device).capability[0] == HOPPER[0]
 
 
 def _few(x: Tensor, weight: Tensor, bias: Tensor | None, *, gated: bool) -> Tensor | None:
@@ -127,8 +140,8 @@ def _few(x: Tensor, weight: Tensor, bias: Tensor | None, *, gated: bool) -> Tens
     if not 0 < len(x) <= MOST_TOKENS or x.dtype == torch.float32 or weight.stride(1) != 1:
         return None
     x = x if x.stride(1) == 1 else x.contiguous()
-    is_hopper = card(x.device).capability[0] == HOPPER[0] and matvec_hopper.why_not(x, weight) is None
-    module = matvec_hopper if is_hopper else sys.modules[__name__]
+    streams = _is_hopper(x) and matvec_hopper.why_not(x, weight) is None
+    module = matvec_hopper if streams else sys.modules[__name__]
     tokens, op = max(triton.next_power_of_2(len(x)), NARROWEST), "gated_linear" if gated else "linear"
     default = module.shape_for(tokens, *weight.shape, gated=gated)
     shape = tuned.shape(x.device, op, module.Shape, (tokens, *weight.shape), default)

@@ -22,6 +22,7 @@ from triton.experimental.gluon.nvidia.hopper import TensorDescriptor
 from triton.language.extra.cuda import gdc_launch_dependents
 
 from lightllm.compute import ops
+from lightllm.compute.kernels.triton import matmul_hopper
 from lightllm.compute.kernels.triton.launch import HOPPER, MEETING, card, meetings, why_not
 from lightllm.compute.kernels.triton.matvec_hopper import (
     _ELEMENTS,
@@ -33,7 +34,8 @@ from lightllm.compute.kernels.triton.matvec_hopper import (
     _keep_part,
     _sum_tiles,
 )
-from lightllm.compute.ops.joined import DIM, PART
+from lightllm.compute.kernels.triton.rope import norm_rotate_store
+from lightllm.compute.ops.joined import DIM, MOST_TOKENS, PART
 from lightllm.compute.ops.op import Facts
 
 SHARED_BYTES = 227_000  # of a multiprocessor
@@ -363,13 +365,14 @@ def why_not_joined(facts: Facts) -> str | None:
 
 def _pays(tokens: int, width: int) -> bool:
     """Where decode steps were measured to be faster. Source: docs/performance-log.md."""
-    return width >= LEAST_WIDTH and (16 < tokens <= 32 or tokens > MANY_TOKENS.value)
+    return width >= LEAST_WIDTH and (16 < tokens <= 32 or MANY_TOKENS.value < tokens <= MOST_TOKENS)
 
 
 def _pays_to_rotate(tokens: int, width: int) -> bool:
-    """As _pays. With more tokens, attention rather has a kernel before it in which it can begin; in small models a
-    kernel less counts for more."""
-    return (tokens <= 32 and _pays(tokens, width)) or (tokens <= 16 and width <= SMALL_WIDTH)
+    """As _pays. Where steps are short, attention rather has a kernel before it in which it can begin; in small models
+    a kernel less counts for more. Long steps are bound by the memory that is not read and written again."""
+    is_few = (tokens <= 32 and _pays(tokens, width)) or (tokens <= 16 and width <= SMALL_WIDTH)
+    return is_few or tokens >= matmul_hopper.FEWEST_TOKENS
 
 
 @ops.gated_linear_of_weighted.implementation("gluon", why_not_joined, _pays)
@@ -417,6 +420,13 @@ def linear_rotate_store(
     values: Tensor,
 ) -> Tensor:
     (tokens, inputs), outputs, kv_heads = x.shape, len(weight), keys.shape[1]
+    if tokens > MOST_TOKENS:
+        assert squares is None, f"{tokens} tokens; at most {MOST_TOKENS} lack their norm's scales"
+        how = q_weight, k_weight, head_eps, positions, table, slots, keys, values
+        if matmul_hopper.why_not_rotated(x, weight, kv_heads) is None:
+            return matmul_hopper.multiply_rotated(x, weight, bias, *how)
+        heads = F.linear(x, weight, bias).unflatten(1, (-1, DIM))
+        return norm_rotate_store(*heads.split([heads.shape[1] - 2 * kv_heads, kv_heads, kv_heads], dim=1), *how)
     shape = shape_to_share(_padded(tokens), outputs, inputs, card(x.device).multiprocessors, halves=2)
     assert PART == DIM == keys.shape[2], "a program has a head"
     blocks = outputs // DIM
