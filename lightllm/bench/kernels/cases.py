@@ -147,7 +147,7 @@ class Cases:
 
     def products(self) -> Iterator[Case]:
         for (name, op, outputs, inputs), tokens in itertools.product(self.matrices(), FEW_TOKENS):
-            make = functools.partial(self._product, tokens, outputs, inputs)
+            make = functools.partial(self._product, op, tokens, outputs, inputs)
             moved = float(self._bytes * (outputs * inputs + tokens * (inputs + outputs)))
             work: dict[str, Any] = {"bytes_moved": moved, "operations": 2.0 * tokens * outputs * inputs}
             yield from self.by_all(op, f"{tokens} tokens, {name} {outputs} x {inputs}", make, **work)
@@ -160,10 +160,11 @@ class Cases:
         yield "gate_up", ops.linear, 2 * sizes.width, sizes.hidden
         yield "gate_up", ops.gated_linear, 2 * sizes.width, sizes.hidden
         yield "down", ops.linear, sizes.hidden, sizes.width
-        yield "head", ops.linear, sizes.vocab, sizes.hidden
+        yield "head", ops.logits, sizes.vocab, sizes.hidden
 
-    def _product(self, tokens: int, outputs: int, inputs: int) -> tuple[Any, ...]:
-        return self.randn(tokens, inputs), self.randn(outputs, inputs) * inputs**-0.5, None
+    def _product(self, op: Op[..., Any], tokens: int, outputs: int, inputs: int) -> tuple[Any, ...]:
+        x, weight = self.randn(tokens, inputs), self.randn(outputs, inputs) * inputs**-0.5
+        return (x, weight) if op is ops.logits else (x, weight, None)
 
     def sampling(self) -> Iterator[Case]:
         vocab = self._sizes.vocab

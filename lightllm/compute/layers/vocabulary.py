@@ -9,6 +9,7 @@ from lightllm.compute import ops
 from lightllm.compute.layers.layer import Site
 from lightllm.compute.layers.linear import Output, Projection
 from lightllm.compute.parallel.mesh import Group
+from lightllm.compute.quant.none import Unquantized
 from lightllm.compute.weights.share import Share, padded
 from lightllm.compute.weights.weight import Declared, Part, Weight
 
@@ -43,8 +44,8 @@ class Vocabulary(nn.Module):
         return self.group.sum(ops.embedding(tokens, self.weight, self.share.start))
 
     def scores(self, x: Tensor) -> Tensor:
-        """x [tokens, hidden] -> its product with every row [tokens, vocab], on every rank."""
-        return self.group.gather_last(ops.linear(x, self.weight, None))[..., : self.vocab]
+        """x [tokens, hidden] -> its product with every row [tokens, vocab] float32, on every rank."""
+        return self.group.gather_last(ops.logits(x, self.weight))[..., : self.vocab]
 
 
 class OutputHead(Projection):
@@ -59,8 +60,9 @@ class OutputHead(Projection):
         return Share(output.size, *(min(edge * EIGHT, output.size) for edge in (eights.start, eights.stop)))
 
     def scores(self, x: Tensor) -> Tensor:
-        """x [tokens, hidden] -> [tokens, vocab], on every rank."""
-        y = self.product(x)
+        """x [tokens, hidden] -> [tokens, vocab], on every rank; float32 unless the head is quantized."""
+        is_whole = isinstance(self.method, Unquantized)
+        y = ops.logits(x, self.tensors["weight"]) if is_whole else self.product(x)
         if self.group.ranks > 1:
             most = -(-self.vocab // (EIGHT * self.group.ranks)) * EIGHT
             y = self.group.gather_last(F.pad(y, (0, most - y.shape[1])))

@@ -16,7 +16,7 @@ from lightllm.compute.ops.kv_formats import (
     norm_rotate_store_latent_quantized,
     norm_rotate_store_quantized,
 )
-from lightllm.compute.ops.linear import gated_linear, linear, linear_add
+from lightllm.compute.ops.linear import gated_linear, linear, linear_add, logits
 from lightllm.compute.ops.masks import allow
 from lightllm.compute.ops.norm import add_rms_norm, rms_norm
 from lightllm.compute.ops.penalties import penalize
@@ -59,6 +59,7 @@ __all__ = [
     "linear_int4",
     "linear_per_channel",
     "linear_rotate_store",
+    "logits",
     "logprobs",
     "most_likely",
     "norm_rotate_store",

@@ -44,3 +44,16 @@ def gated_linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     x [tokens, inputs]; returns [tokens, outputs].
     """
     return silu_and_mul.reference(F.linear(x, weight, bias))
+
+
+def _cases_without_bias(facts: Facts):
+    yield from ((x, weight) for x, weight, _ in _cases(facts))
+
+
+@op(cases=_cases_without_bias, tolerance=dict.fromkeys(TOLERANCE, 1e-4))
+def logits(x: Tensor, weight: Tensor) -> Tensor:
+    """W x in float32, whatever the dtype of both: rounded to 16 bits the largest ones would often be equal.
+
+    x [tokens, inputs]; weight [vocab, inputs]. Returns [tokens, vocab] float32.
+    """
+    return F.linear(x.float(), weight.float())

@@ -29,7 +29,7 @@ def test_every_case_runs_and_every_op_has_its_reference(tiny):
         assert case.bytes_moved > 0
     by_op = {case.op: {other.implementation for other in made if other.op == case.op} for case in made}
     assert all("reference" in names for names in by_op.values())
-    assert {"attend", "linear", "gated_linear", "draw", "logprobs", "add_rms_norm"} <= set(by_op)
+    assert {"attend", "linear", "gated_linear", "logits", "draw", "logprobs", "add_rms_norm"} <= set(by_op)
     computed = {op.name for op in ALL.values() if any(one.why_not(facts) is None for one in op.implementations)}
     assert computed <= set(by_op)
 

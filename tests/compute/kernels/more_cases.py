@@ -79,6 +79,10 @@ def _linear(facts: Facts):
         yield torch.randn(tokens, inputs + 8, **make)[:, 8:], weight, torch.randn(outputs, **make)
 
 
+def _logits(facts: Facts):
+    yield from ((x, weight) for x, weight, _ in _linear(facts))
+
+
 def _linear_per_channel(
     facts: Facts, sizes: Iterable[tuple[int, int, int]] = ((3, 40, 200), (100, 64, 256)), offset: int = 8
 ):
@@ -195,6 +199,7 @@ CASES: dict[str, Cases] = defaultdict(
         "linear_fp8_block": _linear_fp8_block,
         "linear_int4": _linear_int4,
         "linear_per_channel": _linear_per_channel,
+        "logits": _logits,
         "penalize": lambda facts: _penalties(facts, 70, 40, 8),
         "rms_norm": _norm,
         "router_logits": lambda facts: _router(facts, ((70, 40, 300), (200, 70, 136))),
@@ -308,6 +313,12 @@ def _large_sum(facts: Facts):
     for tokens, width, inputs in [(513, 4096, 14336), (4100, 1024, 2048)]:
         weight = torch.randn(width, inputs, **make) * inputs**-0.5
         yield torch.randn(tokens, inputs, **make), weight, torch.randn(tokens, width, **make)
+
+
+def _large_logits(facts: Facts):
+    make = {"dtype": facts.dtype, "device": facts.device}
+    weight = torch.randn(128_256, 1024, **make) / 32
+    yield from ((torch.randn(tokens, 1024, **make), weight) for tokens in (1, 64, 65, 256))
 
 
 def _large_add(facts: Facts):
@@ -452,6 +463,7 @@ LARGE_CASES: dict[str, Cases] = defaultdict(
         "linear_int4": lambda facts: _linear_int4(facts, ((*one, 128) for one in QUANTIZED_SIZES)),
         "linear_per_channel": lambda facts: _linear_per_channel(facts, QUANTIZED_SIZES, 0),
         "linear_rotate_store": _large_rotate,
+        "logits": _large_logits,
         "logprobs": _large_logprobs,
         "norm_rotate_store": _large_store,
         "norm_rotate_store_quantized": _large_store_quantized,

@@ -126,6 +126,16 @@ def gated_linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     return silu_and_mul(F.linear(x, weight, bias))
 
 
+@ops.logits.implementation("triton", why_not)
+def logits(x: Tensor, weight: Tensor) -> Tensor:
+    y = _few(x, weight, None, gated=False, dtype=torch.float32)
+    if y is not None:
+        return y
+    if x.is_cuda and x.dtype != torch.float32:
+        return torch.mm(x, weight.t(), out_dtype=torch.float32)
+    return F.linear(x.float(), weight.float())
+
+
 @ops.linear_add.implementation("triton", why_not, pays=lambda tokens: tokens >= FEWEST_ADDED)
 def linear_add(x: Tensor, weight: Tensor, residual: Tensor) -> Tensor:
     return residual.addmm_(x, weight.T)
@@ -135,8 +145,10 @@ def _is_hopper(x: Tensor) -> bool:
     return card(x.device).capability[0] == HOPPER[0]
 
 
-def _few(x: Tensor, weight: Tensor, bias: Tensor | None, *, gated: bool) -> Tensor | None:
-    """The product by one of the kernels for few tokens, or None where the library is faster."""
+def _few(
+    x: Tensor, weight: Tensor, bias: Tensor | None, *, gated: bool, dtype: torch.dtype | None = None
+) -> Tensor | None:
+    """The product by one of the kernels for few tokens, or None where the library is faster. dtype: if not x's."""
     if not 0 < len(x) <= MOST_TOKENS or x.dtype == torch.float32 or weight.stride(1) != 1:
         return None
     x = x if x.stride(1) == 1 else x.contiguous()
@@ -145,13 +157,22 @@ def _few(x: Tensor, weight: Tensor, bias: Tensor | None, *, gated: bool) -> Tens
     tokens, op = max(triton.next_power_of_2(len(x)), NARROWEST), "gated_linear" if gated else "linear"
     default = module.shape_for(tokens, *weight.shape, gated=gated)
     shape = tuned.shape(x.device, op, module.Shape, (tokens, *weight.shape), default)
-    return None if shape is None else module.multiply(x, weight, bias, shape, gated=gated)
+    return None if shape is None else module.multiply(x, weight, bias, shape, gated=gated, dtype=dtype)
 
 
-def multiply(x: Tensor, weight: Tensor, bias: Tensor | None, shape: Shape, *, gated: bool = False) -> Tensor:
-    """ops.linear, or if gated ops.gated_linear, for at most MOST_TOKENS tokens of 16 bits."""
+def multiply(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    shape: Shape,
+    *,
+    gated: bool = False,
+    dtype: torch.dtype | None = None,
+) -> Tensor:
+    """ops.linear, or if gated ops.gated_linear, for at most MOST_TOKENS tokens of 16 bits. dtype: of the result, if
+    not x's."""
     (tokens, inputs), outputs = x.shape, len(weight)
-    y = torch.empty(tokens, outputs // 2 if gated else outputs, dtype=x.dtype, device=x.device)
+    y = torch.empty(tokens, outputs // 2 if gated else outputs, dtype=dtype or x.dtype, device=x.device)
     blocks, dependent = triton.cdiv(outputs, shape.outputs), depends(x.device)
     even = outputs % shape.outputs == 0 and inputs % shape.inputs == 0
     parts = y
