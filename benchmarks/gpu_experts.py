@@ -70,7 +70,7 @@ class Layer:
         )
         self.x = torch.randn(tokens, model.hidden, dtype=torch.bfloat16, **make)
         self.router = torch.randn(model.experts, model.hidden, **make) * model.hidden**-0.5
-        self.logits = [torch.randn(tokens, model.experts, **make) for _ in range(ROUTINGS)]
+        self.logits = [torch.randn(1, tokens, model.experts, **make) for _ in range(ROUTINGS)]
 
     def routed(self) -> list[tuple[Tensor, Tensor]]:
         return [routing.route_softmax(logits, self.model.top_k, 1, 1, True, 1.0) for logits in self.logits]

@@ -17,14 +17,14 @@ def _logit_cases(facts: Facts):
 
 def _softmax_cases(facts: Facts):
     for tokens, experts, top_k, groups, top_groups in [(1, 4, 2, 1, 1), (9, 8, 3, 1, 1), (5, 12, 4, 4, 2)]:
-        logits = torch.randn(tokens, experts, device=facts.device)
+        logits = torch.randn(1 + tokens // 4, tokens, experts, device=facts.device)
         for renormalize in (False, True):
             yield logits, top_k, groups, top_groups, renormalize, 1.5
 
 
 def _sigmoid_cases(facts: Facts):
     for logits, top_k, groups, top_groups, renormalize, scale in _softmax_cases(facts):
-        bias = torch.randn(logits.shape[1], device=facts.device)
+        bias = torch.randn(logits.shape[2], device=facts.device)
         yield logits, bias, top_k, groups, top_groups, renormalize, scale
 
 
@@ -49,9 +49,10 @@ def _keep_groups(scores: Tensor, group_scores: Tensor, top_groups: int) -> Tenso
 def router_logits(x: Tensor, weight: Tensor) -> Tensor:
     """W x in float32, as a near tie must not hang on rounding.
 
-    x [tokens, hidden]; weight [experts, hidden] float32. Returns [tokens, experts] float32.
+    x [tokens, hidden]; weight [experts, hidden] float32. Returns [parts, tokens, experts] float32, as many parts as an
+    implementation makes, whose sum is meant: who chooses by them reads them anyway.
     """
-    return F.linear(x.float(), weight)
+    return F.linear(x.float(), weight)[None]
 
 
 @op(cases=_softmax_cases)
@@ -60,10 +61,11 @@ def route_softmax(
 ) -> tuple[Tensor, Tensor]:
     """The top_k experts by softmax(logits) within the top_groups groups of the likeliest experts.
 
-    logits [tokens, experts]; groups are runs of experts / groups. Returns choice [tokens, top_k] int64 and
-    share [tokens, top_k] float32: the probabilities, made to sum to 1 if `renormalize`, times `scale`.
+    logits [parts, tokens, experts] float32, as of router_logits; groups are runs of experts / groups. Returns choice
+    [tokens, top_k] int64 and share [tokens, top_k] float32: the probabilities, made to sum to 1 if `renormalize`,
+    times `scale`.
     """
-    probabilities = logits.float().softmax(-1)
+    probabilities = logits.sum(0).softmax(-1)
     candidates = probabilities
     if groups > 1:
         candidates = _keep_groups(probabilities, probabilities.unflatten(1, (groups, -1)).amax(-1), top_groups)
@@ -82,7 +84,7 @@ def route_sigmoid(
     A group counts by the sum of its two best. bias [experts] float32; all else as route_softmax.
     Source: arXiv:2412.19437 section 2.1.2.
     """
-    scores = logits.float().sigmoid()
+    scores = logits.sum(0).sigmoid()
     candidates = scores + bias
     if groups > 1:
         candidates = _keep_groups(candidates, candidates.unflatten(1, (groups, -1)).topk(2).values.sum(-1), top_groups)

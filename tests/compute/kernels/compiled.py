@@ -338,7 +338,7 @@ LAUNCHES: dict[str, Callable[[], Any]] = {
     "streamed linear, rotated and stored, 64 tokens": lambda: rotate_weighted(64),
     "streamed linear, rotated and stored, 128 tokens": lambda: rotate_weighted(128),
     "route, 256 experts in 8 groups": lambda: routing.route_sigmoid(
-        torch.zeros(TOKENS, 256), torch.zeros(256), 8, 8, 4, True, 2.5
+        torch.zeros(28, TOKENS, 256), torch.zeros(256), 8, 8, 4, True, 2.5
     ),
     "router, 256 experts": lambda: routing.router_logits(half(TOKENS, 7168), torch.zeros(256, 7168)),
     "router, 256 experts, 256 tokens": lambda: routing.router_logits(half(256, 7168), torch.zeros(256, 7168)),

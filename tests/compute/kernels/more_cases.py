@@ -348,12 +348,12 @@ def _large_logits(facts: Facts):
 
 
 def _large_routing(facts: Facts):
-    yield torch.randn(700, 128, device=facts.device), 8, 1, 1, True, 1.0
+    yield torch.randn(3, 700, 128, device=facts.device), 8, 1, 1, True, 1.0
 
 
 def _large_grouped_routing(facts: Facts):
     bias = torch.randn(256, device=facts.device)
-    yield torch.randn(700, 256, device=facts.device), bias, 8, 8, 4, True, 2.5
+    yield torch.randn(28, 700, 256, device=facts.device), bias, 8, 8, 4, True, 2.5
 
 
 def _large_draw(facts: Facts):

@@ -12,7 +12,7 @@ from lightllm.compute.kernels.triton import launch
 from lightllm.compute.ops import kv_formats, per_channel
 from lightllm.compute.ops.op import ALL, Facts
 from tests.compute.kernels.more_cases import CASES, LARGE_CASES, attention, quantized
-from tests.compute.ops.test_parity import LIMITS_OF_POOLS, clone, split_pools, tensors
+from tests.compute.ops.test_parity import LIMITS_OF_POOLS, clone, meant, split_pools, tensors
 
 pytestmark = pytest.mark.gpu
 for module in kernels.MODULES["cuda"]:
@@ -85,7 +85,9 @@ def check(name, arguments, dtype):
     limit = LIMITS[dtype] if dtype == torch.float32 else LIMITS_OF.get(name, LIMITS[dtype])
     # Some of these values are a thousandth of others, whose rounding they share.
     assert_close(
-        KERNELS[name](*mine), expected, 1e-4 if name.endswith("quantized") and dtype == torch.float32 else limit
+        meant(name, KERNELS[name](*mine)),
+        meant(name, expected),
+        1e-4 if name.endswith("quantized") and dtype == torch.float32 else limit,
     )
     (pools, mine), (expected_pools, wide) = split_pools(mine), split_pools(wide)
     assert_close(mine, wide, LIMITS[dtype])

@@ -44,6 +44,11 @@ def split_pools(values):
     return pools, [x for i, x in enumerate(values) if not is_pool[i]]
 
 
+def meant(name, outcome):
+    """Logits come in as many parts as an implementation makes."""
+    return outcome.sum(0) if name == "router_logits" else outcome
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize(("op", "implementation"), PAIRS)
 def test_matches_reference(op, implementation, dtype):
