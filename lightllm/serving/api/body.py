@@ -4,6 +4,7 @@ A field that would be ignored is refused by name: what the server cannot do yet,
 """
 
 import re
+from collections.abc import Collection
 from typing import Annotated, Any, Literal, TypeVar
 
 import msgspec
@@ -146,6 +147,16 @@ def decode(data: bytes, decoder: msgspec.json.Decoder[Body]) -> Body:
         raise RequestError(f"the body is not as it must be: {message}", param=place and place[1]) from None
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise RequestError(f"the body is not valid JSON: {error}") from None
+
+
+def refuse_others(given: dict[str, Any], known: Collection[str], place: str) -> None:
+    """Raises RequestError naming the first field of `given`, which stands at `place`, that is not among the known."""
+    for name in given:
+        if name not in known:
+            raise RequestError(
+                f"unknown field {name[:100]!r} in {place}, which may have {', '.join(known)}; leave it out",
+                param=f"{place}.{name[:100]}",
+            )
 
 
 def refuse_unsupported(body: msgspec.Struct, neutral: dict[str, tuple[object, ...]]) -> None:

@@ -11,6 +11,7 @@ Message = dict[str, Any]
 
 # Where a prefix ends that is to be found again: all of them are, as long as there is room.
 _CACHE_MARKS = ("prompt_cache_breakpoint", "cache_control")
+_MARKS = (None, {"mode": "explicit"}, {"type": "ephemeral"})
 _ROLES = ("system", "developer", "user", "assistant", "tool", "function")
 _PARTS = [
     {
@@ -145,9 +146,17 @@ def _part_text(part: object, place: str) -> str:
     if not isinstance(part.get(kind), str) or not part.keys() <= {"type", kind, *_CACHE_MARKS}:
         raise RequestError(f"{place} must have type and {kind}, and nothing else", param=place)
     for mark in _CACHE_MARKS:
-        if isinstance(part.get(mark), dict) and "ttl" in part[mark]:
-            raise RequestError(f"{place}.{mark}.ttl is not supported; leave it out", param=place)
+        check_cache_mark(part.get(mark), f"{place}.{mark}")
     return part[kind]
+
+
+def check_cache_mark(mark: object, place: str) -> None:
+    """Raises RequestError for a mark that asks for more than to be found again while there is room."""
+    if mark not in _MARKS:
+        raise RequestError(
+            f"{place}={str(mark)[:100]} must be {_MARKS[1]} or {_MARKS[2]}; how long it lasts is not for it to say",
+            param=place,
+        )
 
 
 def _prepared_calls(calls: object, place: str) -> list[dict[str, Any]]:

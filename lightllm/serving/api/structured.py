@@ -17,6 +17,7 @@ from lightllm.base.grammar import (
     TriggeredTags,
     convert,
 )
+from lightllm.serving.api.body import refuse_others
 
 FIELDS = (
     "response_format", "structured_outputs", "guided_json", "guided_regex", "guided_choice", "guided_grammar", "regex",
@@ -106,19 +107,31 @@ def _response_format(value: Any, name: str) -> Grammar | None:
     kind = value.get("type") if isinstance(value, dict) else None
     match kind:
         case "text":
+            refuse_others(value, ("type",), name)
             return None
         case "json_object":
+            refuse_others(value, ("type", "schema"), name)
             return _json(value["schema"], f"{name}.schema") if "schema" in value else ANY_OBJECT
         case "json_schema":
-            inner = value.get("json_schema", value)
-            if not isinstance(inner, dict) or "schema" not in inner:
-                raise RequestError(f"{name}.json_schema.schema is missing", param=name)
-            return _json(inner["schema"], f"{name}.json_schema.schema")
+            return _named_schema(value, name)
         case "structural_tag":
             return _structural_tag(value, name)
     raise RequestError(
         f"{name}.type={str(kind)[:100]!r}; use text, json_object, json_schema or structural_tag", param=name
     )
+
+
+def _named_schema(value: dict[str, Any], name: str) -> Grammar:
+    """{"type": "json_schema", "json_schema": {"name": ..., "schema": ...}}, or all of it on one level."""
+    place, inner = f"{name}.json_schema", value
+    if "json_schema" in value:
+        refuse_others(value, ("type", "json_schema"), name)
+        inner = value["json_schema"]
+    if not isinstance(inner, dict) or "schema" not in inner:
+        raise RequestError(f"{place}.schema is missing", param=name)
+    # What it is called and what it is for is said for people.
+    refuse_others(inner, ("name", "description", "schema", "strict", *(["type"] if inner is value else [])), place)
+    return _json(inner["schema"], f"{place}.schema")
 
 
 def _text(value: Any, name: str) -> str:

@@ -77,7 +77,7 @@ def _allowed(choice: dict[str, Any], offered: list[Tool], *, several: bool) -> T
 
 def _name(choice: Any) -> str:
     match choice:
-        case {"type": "function", "function": {"name": str(name)}}:
+        case {"function": {"name": str(name)}} if choice == {"type": "function", "function": {"name": name}}:
             return name
     raise RequestError(
         f"tool_choice={str(choice)[:100]!r} is not allowed; use auto, none, required, "

@@ -68,7 +68,7 @@ def test_escape_stops_an_answer_and_frees_it(page, start):
     page.open(live.url + "/")
     page.type("go on")
     page.press("Enter")
-    page.wait_for("document.querySelector('.assistant .text').innerText.length > 50")
+    page.wait_for("document.querySelector('.assistant .text')?.innerText.length > 50")
     assert page.read("getComputedStyle(document.getElementById('stop')).display") != "none"
     live.engine.paused.set()  # so that it does not come to its end
     page.press("Escape")

@@ -7,10 +7,17 @@ import msgspec
 from lightllm.serving.api.body import Int
 
 
-class _Block(msgspec.Struct, kw_only=True, forbid_unknown_fields=True, frozen=True, tag_field="type"):
-    """Part of a message. Prefixes are cached without being asked, so `cache_control` has nothing to add."""
+class CacheControl(msgspec.Struct, kw_only=True, forbid_unknown_fields=True, frozen=True):
+    """Accepted without effect: prefixes are cached without being asked, as long as there is room."""
 
-    cache_control: Any = None
+    type: Literal["ephemeral"]
+    ttl: Literal["5m", "1h"] | None = None
+
+
+class _Block(msgspec.Struct, kw_only=True, forbid_unknown_fields=True, frozen=True, tag_field="type"):
+    """Part of a message."""
+
+    cache_control: CacheControl | None = None
 
 
 class TextBlock(_Block, kw_only=True, forbid_unknown_fields=True, frozen=True, tag="text"):
@@ -24,7 +31,7 @@ class SystemText(msgspec.Struct, kw_only=True, forbid_unknown_fields=True, froze
     type: Literal["text"]
     text: str
     citations: Any = None
-    cache_control: Any = None
+    cache_control: CacheControl | None = None
 
 
 class ImageBlock(_Block, kw_only=True, forbid_unknown_fields=True, frozen=True, tag="image"):
@@ -80,7 +87,7 @@ class Tool(msgspec.Struct, kw_only=True, forbid_unknown_fields=True, frozen=True
     description: str | None = None
     type: str | None = None
     strict: bool | None = None
-    cache_control: Any = None
+    cache_control: CacheControl | None = None
     # Refused unless they say nothing, see TOOL_NEUTRAL
     input_examples: Any = None
     defer_loading: Any = None
@@ -138,8 +145,7 @@ class CountTokensBody(msgspec.Struct, kw_only=True, forbid_unknown_fields=True, 
     tool_choice: ToolChoice | None = None
     thinking: Thinking | None = None
     output_config: OutputConfig | None = None
-    # Accepted without effect: see _Block
-    cache_control: Any = None
+    cache_control: CacheControl | None = None
     # Refused unless they say nothing, see NEUTRAL
     context_management: Any = None
     mcp_servers: Any = None

@@ -10,7 +10,7 @@ from lightllm.serving.api import logprobs
 from lightllm.serving.api.chat_answers import ChoiceReader
 from lightllm.serving.api.logprobs import TokenLogprob
 from lightllm.serving.api.openai import json
-from lightllm.serving.api.responses.body import ENCRYPTED, LOGPROBS, FunctionTool, ResponsesBody
+from lightllm.serving.api.responses.body import ENCRYPTED, LOGPROBS, FunctionTool, ResponsesBody, tools_of
 from lightllm.serving.api.responses.items import encoded, new_id
 from lightllm.serving.api.service import Service
 from lightllm.serving.parsing.events import CallArguments, CallBegin, Content, Event, Reasoning
@@ -141,7 +141,7 @@ def new_response(service: Service, body: ResponsesBody) -> ResponseObject:
         temperature=float(defaults.get("temperature", 1.0)) if body.temperature is None else body.temperature,
         text={"format": (text and text.format) or {"type": "text"}, "verbosity": (text and text.verbosity) or "medium"},
         tool_choice=body.tool_choice or "auto",
-        tools=body.tools or [],
+        tools=tools_of(body),
         top_logprobs=body.top_logprobs or 0,
         top_p=float(defaults.get("top_p", 1.0)) if body.top_p is None else body.top_p,
         truncation=body.truncation or "disabled",

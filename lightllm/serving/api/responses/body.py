@@ -5,6 +5,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 
 from lightllm.base.errors import RequestError
+from lightllm.serving.api import body as bodies
 from lightllm.serving.api.body import Int, Metadata
 
 Count = Annotated[int, msgspec.Meta(ge=1, le=2**31 - 1)]
@@ -36,11 +37,26 @@ class ResponseStreamOptions(msgspec.Struct, kw_only=True, forbid_unknown_fields=
 class FunctionTool(msgspec.Struct, kw_only=True, forbid_unknown_fields=True, frozen=True):
     """A tool that the client runs. Without `strict` arguments are not held to their schema."""
 
-    type: str
-    name: str | None = None
+    type: Literal["function"]
+    name: str
     description: str | None = None
     parameters: dict[str, Any] | None = None
     strict: bool | None = None
+    # Refused unless they say nothing, see TOOL_NEUTRAL
+    allowed_callers: Any = None
+    defer_loading: Any = None
+    output_schema: Any = None
+
+
+TOOL_NEUTRAL: dict[str, tuple[object, ...]] = {
+    "allowed_callers": (["direct"],),
+    "defer_loading": (False,),
+    "output_schema": (),
+}
+_DescribedTool = Annotated[
+    dict[str, Any],
+    msgspec.Meta(extra_json_schema=msgspec.json.schema_components([FunctionTool])[1]["FunctionTool"]),
+]
 
 
 class _ConversationBody(msgspec.Struct, kw_only=True, forbid_unknown_fields=True, frozen=True):
@@ -51,7 +67,7 @@ class _ConversationBody(msgspec.Struct, kw_only=True, forbid_unknown_fields=True
     previous_response_id: str | None = None
     reasoning: ReasoningConfig | None = None
     text: TextConfig | None = None
-    tools: list[FunctionTool] | None = None
+    tools: list[_DescribedTool] | None = None
     tool_choice: str | dict[str, Any] | None = None
     parallel_tool_calls: bool | None = None
     truncation: Literal["auto", "disabled"] | None = None
@@ -98,10 +114,10 @@ class ResponsesBody(_ConversationBody, kw_only=True, forbid_unknown_fields=True,
     max_tool_calls: Int | None = None
     safety_identifier: str | None = None
     prompt_cache_key: str | None = None
-    prompt_cache_retention: str | None = None
-    prompt_cache_options: Any = None
     service_tier: str | None = None
     # Refused unless they say nothing, see NEUTRAL
+    prompt_cache_retention: Any = None
+    prompt_cache_options: Any = None
     prompt: Any = None
     context_management: Any = None
     moderation: Any = None
@@ -112,6 +128,8 @@ class ResponsesBody(_ConversationBody, kw_only=True, forbid_unknown_fields=True,
 
 NEUTRAL: dict[str, tuple[object, ...]] = {
     "conversation": (),
+    "prompt_cache_retention": bodies.NEUTRAL["prompt_cache_retention"],
+    "prompt_cache_options": bodies.NEUTRAL["prompt_cache_options"],
     "prompt": (),
     "context_management": (),
     "moderation": (),
@@ -120,6 +138,26 @@ NEUTRAL: dict[str, tuple[object, ...]] = {
     "image": (),
 }
 INPUT_TOKENS_NEUTRAL: dict[str, tuple[object, ...]] = {"conversation": (), "personality": ()}
+
+
+def tools_of(body: ResponsesBody) -> list[FunctionTool]:
+    """Its tools. Raises RequestError for those that are not the client's own."""
+    tools = []
+    for i, given in enumerate(body.tools or []):
+        if (kind := given.get("type")) != "function":
+            raise RequestError(
+                f"tools[{i}].type={str(kind)[:100]!r} is a tool that this server does not have; use your own: type "
+                "function, with a name",
+                param=f"tools[{i}]",
+            )
+        bodies.refuse_others(given, FunctionTool.__struct_fields__, f"tools[{i}]")
+        try:
+            tool = msgspec.convert(given, FunctionTool)
+        except msgspec.ValidationError as error:
+            raise RequestError(f"tools[{i}] is not as it must be: {error}", param=f"tools[{i}]") from None
+        bodies.refuse_unsupported(tool, TOOL_NEUTRAL)
+        tools.append(tool)
+    return tools
 
 
 def check(body: ResponsesBody) -> None:

@@ -7,7 +7,7 @@ import msgspec
 from lightllm.base.errors import RequestError
 from lightllm.serving.api import openai_chat
 from lightllm.serving.api.openai_chat import ChatBody
-from lightllm.serving.api.responses.body import LOGPROBS, FunctionTool, ResponsesBody
+from lightllm.serving.api.responses.body import LOGPROBS, FunctionTool, ResponsesBody, tools_of
 from lightllm.serving.api.responses.items import Item, messages_of
 from lightllm.serving.api.service import Service
 
@@ -26,7 +26,7 @@ async def chat_of(service: Service, body: ResponsesBody, items: list[Item]) -> C
         max_tokens=body.max_output_tokens,
         logprobs=has_logprobs or None,
         top_logprobs=body.top_logprobs if has_logprobs else None,
-        tools=[_tool(tool, f"tools[{i}]") for i, tool in enumerate(body.tools or [])] or None,
+        tools=[_tool(tool) for tool in tools_of(body)] or None,
         tool_choice=_tool_choice(body.tool_choice),
         reasoning_effort=body.reasoning and body.reasoning.effort,
         response_format=text and text.format and _format(text.format),
@@ -36,13 +36,7 @@ async def chat_of(service: Service, body: ResponsesBody, items: list[Item]) -> C
     return await _fitted(service, chat) if body.truncation == "auto" else chat
 
 
-def _tool(tool: FunctionTool, place: str) -> dict[str, Any]:
-    if tool.type != "function" or tool.name is None:
-        raise RequestError(
-            f"{place}.type={tool.type[:100]!r} is a tool that this server does not have; use your own: type function, "
-            "with a name",
-            param=place,
-        )
+def _tool(tool: FunctionTool) -> dict[str, Any]:
     function = {
         "name": tool.name,
         "description": tool.description,

@@ -8,10 +8,21 @@ from typing import Any, Literal
 import msgspec
 
 from lightllm.base.errors import RequestError
+from lightllm.serving.api import body as bodies
+from lightllm.serving.api.messages import check_cache_mark
 
 Item = dict[str, Any]
 _Status = Literal["in_progress", "completed", "incomplete"]
-_TEXTS = ("input_text", "output_text", "text", "summary_text", "reasoning_text")
+# Types of parts, and what each may hold besides. What this server has written comes back with all that it had.
+_PARTS: dict[str, tuple[str, ...]] = {
+    "input_text": ("text", "prompt_cache_breakpoint"),
+    "output_text": ("text", "annotations", "logprobs"),
+    "text": ("text",),
+    "summary_text": ("text",),
+    "reasoning_text": ("text",),
+    "refusal": ("refusal",),
+}
+_DIRECT = {"type": "direct"}
 
 
 class _Known(msgspec.Struct, kw_only=True, forbid_unknown_fields=True, frozen=True):
@@ -25,7 +36,7 @@ class _Known(msgspec.Struct, kw_only=True, forbid_unknown_fields=True, frozen=Tr
 class _Message(_Known, kw_only=True, forbid_unknown_fields=True, frozen=True):
     role: Literal["user", "assistant", "system", "developer"]
     content: str | list[dict[str, Any]]
-    phase: Any = None
+    phase: Literal["commentary", "final_answer"] | None = None  # a word of OpenAI's models; others know none for it
 
 
 class _Call(_Known, kw_only=True, forbid_unknown_fields=True, frozen=True):
@@ -82,6 +93,8 @@ def _checked(item: Item, place: str) -> Item:
         part = "output_text" if whole["role"] == "assistant" else "input_text"
         extra: Item = {"annotations": []} if part == "output_text" else {}
         whole["content"] = [{"type": part, "text": whole["content"], **extra}]
+    if whole.get("caller", _DIRECT) != _DIRECT:
+        raise RequestError(f"{place}.caller is not supported: here models call tools themselves", param=place)
     _texts_of(whole, place)
     return whole
 
@@ -136,12 +149,15 @@ def _texts_of(item: Item, place: str) -> list[str]:
 def _texts(parts: list[dict[str, Any]], place: str) -> list[str]:
     texts = []
     for part in parts:
-        kind, text = part.get("type"), part.get("refusal" if part.get("type") == "refusal" else "text")
-        if kind not in (*_TEXTS, "refusal") or not isinstance(text, str):
+        kind = part.get("type")
+        names = _PARTS.get(kind, ()) if isinstance(kind, str) else ()
+        if not names or not isinstance(part.get(names[0]), str):
             raise RequestError(
                 f"{place} has a part of type {str(kind)[:100]!r}; this model takes parts of text only", param=place
             )
-        texts.append(text)
+        bodies.refuse_others(part, ("type", *names), place)
+        check_cache_mark(part.get("prompt_cache_breakpoint"), f"{place}.prompt_cache_breakpoint")
+        texts.append(part[names[0]])
     return texts
 
 
