@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 
+import torch
 from torch import Tensor
 
 from lightllm.compute import ops
@@ -10,6 +11,7 @@ from lightllm.compute.layers.linear import InterleavedQKVLinear, Output, Product
 from lightllm.compute.layers.norm import Joining, RMSNorm
 from lightllm.compute.layers.rope import Rope
 from lightllm.compute.ops.joined import DIM, Weighted
+from lightllm.compute.ops.per_channel import Rounded
 from lightllm.compute.state.layer_state import LayerState, TokenPart
 
 
@@ -58,6 +60,10 @@ class Attention(Joining):
         are_scaled = "keys_scale" in tensors
         self.scales = (tensors["keys_scale"], tensors["values_scale"]) if are_scaled else None
 
+    @property
+    def rounded_to(self) -> torch.dtype | None:
+        return self.qkv_proj.rounded_to
+
     def takes_weighted(self, tokens: int) -> bool:
         return self._joined_matrix(tokens) is not None
 
@@ -67,7 +73,7 @@ class Attention(Joining):
             return None
         return self.qkv_proj.joined(ops.linear_rotate_store, tokens, self.qkv_proj.in_features)
 
-    def _project(self, x: Tensor | Weighted, batch: Batch) -> Tensor:
+    def _project(self, x: Tensor | Weighted | Rounded, batch: Batch) -> Tensor:
         """x [tokens, hidden] -> queries [tokens, heads, dim], ready to attend; stores keys and values."""
         how = (
             self.q_norm.weight if self.q_norm is not None else None,
@@ -78,15 +84,16 @@ class Attention(Joining):
             batch.slots,
         )
         if (matrix := self._joined_matrix(len(x))) is not None:
+            assert not isinstance(x, Rounded), "formats that round have no plain matrix"
             given = (x.x, x.squares, x.eps) if isinstance(x, Weighted) else (x, None, 0.0)
             return ops.linear_rotate_store(*given, matrix, self.qkv_proj.bias, *how, self.keys, self.values)
-        assert isinstance(x, Tensor), "it was said that it takes nothing else"
+        assert not isinstance(x, Weighted), "it was said that it takes none"
         heads = self.qkv_proj.heads(x)
         if self.scales is None:
             return ops.norm_rotate_store(*heads, *how, self.keys, self.values)
         return ops.norm_rotate_store_quantized(*heads, *how, self.keys, self.scales[0], self.values, self.scales[1])
 
-    def forward(self, x: Tensor | Weighted, batch: Batch) -> Tensor | Product:
+    def forward(self, x: Tensor | Weighted | Rounded, batch: Batch) -> Tensor | Product:
         """x [tokens, hidden] -> [outputs, hidden]; stores this step's keys and values in the batch's slots."""
         q = self._project(x, batch)
         asking = batch.queries()

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from lightllm.base.errors import ConfigError
@@ -11,8 +12,9 @@ from lightllm.compute import ops
 from lightllm.compute.layers.layer import Site
 from lightllm.compute.ops.joined import PART, Weighted
 from lightllm.compute.ops.op import Op
+from lightllm.compute.ops.per_channel import Rounded
 from lightllm.compute.parallel.mesh import Group
-from lightllm.compute.quant.method import LinearMethod
+from lightllm.compute.quant.method import LinearMethod, TakesRounded
 from lightllm.compute.quant.none import Unquantized
 from lightllm.compute.weights.share import Share, divided, whole
 from lightllm.compute.weights.weight import Declared, Matrix, Part, Run, Weight
@@ -37,6 +39,7 @@ class Projection(nn.Module):
     method: LinearMethod
     matrix: Matrix
     tensors: Mapping[str, Tensor]
+    rounded_to: torch.dtype | None  # what `product` and `gated` take as Rounded, too
 
     def __init__(self, in_features: int, outputs: Sequence[Output], *, bias: bool = False, unit: int = 1):
         super().__init__()
@@ -60,7 +63,8 @@ class Projection(nn.Module):
         self.group = site.mesh.tensor
         runs = self.runs(site)
         self.matrix = Matrix(tuple(runs), self.local_inputs())
-        self.method = one_method([run.module for run in runs], site)
+        method = self.method = one_method([run.module for run in runs], site)
+        self.rounded_to = method.rounded_to(site.dtype) if isinstance(method, TakesRounded) else None
         declared = dict(self.method.declare(self.matrix))
         if self.has_bias:
             declared["bias"] = Weight(
@@ -77,14 +81,20 @@ class Projection(nn.Module):
         is_able = tokens > 0 and width % PART == 0 and isinstance(self.method, Unquantized)
         return self.tensors["weight"] if is_able and op.pays(tokens, width) else None
 
-    def product(self, x: Tensor) -> Tensor:
+    def product(self, x: Tensor | Rounded) -> Tensor:
         """x [tokens, local inputs] -> W x + b [tokens, local outputs]."""
+        if isinstance(x, Rounded):
+            assert isinstance(self.method, TakesRounded), "rounded_to says so"
+            return self.method.multiply_rounded(self.tensors, x, self.bias)
         return self.method.multiply(self.tensors, x, self.bias)
 
-    def gated(self, x: Tensor | Weighted) -> Tensor:
+    def gated(self, x: Tensor | Weighted | Rounded) -> Tensor:
         """silu(gate) * up, where the product is gate then up: [tokens, local inputs] -> [tokens, local outputs / 2]."""
         if isinstance(x, Weighted):
             return ops.gated_linear_of_weighted(x.x, x.squares, x.eps, self.tensors["weight"], self.bias)
+        if isinstance(x, Rounded):
+            assert isinstance(self.method, TakesRounded), "rounded_to says so"
+            return self.method.gated_rounded(self.tensors, x, self.bias)
         return self.method.gated(self.tensors, x, self.bias)
 
 
@@ -158,7 +168,7 @@ class QKVLinear(ColumnLinear):
         self.local_heads, self.local_kv_heads, _ = (self.local_outputs(one).count // self.dim for one in self.outputs)
         return declared
 
-    def heads(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def heads(self, x: Tensor | Rounded) -> tuple[Tensor, Tensor, Tensor]:
         """x [tokens, hidden] -> q [tokens, local heads, dim], k and v [tokens, local kv heads, dim]."""
         heads = self.product(x).view(len(x), -1, self.dim)
         keys, values = self.local_heads, self.local_heads + self.local_kv_heads

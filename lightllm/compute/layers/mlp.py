@@ -1,11 +1,13 @@
 """The gated feed-forward network."""
 
+import torch
 from torch import Tensor
 
 from lightllm.compute import ops
 from lightllm.compute.layers.linear import ColumnLinear, Output, Product, RowLinear
 from lightllm.compute.layers.norm import Joining
 from lightllm.compute.ops.joined import Weighted
+from lightllm.compute.ops.per_channel import Rounded
 
 
 class GatedMLP(Joining):
@@ -16,9 +18,13 @@ class GatedMLP(Joining):
         self.gate_up_proj = ColumnLinear(hidden, [Output("gate_proj", width), Output("up_proj", width)], bias=bias)
         self.down_proj = RowLinear(width, [Output("down_proj", hidden)], bias=bias)
 
+    @property
+    def rounded_to(self) -> torch.dtype | None:
+        return self.gate_up_proj.rounded_to
+
     def takes_weighted(self, tokens: int) -> bool:
         return self.gate_up_proj.joined(ops.gated_linear_of_weighted, tokens, self.gate_up_proj.in_features) is not None
 
-    def forward(self, x: Tensor | Weighted) -> Tensor | Product:
+    def forward(self, x: Tensor | Weighted | Rounded) -> Tensor | Product:
         x = self.gate_up_proj.gated(x)
         return self.down_proj.later(x) if self.leaves_product else self.down_proj(x)

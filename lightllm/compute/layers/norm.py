@@ -2,12 +2,14 @@
 
 from collections.abc import Mapping
 
+import torch
 from torch import Tensor, nn
 
 from lightllm.compute import ops
 from lightllm.compute.layers.layer import Site
 from lightllm.compute.layers.linear import Product
 from lightllm.compute.ops.joined import Weighted
+from lightllm.compute.ops.per_channel import Rounded
 from lightllm.compute.weights.weight import Declared, vector
 
 
@@ -42,14 +44,18 @@ class RMSNorm(nn.Module):
 
     def add_for(
         self, reader: nn.Module, x: Tensor | Product, residual: Tensor | None
-    ) -> tuple[Tensor | Weighted, Tensor]:
-        """As add, for a layer that may take the norm without its scales."""
-        if residual is None or not isinstance(x, Product) or not x.is_weighed:
+    ) -> tuple[Tensor | Weighted | Rounded, Tensor]:
+        """As add, for a layer that may take the norm without its scales, or rounded."""
+        if residual is None or not isinstance(reader, Joining):
             return self.add(x, residual)
-        if not isinstance(reader, Joining) or not reader.takes_weighted(len(x.x)):
+        if isinstance(x, Product) and x.is_weighed and reader.takes_weighted(len(x.x)):
+            weighted, squares, total = ops.linear_add_weigh(x.x, x.matrix, residual, self.weight)
+            return Weighted(weighted, squares, self.eps), total
+        if reader.rounded_to is None:
             return self.add(x, residual)
-        weighted, squares, total = ops.linear_add_weigh(x.x, x.matrix, residual, self.weight)
-        return Weighted(weighted, squares, self.eps), total
+        x = x.compute() if isinstance(x, Product) else x
+        numbers, scale, total = ops.add_rms_norm_rounded(x, residual, self.weight, self.eps, reader.rounded_to)
+        return Rounded(numbers, scale, x.dtype), total
 
 
 class Joining(nn.Module):
@@ -59,6 +65,12 @@ class Joining(nn.Module):
     """
 
     leaves_product = False
+
+    @property
+    def rounded_to(self) -> torch.dtype | None:
+        """What its input would be rounded to before anything else, each token with a scale of its own; it may be given
+        Rounded then. None: it is not rounded."""
+        raise NotImplementedError
 
     def takes_weighted(self, tokens: int) -> bool:
         """Whether it may be given Weighted."""

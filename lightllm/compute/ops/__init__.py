@@ -18,11 +18,13 @@ from lightllm.compute.ops.kv_formats import (
 )
 from lightllm.compute.ops.linear import gated_linear, linear, linear_add, logits
 from lightllm.compute.ops.masks import allow
-from lightllm.compute.ops.norm import add_rms_norm, rms_norm
+from lightllm.compute.ops.norm import add_rms_norm, add_rms_norm_rounded, rms_norm
 from lightllm.compute.ops.penalties import penalize
 from lightllm.compute.ops.per_channel import (
     gated_experts_per_channel,
+    gated_linear_of_rounded,
     gated_linear_per_channel,
+    linear_of_rounded,
     linear_per_channel,
 )
 from lightllm.compute.ops.rope import norm_rotate_store, norm_rotate_store_latent, rotate_halves, rotate_pairs
@@ -33,6 +35,7 @@ from lightllm.compute.ops.typical import keep_typical
 __all__ = [
     "add_biases",
     "add_rms_norm",
+    "add_rms_norm_rounded",
     "allow",
     "attend",
     "attend_latent",
@@ -47,6 +50,7 @@ __all__ = [
     "gated_experts_per_channel",
     "gated_linear",
     "gated_linear_int4",
+    "gated_linear_of_rounded",
     "gated_linear_of_weighted",
     "gated_linear_per_channel",
     "keep_typical",
@@ -57,6 +61,7 @@ __all__ = [
     "linear_fp6",
     "linear_fp8_block",
     "linear_int4",
+    "linear_of_rounded",
     "linear_per_channel",
     "linear_rotate_store",
     "logits",

@@ -3,7 +3,8 @@
 import torch
 from torch import Tensor
 
-from lightllm.compute.ops.op import Facts, op
+from lightllm.compute.ops.op import TOLERANCE, Facts, op
+from lightllm.compute.ops.per_channel import quantized
 
 
 def _cases(facts: Facts):
@@ -15,6 +16,12 @@ def _cases(facts: Facts):
 def _sum_cases(facts: Facts):
     for x, weight, eps in _cases(facts):
         yield x, torch.randn_like(x), weight, eps
+
+
+def _rounded_cases(facts: Facts):
+    for arguments in _sum_cases(facts):
+        for kind in (torch.float8_e4m3fn, torch.int8):
+            yield *arguments, kind
 
 
 @op(cases=_cases)
@@ -33,3 +40,15 @@ def add_rms_norm(x: Tensor, residual: Tensor, weight: Tensor, eps: float) -> tup
     """(rms_norm(x + residual), x + residual). x, residual [..., width]; weight [width]."""
     residual = x + residual
     return rms_norm.reference(residual, weight, eps), residual
+
+
+@op(cases=_rounded_cases, tolerance=TOLERANCE | {torch.float32: 1e-4})
+def add_rms_norm_rounded(
+    x: Tensor, residual: Tensor, weight: Tensor, eps: float, kind: torch.dtype
+) -> tuple[Tensor, Tensor, Tensor]:
+    """add_rms_norm for products of 8 bits: numbers and scales of the norm (ops.per_channel.quantized), and the sum.
+
+    x, residual [tokens, width]; weight [width]. Returns [tokens, width] of `kind`, [tokens] float32, [tokens, width].
+    """
+    normed, total = add_rms_norm.reference(x, residual, weight, eps)
+    return *quantized(normed, kind), total

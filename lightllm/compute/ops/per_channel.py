@@ -4,6 +4,8 @@ Where a format says so, activations of 16 bits are rounded to the weights' type 
 with a scale of its own; those of 32 bits are not.
 """
 
+from dataclasses import dataclass
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -17,6 +19,19 @@ SMALLEST_SCALE = 1e-12
 _KINDS = [(torch.float8_e4m3fn, True), (torch.int8, True), (torch.float8_e4m3fn, False), (torch.int8, False)]
 # What rounding to 8 bits makes of a difference in the last of 16 bits.
 _TOLERANCE = TOLERANCE | {torch.float32: 1e-4, torch.float16: 6e-2, torch.bfloat16: 6e-2}
+
+
+@dataclass(frozen=True, slots=True)
+class Rounded:
+    """Activations as they are multiplied: numbers [tokens, inputs] of 8 bits, each token's times its scale [tokens]
+    float32. dtype: what they were rounded from, and what products of them are."""
+
+    numbers: Tensor
+    scale: Tensor
+    dtype: torch.dtype
+
+    def __len__(self) -> int:
+        return len(self.numbers)
 
 
 def random_matrix(
@@ -33,6 +48,12 @@ def _linear_cases(facts: Facts):
         bias = torch.randn(outputs, dtype=facts.dtype, device=facts.device)
         for kind, rounds in _KINDS:
             yield x, *random_matrix(outputs, inputs, kind, facts), bias if rounds else None, rounds
+
+
+def _rounded_cases(facts: Facts):
+    for x, weight, scale, bias, rounds in _linear_cases(facts):
+        if rounds:
+            yield *quantized(x, weight.dtype), weight, scale, bias, facts.dtype
 
 
 def _expert_cases(facts: Facts):
@@ -75,6 +96,22 @@ def linear_per_channel(x: Tensor, weight: Tensor, scale: Tensor, bias: Tensor | 
 def gated_linear_per_channel(x: Tensor, weight: Tensor, scale: Tensor, bias: Tensor | None, rounds: bool) -> Tensor:
     """silu(gate) * up, where linear_per_channel makes gates and then as many others."""
     return silu_and_mul.reference(linear_per_channel.reference(x, weight, scale, bias, rounds))
+
+
+@op(cases=_rounded_cases, tolerance=_TOLERANCE)
+def linear_of_rounded(
+    numbers: Tensor, x_scale: Tensor, weight: Tensor, scale: Tensor, bias: Tensor | None, dtype: torch.dtype
+) -> Tensor:
+    """linear_per_channel of tokens that were rounded before: see Rounded."""
+    return F.linear(dequantized(numbers, x_scale, dtype), dequantized(weight, scale, dtype), bias)
+
+
+@op(cases=_rounded_cases, tolerance=_TOLERANCE)
+def gated_linear_of_rounded(
+    numbers: Tensor, x_scale: Tensor, weight: Tensor, scale: Tensor, bias: Tensor | None, dtype: torch.dtype
+) -> Tensor:
+    """gated_linear_per_channel of tokens that were rounded before: see Rounded."""
+    return silu_and_mul.reference(linear_of_rounded.reference(numbers, x_scale, weight, scale, bias, dtype))
 
 
 @op(cases=_expert_cases, tolerance=_TOLERANCE)

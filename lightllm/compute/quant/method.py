@@ -1,11 +1,12 @@
 """The interface every way of storing a linear layer's weight implements."""
 
 from collections.abc import Mapping
-from typing import Protocol, TypeAlias
+from typing import Protocol, TypeAlias, runtime_checkable
 
 import torch
 from torch import Tensor
 
+from lightllm.compute.ops.per_channel import Rounded
 from lightllm.compute.weights.weight import Declared, Matrix
 
 Tensors: TypeAlias = Mapping[str, Tensor]
@@ -42,4 +43,21 @@ class LinearMethod(Protocol):
         self, gate_up: Tensors, down: Tensors, x: Tensor, choice: Tensor, share: Tensor, first: int
     ) -> Tensor:
         """ops.gated_experts, where the tensors of each expert's matrix are stacked on a first axis."""
+        ...
+
+
+@runtime_checkable
+class TakesRounded(LinearMethod, Protocol):
+    """A format whose activations may be rounded by what makes them."""
+
+    def rounded_to(self, dtype: torch.dtype) -> torch.dtype | None:
+        """What activations of `dtype` are rounded to, each token with a scale of its own; None: they are not."""
+        ...
+
+    def multiply_rounded(self, tensors: Tensors, x: Rounded, bias: Tensor | None) -> Tensor:
+        """As multiply."""
+        ...
+
+    def gated_rounded(self, tensors: Tensors, x: Rounded, bias: Tensor | None) -> Tensor:
+        """As gated."""
         ...

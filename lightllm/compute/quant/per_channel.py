@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from lightllm.compute import ops
-from lightllm.compute.ops.per_channel import dequantized, quantized
+from lightllm.compute.ops.per_channel import Rounded, dequantized, quantized
 from lightllm.compute.quant.method import Tensors
 from lightllm.compute.weights.share import Share
 from lightllm.compute.weights.weight import Conversion, Matrix, Part, Run, Weight
@@ -68,6 +68,15 @@ class PerChannel:
 
     def gated(self, tensors: Tensors, x: Tensor, bias: Tensor | None) -> Tensor:
         return ops.gated_linear_per_channel(x, *_of(tensors), bias, self.rounds)
+
+    def rounded_to(self, dtype: torch.dtype) -> torch.dtype | None:
+        return self.kind if self.rounds and dtype != torch.float32 else None
+
+    def multiply_rounded(self, tensors: Tensors, x: Rounded, bias: Tensor | None) -> Tensor:
+        return ops.linear_of_rounded(x.numbers, x.scale, *_of(tensors), bias, x.dtype)
+
+    def gated_rounded(self, tensors: Tensors, x: Rounded, bias: Tensor | None) -> Tensor:
+        return ops.gated_linear_of_rounded(x.numbers, x.scale, *_of(tensors), bias, x.dtype)
 
     def dense(self, tensors: Tensors, dtype: torch.dtype) -> Tensor:
         return dequantized(*_of(tensors), dtype)

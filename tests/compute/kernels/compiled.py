@@ -272,6 +272,9 @@ def draw() -> None:
 # What is launched, by the name it has in the table. Sizes are Llama-3.1-8B's unless the name says otherwise.
 LAUNCHES: dict[str, Callable[[], Any]] = {
     "add and norm": lambda: norm.add_rms_norm(half(TOKENS, 4096), half(TOKENS, 4096), half(4096), 1e-6),
+    "add, norm and round": lambda: norm.add_rms_norm_rounded(
+        half(TOKENS, 4096), half(TOKENS, 4096), half(4096), 1e-6, torch.float8_e4m3fn
+    ),
     "silu and mul": lambda: activation.silu_and_mul(half(TOKENS, 28672)),
     "embedding": lambda: embedding.embedding(WHERE, half(1000, 4096), 0),
     "rotate and store": lambda: store(normed=False),

@@ -30,7 +30,7 @@ from lightllm.compute.kernels.triton import (
 from lightllm.compute.kernels.triton.attention_decode import LOG2_E
 from lightllm.compute.ops.op import ALL, Facts
 from tests.compute.kernels.more_cases import CASES, attention, expert_cases_fp8, latent_attention
-from tests.compute.ops.test_parity import LIMITS_OF_POOLS, clone, meant, split_pools, tensors
+from tests.compute.ops.test_parity import LIMITS_OF_POOLS, clone, results, split_pools, tensors
 
 assert interpreter.Builder.create_dot is interpreter._dot, "the interpreter is the repaired one"
 CPU = torch.device("cpu")
@@ -59,7 +59,7 @@ def assert_matches(op, function, arguments, dtype):
             stack.enter_context(unittest.mock.patch.object(one, "reference", refuse))
         got = function(*got_arguments)
     tolerance = {"atol": op.tolerance[dtype], "rtol": op.tolerance[dtype]}
-    torch.testing.assert_close(meant(op.name, got), meant(op.name, expected), **tolerance)
+    torch.testing.assert_close(results(op.name, got), results(op.name, expected), **tolerance)
     (pools, got_arguments), (expected_pools, expected_arguments) = map(split_pools, (got_arguments, expected_arguments))
     torch.testing.assert_close(tensors(got_arguments), tensors(expected_arguments), **tolerance)
     for (_, one), (kind, other) in zip(pools, expected_pools, strict=True):

@@ -1,4 +1,4 @@
-"""4-bit weights compute the same in the order in which a device has them fastest."""
+"""4-bit weights compute the same in the order in which a device has them fastest; activations, rounded where normed."""
 
 import pytest
 import torch
@@ -6,7 +6,9 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from lightllm.compute import ops
 from lightllm.compute.layers.linear import Projection
+from lightllm.compute.layers.norm import RMSNorm
 from lightllm.compute.ops.op import Implementation
+from lightllm.compute.state.layer_state import Format
 from tests.compute.driver import load, run, tensor_mesh
 from tests.compute.models.twins import SIZES, STEPS, make
 from tests.compute.quant import formats
@@ -53,3 +55,19 @@ def test_tiles_compute_what_the_checkpoint_says(stored, llama, ranks, tiles_are_
         # With two ranks some shares begin within a group, or have parts of groups that lie scattered.
         assert len(tiled) == 4 * SIZES["num_hidden_layers"] if ranks == 1 else tiled
         torch.testing.assert_close(got, expected, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("quant_type", ["fp8w8a8", "w8a8", "ao-w8a16", "none"])
+def test_norms_that_round_compute_what_rounding_afterwards_does(llama, quant_type, monkeypatch):
+    def logits():
+        model = load(llama.directory, dtype=torch.bfloat16, quant_type=quant_type)
+        return run(model, llama.sequences, STEPS["chunked"], form=Format(torch.bfloat16))
+
+    # Another implementation's norms may differ in the last bit, which rounding makes much of.
+    monkeypatch.setattr(ops.add_rms_norm, "implementations", [])
+    rounded, reference = [], ops.add_rms_norm_rounded.reference
+    monkeypatch.setattr(ops.add_rms_norm_rounded, "reference", lambda *args: rounded.append(1) or reference(*args))
+    got = logits()
+    assert bool(rounded) == (quant_type in ("fp8w8a8", "w8a8"))
+    monkeypatch.setattr(RMSNorm, "add_for", lambda self, layer, x, residual: self.add(x, residual))
+    torch.testing.assert_close(got, logits(), atol=0, rtol=0)

@@ -121,21 +121,30 @@ def _sum_tiles(
 
 
 @gluon.jit
+def _scale_of_rows(scale, row, outputs, ROWS: gl.constexpr, LAYOUT: gl.constexpr):
+    row_O = row + gl.arange(0, ROWS, gl.SliceLayout(1, LAYOUT))
+    return gl.load(scale + row_O, mask=row_O < outputs, other=0.0)
+
+
+@gluon.jit
 def _finish(
-    sum_OT, other_OT, row, bias, scale, x_scale, y, tokens, outputs,
+    sum_OT, other_OT, row, bias, scales, y, tokens, outputs,
     ROWS: gl.constexpr, TOKENS: gl.constexpr, LAYOUT: gl.constexpr, BIASED: gl.constexpr, GATED: gl.constexpr,
     SCALED: gl.constexpr,
 ):  # fmt: skip
-    """Writes a tile of results. GATED: sum_OT are the gates of other_OT; `outputs` counts the rows of both."""
+    """Writes a tile of results. GATED: sum_OT are the gates of other_OT; `outputs` counts the rows of both.
+
+    SCALED: scales are those of the rows of both, and of tokens.
+    """
     row_O = row + gl.arange(0, ROWS, gl.SliceLayout(1, LAYOUT))
     token_T = gl.arange(0, TOKENS, gl.SliceLayout(0, LAYOUT))
     width = outputs // 2 if GATED else outputs
     is_row_O = row_O < width
     if SCALED:
-        scale_T = gl.load(x_scale + token_T, mask=token_T < tokens, other=0.0)
-        sum_OT *= gl.load(scale + row_O, mask=is_row_O, other=0.0)[:, None] * scale_T[None, :]
+        scale_O, other_scale_O, scale_T = scales
+        sum_OT *= scale_O[:, None] * scale_T[None, :]
         if GATED:
-            other_OT *= gl.load(scale + width + row_O, mask=is_row_O, other=0.0)[:, None] * scale_T[None, :]
+            other_OT *= other_scale_O[:, None] * scale_T[None, :]
     if BIASED:
         sum_OT += gl.load(bias + row_O, mask=is_row_O, other=0.0).to(gl.float32)[:, None]
         if GATED:
@@ -189,7 +198,15 @@ def _stream(
     tiles = (split + 1) * all_tiles // SPLITS - first
     row = block * ROWS if GATED else block * (ROWS * HALVES)
     rows = (row, outputs // 2 + row if GATED else row + ROWS)
+    if SCALED:
+        # Before anything waits, as memory is busy with weights afterwards.
+        scale_O = _scale_of_rows(scale, rows[0], outputs, ROWS, MEMORY)
+        other_scale_O = _scale_of_rows(scale, rows[1], outputs, ROWS, MEMORY)
     _ask(x, weight, rows, first, tiles, weights, xs, ready, INPUTS, STAGES, HALVES)
+    scales = ()
+    if SCALED:
+        token_T = gl.arange(0, TOKENS, gl.SliceLayout(0, MEMORY))
+        scales = (scale_O, other_scale_O, gl.load(x_scale + token_T, mask=token_T < tokens, other=0.0))
     sum_OT, other_OT = _sum_tiles(
         x, weight, rows, first, tiles, weights, xs, ready, ROWS, TOKENS, INPUTS, STAGES, HALVES, num_warps
     )
@@ -209,10 +226,12 @@ def _stream(
             if HALVES == 2:
                 other_OT = _add_parts(parts, stride, tokens, outputs, rows[1], ROWS, TOKENS, SPLITS, MEMORY)
             gl.store(counters + block, 0)
-        more = (bias, scale, x_scale, y, tokens, outputs)
-        _finish(sum_OT, other_OT, rows[0], *more, ROWS, TOKENS, MEMORY, BIASED, GATED, SCALED)
+        more = (y, tokens, outputs)
+        _finish(sum_OT, other_OT, rows[0], bias, scales, *more, ROWS, TOKENS, MEMORY, BIASED, GATED, SCALED)
         if HALVES == 2 and not GATED:
-            _finish(other_OT, other_OT, rows[1], *more, ROWS, TOKENS, MEMORY, BIASED, False, SCALED)
+            if SCALED:
+                scales = (scales[1], scales[1], scales[2])
+            _finish(other_OT, other_OT, rows[1], bias, scales, *more, ROWS, TOKENS, MEMORY, BIASED, False, SCALED)
 
 
 def shape_for(tokens: int, outputs: int, inputs: int, *, gated: bool) -> Shape:

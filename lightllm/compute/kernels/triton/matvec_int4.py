@@ -232,7 +232,7 @@ def _stream(
             if HALVES == 2:
                 other_OT = _add_parts(parts, stride, tokens, outputs, rows[1], 64, TOKENS, SPLITS, MEMORY)
             gl.store(counters + block, 0)
-        more = (bias, bias, bias, y, tokens, outputs)
+        more = (bias, (), y, tokens, outputs)
         _finish(sum_OT, other_OT, rows[0], *more, 64, TOKENS, MEMORY, BIASED, GATED, False)
         if HALVES == 2 and not GATED:
             _finish(other_OT, other_OT, rows[1], *more, 64, TOKENS, MEMORY, BIASED, False, False)

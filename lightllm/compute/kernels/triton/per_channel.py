@@ -117,25 +117,51 @@ def gated_linear_per_channel(x: Tensor, weight: Tensor, scale: Tensor, bias: Ten
     return _product(x, weight, scale, bias, rounds=rounds, gated=True)
 
 
+@ops.linear_of_rounded.implementation("triton", why_not)
+def linear_of_rounded(
+    numbers: Tensor, x_scale: Tensor, weight: Tensor, scale: Tensor, bias: Tensor | None, dtype: torch.dtype
+) -> Tensor:
+    return _product_of_rounded(numbers, x_scale, weight, scale, bias, dtype, gated=False)
+
+
+@ops.gated_linear_of_rounded.implementation("triton", why_not)
+def gated_linear_of_rounded(
+    numbers: Tensor, x_scale: Tensor, weight: Tensor, scale: Tensor, bias: Tensor | None, dtype: torch.dtype
+) -> Tensor:
+    return _product_of_rounded(numbers, x_scale, weight, scale, bias, dtype, gated=True)
+
+
 def _product(x: Tensor, weight: Tensor, scale: Tensor, bias: Tensor | None, *, rounds: bool, gated: bool) -> Tensor:
     if not rounds or x.dtype == torch.float32:
         y = F.linear(x, dequantized(weight, scale, x.dtype), bias)
         return silu_and_mul(y) if gated else y
-    numbers, x_scale = quantize_tokens(x, weight.dtype)
+    return _product_of_rounded(*quantize_tokens(x, weight.dtype), weight, scale, bias, x.dtype, gated=gated)
+
+
+def _product_of_rounded(
+    numbers: Tensor,
+    x_scale: Tensor,
+    weight: Tensor,
+    scale: Tensor,
+    bias: Tensor | None,
+    dtype: torch.dtype,
+    *,
+    gated: bool,
+) -> Tensor:
     if _streams(numbers, weight):
-        sizes = (max(triton.next_power_of_2(len(x)), NARROWEST), *weight.shape)
+        sizes = (max(triton.next_power_of_2(len(numbers)), NARROWEST), *weight.shape)
         default = matvec_hopper.shape_of_8_bits(*sizes, gated=gated)
         op = "gated_linear_per_channel" if gated else "linear_per_channel"
-        shape = tuned.shape(x.device, op, matvec_hopper.Shape, sizes, default) or default
+        shape = tuned.shape(numbers.device, op, matvec_hopper.Shape, sizes, default) or default
         scales = (x_scale, scale)
-        return matvec_hopper.multiply(numbers, weight, bias, shape, gated=gated, scales=scales, dtype=x.dtype)
-    if why_not_library(numbers, weight, x.dtype) is None:
+        return matvec_hopper.multiply(numbers, weight, bias, shape, gated=gated, scales=scales, dtype=dtype)
+    if why_not_library(numbers, weight, dtype) is None:
         # Its scales are matrices of one column and one row.
         y = torch._scaled_mm(
-            numbers, weight.T, x_scale[:, None], scale[None], bias, out_dtype=x.dtype, use_fast_accum=True
+            numbers, weight.T, x_scale[:, None], scale[None], bias, out_dtype=dtype, use_fast_accum=True
         )
     else:
-        y = multiply(numbers, x_scale, weight, scale, bias, x.dtype)
+        y = multiply(numbers, x_scale, weight, scale, bias, dtype)
     return silu_and_mul(y) if gated else y
 
 

@@ -10,7 +10,7 @@ import triton.language as tl
 from torch import Tensor
 
 from lightllm.compute import ops
-from lightllm.compute.kernels.triton.launch import begin, depends, why_not
+from lightllm.compute.kernels.triton.launch import begin, depends, let_next_start, wait, why_not
 
 TILE = 1024  # numbers a program holds
 
@@ -81,12 +81,14 @@ def _norm_rotate_store(
     q_blocks, kv_blocks = tl.cdiv(heads, HEADS), tl.cdiv(kv_heads, HEADS)
     pair_D = tl.arange(0, PAIRS)
     half = dim // 2
-    begin(DEPENDENT)
+    let_next_start(DEPENDENT)
+    # Before anything waits: no kernel of a step writes these.
     slot = tl.load(slots + token)
+    angle_D = table + tl.load(positions + token) * table_stride + pair_D
+    cos_D = tl.load(angle_D, mask=pair_D < half, other=0.0)
+    sin_D = tl.load(angle_D + half, mask=pair_D < half, other=0.0)
+    wait(DEPENDENT)
     if block < q_blocks + kv_blocks:
-        angle_D = table + tl.load(positions + token) * table_stride + pair_D
-        cos_D = tl.load(angle_D, mask=pair_D < half, other=0.0)
-        sin_D = tl.load(angle_D + half, mask=pair_D < half, other=0.0)
         if block < q_blocks:
             head_H = block * HEADS + tl.arange(0, HEADS)
             a_HD, b_HD = load_rotated(
