@@ -258,10 +258,10 @@ def product_of_4_bits(tokens: int) -> None:
     grouped.linear_awq(half(tokens, 14336), weight, zeros, torch.zeros(112, 4096), WHERE, None)
 
 
-def product_of_tiled_4_bits(tokens: int, *, gated: bool = False) -> None:
-    words, steps = torch.zeros(448, 32, 32, 32, dtype=torch.int32), torch.zeros(32, 28672, dtype=torch.int32)
+def product_of_tiled_4_bits(tokens: int, *, gated: bool = False, group: int = 128) -> None:
+    words, steps = (torch.zeros(*size, dtype=torch.int32) for size in ((448, 32, 32, 32), (4096 // group, 28672)))
     shape = matvec_int4.shape_for(max(tokens, 8), 28672, 4096, gated=gated)
-    matvec_int4.multiply(half(tokens, 4096), words, steps, 128, None, shape, gated=gated)
+    matvec_int4.multiply(half(tokens, 4096), words, steps, group, None, shape, gated=gated)
 
 
 def draw() -> None:
@@ -359,6 +359,7 @@ LAUNCHES: dict[str, Callable[[], Any]] = {
     "int4 linear, 64 tokens": lambda: product_of_4_bits(64),
     "streamed int4 linear, 1 token": lambda: product_of_tiled_4_bits(1),
     "streamed int4 gated linear, 1 token": lambda: product_of_tiled_4_bits(1, gated=True),
+    "streamed int4 gated linear in groups of 32, 1 token": lambda: product_of_tiled_4_bits(1, gated=True, group=32),
     "streamed int4 gated linear, 64 tokens": lambda: product_of_tiled_4_bits(64, gated=True),
     "draw": draw,
     "logprobs": lambda: sampling.logprobs(half(TOKENS, 128256), WHERE, 5),

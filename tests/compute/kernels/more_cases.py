@@ -115,6 +115,7 @@ def _linear_int4(
     facts: Facts,
     sizes: Iterable[tuple[int, int, int, int]] = (
         (2, 40, 200, 32),
+        (3, 128, 1024, 32),
         (9, 128, 512, 256),
         (64, 192, 128, 128),
         (65, 64, 96, 64),

@@ -38,6 +38,8 @@ NARROWEST = 8  # tokens of the smallest product
 WARPS = 4
 WORDS_A_LINE = WORDS[1]
 ALL_INPUTS = 1 << 30  # a group that has them all
+# Without a swizzle, so that any one can be taken.
+LINES_OF_STEPS = gl.NVMMASharedLayout(swizzle_byte_width=0, element_bitwidth=32, rank=2)
 _ELEMENTS = {torch.bfloat16: gl.bfloat16, torch.float16: gl.float16}
 
 
@@ -275,7 +277,7 @@ def multiply(
     _stream[(blocks, shape.splits)](
         _tiles(x, [padded, unit], _ELEMENTS[x.dtype]),
         _tiles(words.view(-1, WORDS_A_LINE), [stage // 4, WORDS_A_LINE], gl.int32),
-        _tiles(steps, [max(stage // group, 1), ROWS], gl.int32),
+        TensorDescriptor.from_tensor(steps, [max(stage // group, 1), ROWS], LINES_OF_STEPS),
         bias, y, parts, arrivals(x.device), tokens, outputs, tiles,
         TOKENS=padded, UNIT=unit, UNITS=stage // unit, GROUP=group, STAGES=shape.stages, HALVES=shape.halves,
         SPLITS=shape.splits, BIASED=bias is not None, GATED=gated, GROUPED=shape.grouped, num_warps=WARPS,
