@@ -13,6 +13,7 @@ import threading
 import weakref
 from collections import deque
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any
@@ -217,7 +218,8 @@ class LLM:
         if not self._end.alive:
             raise EngineDeadError("this LLM was closed; make a new one")
         params, priorities = self._params(sampling_params, len(results)), _priorities(priority, len(results))
-        with self._lock, tqdm(total=len(results), unit="prompt", disable=not use_tqdm) as bar:
+        progress = tqdm(total=len(results), unit="prompt") if use_tqdm else nullcontext()
+        with self._lock, progress as bar:
             self._engine.wait_until_serving()
             run = _Run(self._engine, self._most_open, bar, wants_vectors=wants_vectors)
             for at in sorted(range(len(results)), key=priorities.__getitem__):
@@ -246,7 +248,7 @@ class _Job:
 class _Run:
     """One call of the offline API: prompts that wait, requests in the engine's hands."""
 
-    def __init__(self, engine: OfflineEngine, most_open: int, bar: tqdm, *, wants_vectors: bool):
+    def __init__(self, engine: OfflineEngine, most_open: int, bar: tqdm | None, *, wants_vectors: bool):
         self._engine, self._most_open, self._bar, self._wants_vectors = engine, most_open, bar, wants_vectors
         self._client = engine.service.client
         self._waiting: deque[_Job] = deque()
@@ -304,7 +306,8 @@ class _Run:
         job.result.num_cached_tokens = max(job.result.num_cached_tokens, update.cached_tokens)
         if len(job.ended) == job.params.num_samples:
             job.result.outputs += _completions(self._engine.service, job)
-            self._bar.update()
+            if self._bar is not None:
+                self._bar.update()
 
 
 def _completions(service: Service, job: _Job) -> list[CompletionOutput]:
@@ -372,4 +375,4 @@ def _parse_prompt(prompt: Prompt) -> tuple[str | None, list[int]]:
         if not prompt:
             raise RequestError("the prompt is empty; it needs at least one token", param="prompt")
         return prompt, []
-    return None, [int(token) for token in prompt]
+    return None, list(map(int, prompt))

@@ -198,6 +198,14 @@ def references(indexes: np.ndarray, generations: np.ndarray) -> bytes:
     return pairs.tobytes()
 
 
+def distinct(references: np.ndarray) -> np.ndarray:
+    """Each of the references [n, 2] once, in ascending order."""
+    whole = np.sort(references.view(np.uint64)[:, 0])
+    is_other = np.ones(len(whole), np.bool_)
+    np.not_equal(whole[1:], whole[:-1], out=is_other[1:])
+    return whole[is_other].view(np.uint32).reshape(-1, 2)
+
+
 def parse_references(data: bytes) -> np.ndarray:
     """The bytes that messages carry -> [n, 2] uint32: index, generation."""
     return np.frombuffer(data, dtype=np.uint32).reshape(-1, 2)

@@ -199,6 +199,8 @@ class RequestTable:
         return self.pages.read(int(record["scores_page"]), 0, int(record["num_scores"])).view(np.float32)
 
     def _read_rows(self, page: int, start: int, stop: int, width: int) -> np.ndarray:
+        if width == 1:
+            return self.pages.read(page, start, stop - start)[:, None]
         return _rows(self.pages.read(page, *_word_run(start, stop, width)), start, stop, width)
 
     def text(self, index: int, start: int, stop: int) -> bytes:

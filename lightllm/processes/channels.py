@@ -6,6 +6,7 @@ A send never waits for a slow reader: what the socket does not take is kept and 
 import os
 import select
 import socket
+from array import array
 from collections import deque
 from collections.abc import Iterable
 
@@ -16,6 +17,7 @@ from lightllm.base.errors import Closed
 
 MAX_BYTES = 1 << 18  # of one message
 MAX_DESCRIPTORS = 253  # the kernel's limit for one message
+_ROOM_FOR_DESCRIPTORS = socket.CMSG_SPACE(MAX_DESCRIPTORS * array("i").itemsize)
 _BUFFER_BYTES = 4 << 20
 _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(messages.AnyMessage).decode
@@ -99,23 +101,24 @@ class Channel:
     def receive_with_descriptors(self) -> tuple[messages.AnyMessage | None, list[int]]:
         """As `receive`, with the descriptors that came along."""
         try:
-            data, descriptors, _, _ = socket.recv_fds(self._socket, MAX_BYTES, MAX_DESCRIPTORS)
+            size, ancillary, _, _ = self._socket.recvmsg_into([self._received], _ROOM_FOR_DESCRIPTORS)
         except BlockingIOError:
             return None, []
         except ConnectionResetError as error:
             raise Closed from error
-        if not data:
+        if not size:
             raise Closed
+        descriptors = array("i", b"".join(data for _, _, data in ancillary)).tolist()
         for descriptor in descriptors:
             os.set_inheritable(descriptor, False)
-        return _decode(data), descriptors
+        return _decode(self._received[:size]), descriptors
 
     def close(self) -> None:
         self._socket.close()
 
 
-def wait_for(read: Iterable[Channel], write: Iterable[Channel] = (), *, timeout_s: float | None = None) -> None:
-    """Until one can be read or written, to the millisecond.
+def wait_for(read: Iterable[Channel], write: Iterable[Channel] = (), *, timeout_s: float | None = None) -> set[int]:
+    """Until one can be read or written, to the millisecond. Returns the descriptors of those that can.
 
     For a user's process, where descriptors may have any number: select takes those below 1,024 only.
     """
@@ -125,4 +128,4 @@ def wait_for(read: Iterable[Channel], write: Iterable[Channel] = (), *, timeout_
     poll = select.poll()
     for descriptor, events in wanted.items():
         poll.register(descriptor, events)
-    poll.poll(None if timeout_s is None else 1e3 * timeout_s)
+    return {descriptor for descriptor, _ in poll.poll(None if timeout_s is None else 1e3 * timeout_s)}

@@ -5,7 +5,7 @@ import select
 import numpy as np
 
 from lightllm.base.errors import Closed
-from lightllm.base.messages import Connect, Progress, Ready, Stopped, TextReady, parse_references
+from lightllm.base.messages import Connect, Progress, Ready, Stopped, TextReady, distinct, parse_references
 from lightllm.processes import child
 from lightllm.processes.channels import Channel
 from lightllm.serving.text.incremental import Decoders
@@ -66,10 +66,10 @@ class Detokenizer:
 
     def _note(self, news: np.ndarray) -> None:
         owners = news[:, 0] // self._records_per_client
-        for number in np.unique(owners).tolist():
+        for number in set(owners.tolist()):
             mine = news[owners == number]
             waiting = self._news[number]
-            self._news[number] = np.unique(np.concatenate([waiting, mine]), axis=0) if len(waiting) else mine
+            self._news[number] = distinct(np.concatenate([waiting, mine])) if len(waiting) else mine
 
     def _tell(self, number: int) -> None:
         """One message to this client, once it has taken the one before."""

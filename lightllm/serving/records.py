@@ -21,6 +21,12 @@ _SAME_NAME = (
     "min_tokens", "temperature", "top_p", "min_p", "typical_p", "repetition_penalty", "presence_penalty",
     "frequency_penalty", "input_penalty",
 )  # fmt: skip
+# What a client fills in before it sends a request, one record at a time.
+_WRITTEN: list[str] = [
+    *_SAME_NAME, "max_tokens", "max_tokens_given", "top_k", "decay_start", "decay_factor", "num_logprobs",
+    "num_prompt_logprobs", "seed", "prompt_page", "prompt_length", "options_page", "options_bytes", "grammar_page",
+    "grammar_bytes", "arrival", "priority", "tenant", "salt", "timeout_s",
+]  # fmt: skip
 _NO_MASK = (
     "what the grammar allows next was not known in time (--mask_timeout_s), or is nothing: it is too complex, or other "
     "parameters of the request forbid all that it allows"
@@ -142,6 +148,7 @@ class Records:
         self._run = table.client_records(client)
         self._mine = slice(self._run.start, self._run.stop)
         self.columns = {name: table.records[name] for name in table.records.dtype.names or ()}
+        self._written = table.records[_WRITTEN]  # these fields only
         # An earlier owner may have died with records in use.
         self.columns["generation"][self._mine] += 1
         self._free = list(reversed(self._run))
@@ -181,9 +188,9 @@ class Records:
         grammar = b"" if params.grammar is None else encode(params.grammar)
         if (pages := self._store(tokens, options, grammar, users=params.num_samples)) is None:
             return None
-        now = time.monotonic()
+        now, first_seed = time.monotonic(), secrets.randbits(64) if params.seed is None else params.seed
         indexes = [self._free.pop() for _ in range(params.num_samples)]
-        place = {
+        of_all = _sampling_fields(params, max_tokens) | {
             "prompt_page": pages.prompt,
             "prompt_length": len(tokens),
             "options_page": pages.options,
@@ -196,8 +203,11 @@ class Records:
             "salt": terms.salt,
             "timeout_s": timeout_s or 0.0,
         }
-        for name, value in (place | _sampling_fields(params, max_tokens)).items():
-            self.columns[name][indexes] = value
+        for i, index in enumerate(indexes):
+            # The samples of a prompt share it: one of them asks for its logprobs.
+            prompt_logprobs = -1 if i or params.prompt_logprobs is None else params.prompt_logprobs
+            values = of_all | {"seed": (first_seed + i) % 2**64, "num_prompt_logprobs": prompt_logprobs}
+            self._written[index] = tuple(values[name] for name in _WRITTEN)
         named = set(params.stop_token_ids)
         stops = [*params.stop, *(token if token in named else None for token in stop_ids)]
         return [
@@ -291,7 +301,6 @@ class Records:
 
 
 def _sampling_fields(params: SamplingParams, max_tokens: int) -> dict[str, object]:
-    first = secrets.randbits(64) if params.seed is None else params.seed
     decay_start, decay_factor = params.exponential_decay_length_penalty or (0, 1.0)
     return {name: getattr(params, name) for name in _SAME_NAME} | {
         "max_tokens": max_tokens,
@@ -300,9 +309,6 @@ def _sampling_fields(params: SamplingParams, max_tokens: int) -> dict[str, objec
         "decay_start": decay_start,
         "decay_factor": decay_factor,
         "num_logprobs": params.num_logprobs,
-        # The samples of a prompt share it: one of them asks.
-        "num_prompt_logprobs": [_or_none(params.prompt_logprobs), *[-1] * (params.num_samples - 1)],
-        "seed": np.array([(first + i) % 2**64 for i in range(params.num_samples)], dtype=np.uint64),
     }
 
 
@@ -313,10 +319,6 @@ def _shown(request: Request, text: str) -> str:
     common = os.path.commonprefix([request.hidden, text])
     request.hidden = request.hidden[len(common) :] if len(common) == len(text) else ""
     return text[len(common) :]
-
-
-def _or_none(count: int | None) -> int:
-    return -1 if count is None else count
 
 
 def _tokens(rows: np.ndarray) -> Tokens:

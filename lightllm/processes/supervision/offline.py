@@ -78,16 +78,17 @@ class OfflineEngine:
     def wait(self) -> list[Request]:
         """Waits for something to read; returns the requests that have it. Raises EngineDeadError."""
         blocked = [channel for channel in self._channels.values() if channel.has_waiting]
-        wait_for([self._control, self._channels["detokenizer"]], blocked)
+        ready = wait_for([self._control, self._channels["detokenizer"]], blocked)
         try:
             for channel in blocked:
                 channel.flush()
             return self.service.client.poll()
         except Closed:
-            wait_for([self._control])  # the supervisor says why
+            ready = wait_for([self._control])  # the supervisor says why
             return []
         finally:
-            self._obey()
+            if self._control.fileno() in ready:
+                self._obey()
 
     def check_grammar(self, params: SamplingParams) -> None:
         """Raises RequestError if no engine can enforce the grammar that the parameters hold, if any."""

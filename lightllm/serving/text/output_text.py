@@ -9,7 +9,7 @@ from collections.abc import Callable
 import msgspec
 import numpy as np
 
-from lightllm.base.messages import Reference
+from lightllm.base.messages import Reference, distinct
 from lightllm.base.pages import PAGE_WORDS
 from lightllm.base.request import FinishReason
 from lightllm.base.request_table import Options, RequestTable, output_words
@@ -42,7 +42,7 @@ class OutputText:
 
         A request may be named more than once.
         """
-        references = self._open(np.unique(references.view(np.uint64)).view(np.uint32).reshape(-1, 2))
+        references = self._open(distinct(references))
         indexes = references[:, 0].astype(np.intp)
         finish = self._records["finish_reason"][indexes]  # read before the tokens: published after the last of them
         tokens, counts = self._read_tokens(indexes)

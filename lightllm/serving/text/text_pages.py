@@ -31,6 +31,8 @@ class TextPages:
 
     def append(self, indexes: np.ndarray, pieces: list[bytes]) -> list[int]:
         """Adds a piece to each record's text. Returns the places in `indexes` for which there is no room left."""
+        if not any(pieces):
+            return []
         lengths = np.fromiter(map(len, pieces), dtype=np.int64, count=len(pieces))
         failed = []
         for i in np.nonzero(lengths > self._room[indexes])[0].tolist():
