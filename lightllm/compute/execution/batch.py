@@ -10,6 +10,7 @@ from lightllm.compute import ops
 from lightllm.compute.attention.batch import Batch, Wanted
 from lightllm.compute.execution.rows import Rows
 from lightllm.compute.execution.transfers import Upload
+from lightllm.compute.ops.attention import IN_RUNS
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,9 +55,18 @@ def build(plan: StepPlan, rows: Rows, upload: Upload, *, is_all_wanted: bool = F
         query_lengths=plan.counts[decodes:].tolist(),
         context_lengths=lengths[decodes:].tolist(),
         max_length=int(lengths.max()),
+        memo={IN_RUNS: True} if _lie_in_runs(plan, decodes, slot_start) else {},
         wanted=None if is_all_wanted else Wanted(last_token, last_row, last_start, last_length),
     )
     return Step(batch, last_token, last_row, length)
+
+
+def _lie_in_runs(plan: StepPlan, decodes: int, slot_start: np.ndarray) -> bool:
+    """Whether the contexts of all sequences after the decodes begin in this plan and lie in runs of slots."""
+    if decodes == len(plan.rows) or plan.update_starts[decodes:].any():
+        return False
+    slots, begins = plan.update_slots[slot_start[decodes] :], slot_start[decodes:] - slot_start[decodes]
+    return bool(np.isin(np.flatnonzero(np.diff(slots) != 1) + 1, begins).all())
 
 
 def starts_of(counts: np.ndarray) -> np.ndarray:

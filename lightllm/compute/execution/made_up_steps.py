@@ -72,7 +72,7 @@ def largest_steps(*, tokens: int, rows: int, longest: int) -> list[StepPlan]:
 
 def every_kind_of_step(*, tokens: int, rows: int, longest: int, slots: int) -> Iterator[StepPlan]:
     """Few and many decodes beside a chunk, few and many chunks of each kind, each way of sampling in steps of either
-    kind, prompts that are scored. The first begin the rows that others continue, in order."""
+    kind, contexts in runs of slots, prompts that are scored. The first begin rows that others continue, in order."""
     most_chunks = min(rows, tokens // 2)
     for chunk, chunks in itertools.product(_CHUNKS, _numbers_of_sequences(most_chunks)):
         # The longest one decides which kernel computes those beside it.
@@ -85,6 +85,7 @@ def every_kind_of_step(*, tokens: int, rows: int, longest: int, slots: int) -> I
             yield _step([3] * decodes + [0], [1] * decodes + [2], _GREEDY, slots=slots)
     for chunk in _CHUNKS:
         if chunk <= min(tokens, longest):
+            yield _in_a_run(_step([0], [chunk], _GREEDY, slots=slots))
             yield _scored(_step([0], [chunk], _GREEDY, slots=slots))
     for way, sequences in itertools.product(_WAYS, (1, 3)):
         if sequences <= most_chunks and longest > 3:
@@ -128,8 +129,15 @@ def _step(starts: Sequence[int], counts: Sequence[int], parameters: Mapping[str,
     for name, value in parameters.items():
         begins[name] = value
     lengths = first + count
-    update_slots = (np.arange(lengths.sum()) % slots).astype(np.int32)
+    # From the last slot down, so that contexts do not lie in runs: that needs more memory and kernels.
+    update_slots = slots - 1 - np.arange(lengths.sum()) % slots
     return _plan(rows, first, count, np.zeros_like(first), update_slots, begins)
+
+
+def _in_a_run(plan: StepPlan) -> StepPlan:
+    """The same with slots from the first one up."""
+    plan.update_slots = np.arange(len(plan.update_slots), dtype=np.int32)
+    return plan
 
 
 def _plan(

@@ -6,7 +6,8 @@ a context of `context_lengths[i]`, counts that the host knows. `max_length` boun
 Of a recorded step the host knows bounds only. Then `context_lengths` is None, and `query_lengths` are such that no
 chunks that the step may have make more blocks, of whatever size. The last ones of the first `decodes` sequences and of
 the others may have no tokens and length 0, and the last tokens may be of no sequence.
-`memo` lives as long as the step: an implementation may keep in it what it works out once for all layers.
+`memo` lives as long as the step: an implementation may keep in it what it works out once for all layers. The host puts
+IN_RUNS into it where it knows that each context after those of the decodes lies in a run of slots.
 """
 
 from collections.abc import Hashable, MutableMapping, Sequence
@@ -17,6 +18,7 @@ from torch import Tensor
 
 from lightllm.compute.ops.op import TOLERANCE, Facts, op
 
+IN_RUNS = "in runs"
 _TOLERANCE = TOLERANCE | {torch.float32: 1e-4}
 
 

@@ -80,7 +80,7 @@ def made_up_ones():
 def random_plan(draw):
     """Any step that a scheduler may ask for."""
     left, runs = TOKENS, []
-    kinds = int(draw.integers(4))
+    kinds, in_runs = int(draw.integers(4)), bool(draw.integers(2))
     counts = [int(draw.choice([0, 1, 3, 17, 130, 260])) if kinds != 1 else 0]
     counts += [int(draw.choice([1, 2, 5, 20, 70])) if kinds != 2 else 0]
     for row in range(max(sum(counts), 1)):
@@ -91,6 +91,7 @@ def random_plan(draw):
         how = WAYS[int(draw.integers(len(WAYS)))] if kinds else WAYS[0]
         begins = {**how, "seed": row, "prompt_length": start + count}
         tokens, slots = [0] * count, draw.integers(0, SLOTS, start + count).tolist()
+        slots = list(range(start + count)) if in_runs else slots
         samples, words = bool(draw.integers(8)), WORDS[int(draw.integers(len(WORDS)))]
         runs.append(Run(row, start, tokens, slots, samples, told=0, begins=begins, stop_tokens=[1, 2], words=words))
         left -= count

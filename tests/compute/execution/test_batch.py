@@ -5,9 +5,24 @@ from lightllm.base.step import LAST_SAMPLED
 from lightllm.compute.execution.batch import build, starts_of
 from lightllm.compute.execution.rows import Rows
 from lightllm.compute.execution.transfers import Upload
+from lightllm.compute.ops.attention import IN_RUNS
 from tests.compute.execution.plans import Run, plan
 
 CPU = torch.device("cpu")
+
+
+def test_contexts_in_runs_of_slots_are_known():
+    def are_known(*sequences):
+        return IN_RUNS in build(plan(*sequences), Rows(4, 16, 50, CPU), Upload(CPU)).batch.memo
+
+    decode, whole = Run(3, 5, [LAST_SAMPLED], [9]), Run(0, 0, [10, 11, 12], [40, 41, 42])
+    behind_a_prefix = Run(2, 2, [20, 21], [30, 31, 32, 33], told=0)
+    assert are_known(decode, whole, behind_a_prefix)
+    assert are_known(whole, Run(1, 0, [1, 2], [43, 44]))
+    assert not are_known(decode)
+    assert not are_known(whole, Run(1, 0, [1, 2, 3], [7, 8, 10]))
+    assert not are_known(Run(1, 0, [1, 2, 3], [7, 6, 5]), whole)
+    assert not are_known(whole, Run(2, 2, [20, 21], [32, 33])), "where its first tokens lie is not told"
 
 
 def test_runs_begin_where_those_before_them_end():

@@ -151,6 +151,12 @@ def runs(count: int, kv_heads: int, dim: int, window: int | None = None) -> None
     attention_hopper.attend_runs(q, keys, values, TABLE, WHERE, LENGTHS, LENGTHS, 1.0, window, [TOKENS], [TOKENS], q)
 
 
+def runs_of_the_pool(count: int, kv_heads: int, dim: int) -> None:
+    q, *pool = heads(count, kv_heads, dim)
+    pool = (numbers.flatten(1) for numbers in pool)
+    attention_hopper.attend_runs_of(q, *pool, LENGTHS, LENGTHS, 1.0, None, [TOKENS], q, firsts=LENGTHS)
+
+
 def multiply(module: types.ModuleType, tokens: int, *, gated: bool = False) -> None:
     weight = half(28672, 4096)
     shape = module.shape_for(max(tokens, 16), *weight.shape, gated=gated)
@@ -317,6 +323,7 @@ LAUNCHES: dict[str, Callable[[], Any]] = {
     "long prefill, 32/8 heads of 128, window": lambda: runs(32, 8, 128, 4096),
     "long prefill, 16/2 heads of 192": lambda: runs(16, 2, 192),
     "long prefill, 16/2 heads of 256": lambda: runs(16, 2, 256),
+    "long prefill of the pool, 32/8 heads of 128": lambda: runs_of_the_pool(32, 8, 128),
     "prepare a step": prepare,
     "penalize": penalize,
     "add biases": add_biases,
@@ -372,6 +379,7 @@ STACK = {  # bytes a thread may have in memory
     "latent prefill, 128 heads": 88,
     "long latent prefill": 24,
     "long prefill, 32/8 heads of 128": 24,
+    "long prefill of the pool, 32/8 heads of 128": 24,
     "long prefill, 32/8 heads of 128, window": 88,
     "draw": 64,
 }

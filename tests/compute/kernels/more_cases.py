@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from lightllm.compute.ops import awq, fp8_block, int4, joined, kv_formats, per_channel
+from lightllm.compute.ops.attention import IN_RUNS
 from lightllm.compute.ops.attention import arguments as attention
 from lightllm.compute.ops.attention import latent_arguments as latent_attention
 from lightllm.compute.ops.op import Facts
@@ -38,6 +39,13 @@ def _attend_quantized(facts: Facts):
         yield quantized(kind, attention(facts, [1, 1, 40], [70, 33, 64], heads=8, kv_heads=2, dim=dim))
         windowed = {"heads": 8, "kv_heads": 1, "dim": 64, "window": 64}
         yield quantized(kind, attention(facts, [1, 1, 2, 1], [129, 1, 130, 1], **windowed))
+
+
+def in_runs(arguments: tuple[Any, ...]) -> tuple[Any, ...]:
+    """Arguments of attend with every context in a run of slots, which is told."""
+    q, keys, values, table, *rest, _ = arguments
+    in_order = torch.arange(table.numel(), dtype=table.dtype, device=table.device).view_as(table)
+    return q, keys, values, in_order, *rest, {IN_RUNS: True}
 
 
 def quantized(kind: torch.dtype, arguments: tuple[Any, ...]) -> tuple[Any, ...]:

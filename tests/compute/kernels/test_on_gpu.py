@@ -11,7 +11,7 @@ from lightllm.compute import kernels, ops
 from lightllm.compute.kernels.triton import launch
 from lightllm.compute.ops import kv_formats, per_channel
 from lightllm.compute.ops.op import ALL, Facts
-from tests.compute.kernels.more_cases import CASES, LARGE_CASES, attention, quantized
+from tests.compute.kernels.more_cases import CASES, LARGE_CASES, attention, in_runs, quantized
 from tests.compute.ops.test_parity import LIMITS_OF_POOLS, clone, meant, split_pools, tensors
 
 pytestmark = pytest.mark.gpu
@@ -146,7 +146,9 @@ def test_long_chunks_match_reference(dim, window):
         for queries, lengths in [([1024], [1024]), ([1500, 129], [1500, 7777]), ([1, 1, 1100, 40], [9, 900, 2200, 40])]:
             for heads, kv_heads in kinds:
                 sizes = {"heads": heads, "kv_heads": kv_heads, "dim": dim, "window": window}
-                check("attend", attention(facts, queries, lengths, **sizes), dtype)
+                arguments = attention(facts, queries, lengths, **sizes)
+                check("attend", arguments, dtype)
+                check("attend", in_runs(arguments), dtype)
     sizes = {"heads": 4, "kv_heads": 1, "dim": dim, "window": window}
     check("attend", attention(facts, [300], [100_001], **sizes), dtype)
 

@@ -8,9 +8,10 @@ from torch import Tensor
 
 from lightllm.compute import ops
 from lightllm.compute.kernels.triton import attention_decode, attention_decode_hopper
-from lightllm.compute.kernels.triton.attention_hopper import attend_runs, why_not_runs
+from lightllm.compute.kernels.triton.attention_hopper import attend_runs, attend_runs_of, why_not_runs
 from lightllm.compute.kernels.triton.attention_prefill import attend_chunks
 from lightllm.compute.kernels.triton.launch import HOPPER, card, why_not
+from lightllm.compute.ops.attention import IN_RUNS
 
 # Query heads of a key head, times tokens: with fewer, the context may not be worth copying. 64 such rows on 8,192
 # tokens took 122 us with copying and 245 by slots.
@@ -48,11 +49,18 @@ def attend(
     copies = is_hopper and why_not_runs(q, keys) is None
     for lot, contexts in lots(query_lengths, context_lengths, fewest if copies else None, MOST_COPIED):
         which = slice(decodes + lot.start, decodes + lot.stop)
-        where = (slot_table, row[which], query_start[which.start : which.stop + 1], lengths[which])
-        if contexts is not None:
-            attend_runs(q, keys, values, *where, scale, window, query_lengths[lot], contexts, out)
+        where = (row[which], query_start[which.start : which.stop + 1], lengths[which])
+        how = (scale, window, query_lengths[lot])
+        if contexts is None:
+            attend_chunks(q, keys, values, slot_table, *where, *how, out)
+        elif IN_RUNS in memo:
+            key = (IN_RUNS, lot.start)
+            if key not in memo:
+                memo[key] = slot_table[row[which], 0]
+            pools = keys.view(len(keys), -1), values.view(len(values), -1)
+            attend_runs_of(q, *pools, *where[1:], *how, out, firsts=memo[key])
         else:
-            attend_chunks(q, keys, values, *where, scale, window, query_lengths[lot], out)
+            attend_runs(q, keys, values, slot_table, *where, *how, contexts, out)
     return out
 
 

@@ -1,17 +1,19 @@
 # ruff: noqa: N803, N806 (shape suffixes and compile-time constants are upper case)
 """Attention of long chunks on Hopper: one warp copies keys and values, two groups of warps multiply.
 
-The slots of all contexts are copied next to one another first, once a layer, so that the tensor copy engine can fetch
-tiles of TILE tokens without any warp computing addresses. Each group of warps has ROWS rows of a block (a row is one
-query head of one token, as in attention_prefill). While the products share * V of one tile run, a group computes the
-softmax of the next one, whose scores Q * K^T were issued before: the matrix unit never waits for the exponentials.
-Tiles are taken from the last one down, so that those which need a mask come first. Keys may have OTHERS more numbers
-that all heads share (the turned part of latent attention); else OTHERS is 0 and what is named `other` is not used.
+The tensor copy engine fetches tiles of TILE tokens, without any warp computing addresses. Unless every context is known
+to lie in a run of slots, what the slots hold is copied next to one another first, once a layer. Each group of warps has
+ROWS rows of a block (a row is one query head of one token, as in attention_prefill). While the products share * V of
+one tile run, a group computes the softmax of the next one, whose scores Q * K^T were issued before: the matrix unit
+never waits for the exponentials. Tiles are taken from the last one down, so that those which need a mask come first.
+Keys may have OTHERS more numbers that all heads share (the turned part of latent attention); else OTHERS is 0 and what
+is named `other` is not used.
 Source: arXiv:2407.08608, section 3.2. In Gluon, Triton's lower level, because Triton 3.6 cannot be told to do this.
 
 Suffixes: S sequences, R rows, T tokens of a tile, C numbers of all key heads of a token.
 """
 
+import functools
 from collections.abc import Sequence
 
 import torch
@@ -265,14 +267,15 @@ def _copy(
         tma.async_copy_global_to_shared(values, [token, column], value_ready.index(stage), value_tiles.index(stage))
 
 
-@gluon.jit(do_not_specialize=["sequences"], do_not_specialize_on_alignment=["query_start", "lengths"])
+@gluon.jit(do_not_specialize=["sequences"], do_not_specialize_on_alignment=["query_start", "lengths", "firsts"])
 def _attend_runs(
-    q, other_q, keys, values, others, out, query_start, lengths, sequences, scale, window,
+    q, other_q, keys, values, others, out, query_start, lengths, firsts, sequences, scale, window,
     q_stride, q_head_stride, other_q_stride, other_q_head_stride, out_stride, out_head_stride,
     GROUP: gl.constexpr, PACK: gl.constexpr, DIM: gl.constexpr, HEAD: gl.constexpr, OTHERS: gl.constexpr,
-    TILE: gl.constexpr, STAGES: gl.constexpr, WINDOWED: gl.constexpr,
+    TILE: gl.constexpr, STAGES: gl.constexpr, WINDOWED: gl.constexpr, POOLED: gl.constexpr,
 ):  # fmt: skip
-    """keys, values: descriptors of [tokens of all contexts, key heads * HEAD]; others: of [tokens, OTHERS]."""
+    """keys, values: descriptors of [tokens of all contexts, key heads * HEAD]; others: of [tokens, OTHERS]. POOLED: of
+    [slots, key heads * HEAD] instead, where a sequence's context begins at the slot that `firsts` names."""
     block, pack = gl.num_programs(0) - 1 - gl.program_id(0), gl.program_id(1)
     sequence, first_key, block_here, begun = 0, 0, block, 0
     for i in range(sequences):
@@ -285,6 +288,8 @@ def _attend_runs(
     first_query = gl.load(query_start + sequence)
     count = gl.load(query_start + sequence + 1) - first_query
     length = gl.load(lengths + sequence)
+    if POOLED:
+        first_key = gl.load(firsts + sequence)
 
     element: gl.constexpr = q.dtype.element_ty
     query_layout: gl.constexpr = gl.NVMMASharedLayout.get_default_for([ROWS, DIM], element)
@@ -370,7 +375,7 @@ def attend_runs(
     kv_heads, tokens, sequences = keys.shape[1], sum(context_lengths), len(query_lengths)
     numbers, dependent = kv_heads * head, depends(q.device)
     runs = torch.empty(2, tokens, numbers, dtype=keys.dtype, device=keys.device)
-    _gather[(triton.cdiv(tokens, GATHERED_TOKENS), triton.cdiv(numbers, GATHERED_NUMBERS))](
+    _gather[(-(-tokens // GATHERED_TOKENS), -(-numbers // GATHERED_NUMBERS))](
         keys, values, runs[0], runs[1], slot_table, row, lengths, sequences, tokens, numbers,
         keys.stride(0), keys.stride(1), values.stride(0), values.stride(1), slot_table.stride(0),
         SEQUENCES=max(triton.next_power_of_2(sequences), 16), DIM=head, TOKENS=GATHERED_TOKENS,
@@ -391,32 +396,39 @@ def attend_runs_of(
     out: Tensor,
     *,
     others: tuple[Tensor, Tensor] | None = None,
+    firsts: Tensor | None = None,
 ) -> None:
     """As attend_runs, with keys and values [tokens of all contexts, key heads * dim] next to one another already.
 
     others: more numbers of the queries [tokens, heads, n], and of the keys [tokens of all contexts, n], the same for
-    all heads. n is a power of two of at least 16.
+    all heads. n is a power of two of at least 16. firsts: keys and values are [slots, key heads * dim], and the context
+    of each sequence lies there from its first slot on [sequences].
     """
     heads, head = q.shape[1:]
     kv_heads = keys.shape[1] // head
     # A head narrower than its tile is filled up with the next head's numbers, which meet zeros in the queries.
     dim, pack = min(size for size in TILES if size >= head), packed(heads, kv_heads)
     tile = TILES[dim]
-    element = gl.bfloat16 if q.dtype == torch.bfloat16 else gl.float16
-    key_tiles, value_tiles = (_tiles_of(run, tile, dim, element) for run in (keys, values))
+    key_tiles, value_tiles = _tiles_of(keys, tile, dim), _tiles_of(values, tile, dim)
     other_q, other_tiles, width = q, key_tiles, 0
     if others is not None:
         other_q, width = others[0], others[1].shape[1]
-        other_tiles = _tiles_of(others[1], tile, width, element)
-    blocks = sum(triton.cdiv(count * pack, 2 * ROWS.value) for count in query_lengths)
+        other_tiles = _tiles_of(others[1], tile, width)
+    blocks = sum(-(-count * pack // (2 * ROWS.value)) for count in query_lengths)
     _attend_runs[(blocks, heads // pack)](
-        q, other_q, key_tiles, value_tiles, other_tiles, out, query_start, lengths, len(query_lengths),
-        scale * LOG2_E, window or 0, q.stride(0), q.stride(1), other_q.stride(0), other_q.stride(1), out.stride(0),
-        out.stride(1), GROUP=heads // kv_heads, PACK=pack, DIM=dim, HEAD=head, OTHERS=width, TILE=tile,
-        STAGES=STAGES[dim], WINDOWED=window is not None, num_warps=4, maxnreg=168,
+        q, other_q, key_tiles, value_tiles, other_tiles, out, query_start, lengths,
+        lengths if firsts is None else firsts, len(query_lengths), scale * LOG2_E, window or 0, q.stride(0),
+        q.stride(1), other_q.stride(0), other_q.stride(1), out.stride(0), out.stride(1), GROUP=heads // kv_heads,
+        PACK=pack, DIM=dim, HEAD=head, OTHERS=width, TILE=tile, STAGES=STAGES[dim], WINDOWED=window is not None,
+        POOLED=firsts is not None, num_warps=4, maxnreg=168,
     )  # fmt: skip
 
 
-def _tiles_of(run: Tensor, tile: int, width: int, element: gl.dtype) -> TensorDescriptor:
-    layout = gl.NVMMASharedLayout.get_default_for([tile, width], element)
-    return TensorDescriptor.from_tensor(run, [tile, width], layout)
+def _tiles_of(run: Tensor, tile: int, width: int) -> TensorDescriptor:
+    return TensorDescriptor.from_tensor(run, [tile, width], _layout(tile, width, run.dtype))
+
+
+@functools.cache
+def _layout(tile: int, width: int, dtype: torch.dtype) -> gl.NVMMASharedLayout:
+    element = gl.bfloat16 if dtype == torch.bfloat16 else gl.float16
+    return gl.NVMMASharedLayout.get_default_for([tile, width], element)
