@@ -224,6 +224,10 @@ def _large_attend(facts: Facts):
     yield attention(facts, [1] * 8, [30_000] * 7 + [5], heads=64, kv_heads=8, dim=128)
     yield attention(facts, [1] * 3, [100_003, 17, 50_000], heads=8, kv_heads=2, dim=80, window=4096)
     yield attention(facts, [1] * 40, [1000] * 40, heads=71, kv_heads=1, dim=64)
+    # As long as one another: several programs have a sequence, or one has several.
+    for count in (1, 5, 8, 32, 65, 128):
+        yield attention(facts, [1] * count, [1100] * count, heads=32, kv_heads=8, dim=128)
+    yield attention(facts, [1] * 9, [3000] * 9, heads=8, kv_heads=2, dim=256, window=700)
     yield attention(facts, [100], [100_003], heads=8, kv_heads=2, dim=192)
     for dim in (64, 80, 96, 128, 192, 256):
         yield attention(facts, [1, 1, 700, 3], [5000, 44, 2100, 3], heads=8, kv_heads=2, dim=dim)

@@ -161,25 +161,25 @@ def test_a_captured_decode_serves_other_lengths(kind):
     captured = attention(facts, [1] * 24, [4000] * 24, heads=32, kv_heads=8, dim=128)
     name = "attend" if kind is None else "attend_quantized"
     q, *pools = captured if kind is None else quantized(kind, captured)
-    pools, (table, row, start, lengths, *rest) = pools[:-11], pools[-11:]
+    pools, (table, row, start, lengths, *rest, _) = pools[:-11], pools[-11:]
     weight = torch.randn(128, dtype=facts.dtype, device=facts.device)
 
     def step():
         normed = KERNELS["rms_norm"](q, weight, 1e-6)
-        out = KERNELS[name](normed, *pools, table, row, start, lengths, *rest)
+        out = KERNELS[name](normed, *pools, table, row, start, lengths, *rest, {})  # a step's own memo
         return KERNELS["rms_norm"](out, weight, 1e-6)
 
     step()
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
         got = step()
-    for longest in (1, 2, 70, 4000):
+    for shortest, longest in ((1, 1), (1, 2), (1, 70), (1, 4000), (1100, 1100)):
         q.normal_()
-        lengths.copy_(torch.randint(1, longest + 1, (24,)))
+        lengths.copy_(torch.randint(shortest, longest + 1, (24,)))
         graph.replay()
         graph.replay()
         wide_q, wide_weight, *wide_pools = widened([q, weight, *pools])
         normed = ops.rms_norm.reference(wide_q, wide_weight, 1e-6)
-        out = ALL[name].reference(normed, *wide_pools, table, row, start, lengths, *rest)
+        out = ALL[name].reference(normed, *wide_pools, table, row, start, lengths, *rest, {})
         assert_close(got, ops.rms_norm.reference(out, wide_weight, 1e-6), LIMITS[torch.bfloat16])
     assert not launch.arrivals(device()).any()

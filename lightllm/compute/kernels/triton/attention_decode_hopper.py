@@ -104,15 +104,39 @@ def _is_last_tile(unit, cursor, TILE: gl.constexpr):
 
 
 @gluon.jit
-def _slots(unit, cursor, table, TILE: gl.constexpr, COPY: gl.constexpr):
-    """Slots [TILE] of a unit's tokens, and which of them there are."""
+def _line(sequence, table):
+    """Where a sequence's line of the slot table begins."""
     slot_table, row, table_stride = table
-    _, sequence, first, length, seen = cursor
+    return slot_table + gl.load(row + sequence).to(gl.int64) * table_stride
+
+
+@gluon.jit
+def _advance(unit, cursor, line, table, lengths, sequences, window, TILE: gl.constexpr, WINDOWED: gl.constexpr):
+    """The cursor after this unit, and where its line of the slot table begins.
+
+    Memory is read only where a sequence ends: in every step of the loop that took as long as all else.
+    """
+    head, sequence, first, length, seen = cursor
+    if unit + 1 == first + gl.cdiv(length - seen, TILE):
+        head, sequence, first, length, seen = _next(unit, cursor, lengths, sequences, window, TILE, WINDOWED)
+        line = _line(sequence, table)
+    return (head, sequence, first, length, seen), line
+
+
+@gluon.jit
+def _slots_on(line, unit, cursor, TILE: gl.constexpr, COPY: gl.constexpr):
+    """Slots [TILE] of a unit's tokens, and which of them there are."""
+    _, _, first, length, seen = cursor
     position = seen + (unit - first) * TILE
     token_T = gl.arange(0, TILE, gl.SliceLayout(1, COPY))
     is_token_T = token_T < length - position
-    line = slot_table + gl.load(row + sequence) * table_stride
     return gl.load(line + position + token_T, mask=is_token_T, other=0), is_token_T
+
+
+@gluon.jit
+def _slots(unit, cursor, table, TILE: gl.constexpr, COPY: gl.constexpr):
+    """The same, with a line that is not known yet."""
+    return _slots_on(_line(cursor[1], table), unit, cursor, TILE, COPY)
 
 
 @gluon.jit
@@ -146,27 +170,32 @@ def _ask_early(
     queries, GROUP: gl.constexpr, HEADS: gl.constexpr, DIM: gl.constexpr, TILE: gl.constexpr, STAGES: gl.constexpr,
     WINDOWED: gl.constexpr, COPY: gl.constexpr,
 ):  # fmt: skip
-    """Asks for the first STAGES - 1 units, before waiting for what holds no newest key. Returns the cursor after them.
+    """Asks for the first STAGES - 1 units, before waiting for what holds no newest key. Returns the cursor after them,
+    and its line of the slot table.
 
     Afterwards each of them is a group of copies, or part of an earlier one.
     """
-    ahead = cursor
+    ahead, line = cursor, _line(cursor[1], table)
+    cursors, slots = (), ()
     for stage in gl.static_range(STAGES - 1):
+        slot_T, is_token_T = _slots_on(line, start + stage, ahead, TILE, COPY)
         if (start + stage < end) & (_is_last_tile(start + stage, ahead, TILE) == 0):
-            slot_T, is_token_T = _slots(start + stage, ahead, table, TILE, COPY)
             _ask(pool, ahead, slot_T, is_token_T, key_tiles.index(stage), value_tiles.index(stage), DIM, COPY)
-        ahead = _next(start + stage, ahead, lengths, sequences, window, TILE, WINDOWED)
+        cursors += (ahead,)
+        slots += ((slot_T, is_token_T),)
+        ahead, line = _advance(start + stage, ahead, line, table, lengths, sequences, window, TILE, WINDOWED)
     gdc_wait()
-    ahead = cursor
     for stage in gl.static_range(STAGES - 1):
         if start + stage < end:
-            if _is_last_tile(start + stage, ahead, TILE):
-                slot_T, is_token_T = _slots(start + stage, ahead, table, TILE, COPY)
-                _ask(pool, ahead, slot_T, is_token_T, key_tiles.index(stage), value_tiles.index(stage), DIM, COPY)
-            _ask_query(q, ahead, q_stride, q_head_stride, queries.index(stage), GROUP, HEADS, DIM, COPY)
+            if _is_last_tile(start + stage, cursors[stage], TILE):
+                slot_T, is_token_T = slots[stage]
+                _ask(
+                    pool, cursors[stage], slot_T, is_token_T, key_tiles.index(stage), value_tiles.index(stage), DIM,
+                    COPY,
+                )  # fmt: skip
+            _ask_query(q, cursors[stage], q_stride, q_head_stride, queries.index(stage), GROUP, HEADS, DIM, COPY)
         async_copy.commit_group()
-        ahead = _next(start + stage, ahead, lengths, sequences, window, TILE, WINDOWED)
-    return ahead
+    return ahead, line
 
 
 @gluon.jit
@@ -276,25 +305,55 @@ def _join_ends(
             _join(parts, stats, counter, to, out_head_stride, first, last, GROUP, GROUPED, DIM, JOIN)
 
 
+@gluon.jit
+def _programs_for(
+    all_programs, lengths, sequences, kv_heads, window,
+    SEQUENCES: gl.constexpr, TILE: gl.constexpr, WINDOWED: gl.constexpr, LEAST: gl.constexpr,
+):  # fmt: skip
+    """How many programs share the work, so that each has LEAST units, which it asks for at once.
+
+    Where all sequences have as many tiles as one another, none has the end of one and the beginning of another if the
+    longest share is no longer for it: what is shared must be joined.
+    """
+    LINE: gl.constexpr = gl.BlockedLayout([1], [32], [4], [0])
+    index_S = gl.arange(0, SEQUENCES, LINE)
+    length_S = gl.load(lengths + index_S, mask=index_S < sequences, other=0)
+    tiles_S = (length_S - _first_position(length_S, window, WINDOWED) + (TILE - 1)) // TILE
+    most = gl.max(tiles_S, axis=0)
+    units = gl.sum(tiles_S, axis=0) * kv_heads
+    pairs = gl.sum((tiles_S > 0).to(gl.int32), axis=0) * kv_heads  # of a sequence and a key head
+    programs = gl.maximum(gl.minimum(all_programs, gl.cdiv(units, LEAST)), 1)
+    is_even = (units == pairs * most) & (pairs > 0)
+    pairs = gl.maximum(pairs, 1)
+    # Several programs have a pair, or a program has several.
+    each, together = programs // pairs, gl.cdiv(pairs, programs)
+    aligned = gl.where(each > 0, pairs * each, pairs // together)
+    is_even &= (each > 0) | (pairs % together == 0)
+    return gl.where(is_even & (gl.cdiv(units, aligned) <= gl.cdiv(units, programs)), aligned, programs)
+
+
 # What differs from step to step must not be compiled for: the compiler would stop requests for seconds.
 @gluon.jit(do_not_specialize=["sequences"], do_not_specialize_on_alignment=["lengths"])
 def _share_out(
     work, lengths, sequences, kv_heads, window,
-    SEQUENCES: gl.constexpr, TILE: gl.constexpr, WINDOWED: gl.constexpr, num_warps: gl.constexpr,
+    SEQUENCES: gl.constexpr, TILE: gl.constexpr, WINDOWED: gl.constexpr, LEAST: gl.constexpr, num_warps: gl.constexpr,
 ):  # fmt: skip
-    """Writes down each program's share: all units, and its first one's head, sequence, first unit and length."""
+    """Writes down each program's share: of all, units and programs, of its first unit, head, sequence, first unit and
+    length."""
     program, all_programs = gl.program_id(0), gl.num_programs(0)
     tiles, _, _, _ = _locate(0, lengths, sequences, window, SEQUENCES, TILE, WINDOWED)
     units = tiles * kv_heads
-    start = program * units // gl.maximum(gl.minimum(all_programs, units), 1)
+    programs = _programs_for(all_programs, lengths, sequences, kv_heads, window, SEQUENCES, TILE, WINDOWED, LEAST)
+    start = program * units // programs
     _, head, sequence, first = _locate(start, lengths, sequences, window, SEQUENCES, TILE, WINDOWED)
     sequence = gl.minimum(sequence, sequences - 1)  # programs beyond the last unit have nothing to do
     share = work + program * SHARE
     gl.store(share, units)
-    gl.store(share + 1, head)
-    gl.store(share + 2, sequence)
-    gl.store(share + 3, first)
-    gl.store(share + 4, gl.load(lengths + sequence))
+    gl.store(share + 1, gl.minimum(programs, units))
+    gl.store(share + 2, head)
+    gl.store(share + 3, sequence)
+    gl.store(share + 4, first)
+    gl.store(share + 5, gl.load(lengths + sequence))
 
 
 @gluon.jit(do_not_specialize=["sequences"], do_not_specialize_on_alignment=["row", "lengths"])
@@ -317,11 +376,10 @@ def _attend_decodes(
     share_layout: gl.constexpr = gl.NVMMASharedLayout.get_default_for([HEADS, TILE], element)
     shares = gl.allocate_shared_memory(element, [HEADS, TILE], share_layout)
 
-    program, all_programs = gl.program_id(0), gl.num_programs(0)
+    program = gl.program_id(0)
     share = work + program * SHARE
-    units, head, sequence = gl.load(share), gl.load(share + 1), gl.load(share + 2)
-    first, length = gl.load(share + 3), gl.load(share + 4)
-    programs = gl.minimum(all_programs, units)
+    units, programs, head = gl.load(share), gl.load(share + 1), gl.load(share + 2)
+    sequence, first, length = gl.load(share + 3), gl.load(share + 4), gl.load(share + 5)
     if program >= programs:
         # See attention_decode.
         if program == 0:
@@ -332,7 +390,7 @@ def _attend_decodes(
     begun = cursor
     pool = (keys, values, keys_stride, keys_head_stride, values_stride, values_head_stride)
     table = (slot_table, row, table_stride)
-    ahead = _ask_early(
+    ahead, line = _ask_early(
         q, pool, table, lengths, sequences, window, q_stride, q_head_stride, cursor, start, end, key_tiles, value_tiles,
         queries, GROUP, HEADS, DIM, TILE, STAGES, WINDOWED, COPY,
     )  # fmt: skip
@@ -342,7 +400,7 @@ def _attend_decodes(
     largest_G = gl.full([HEADS], float("-inf"), gl.float32, gl.SliceLayout(0, SUMS))
     weight_TG = gl.zeros([TILE, HEADS], gl.float32, SUMS)
     sum_DG = gl.zeros([DIM, HEADS], gl.float32, SUMS)
-    slot_T, is_token_T = _slots(start + STAGES - 1, ahead, table, TILE, COPY)
+    slot_T, is_token_T = _slots_on(line, start + STAGES - 1, ahead, TILE, COPY)
     for unit in range(start, end):
         stage, later = (unit - start) % STAGES, (unit - start + STAGES - 1) % STAGES
         async_copy.wait_group(STAGES - 2)
@@ -353,8 +411,8 @@ def _attend_decodes(
             _ask(pool, ahead, slot_T, is_token_T, key_tiles.index(later), value_tiles.index(later), DIM, COPY)
             _ask_query(q, ahead, q_stride, q_head_stride, queries.index(later), GROUP, HEADS, DIM, COPY)
         async_copy.commit_group()
-        ahead = _next(unit + STAGES - 1, ahead, lengths, sequences, window, TILE, WINDOWED)
-        slot_T, is_token_T = _slots(unit + STAGES, ahead, table, TILE, COPY)
+        ahead, line = _advance(unit + STAGES - 1, ahead, line, table, lengths, sequences, window, TILE, WINDOWED)
+        slot_T, is_token_T = _slots_on(line, unit + STAGES, ahead, TILE, COPY)
 
         head, sequence, first, length, seen = cursor
         position = seen + (unit - first) * TILE
@@ -377,7 +435,8 @@ def _attend_decodes(
         largest_G = gl.where(is_last, float("-inf"), largest_G)
         weight_TG = gl.where(is_last, 0.0, weight_TG)
         sum_DG = gl.where(is_last, 0.0, sum_DG)
-        cursor = _next(unit, cursor, lengths, sequences, window, TILE, WINDOWED)
+        if is_last:
+            cursor = _next(unit, cursor, lengths, sequences, window, TILE, WINDOWED)
 
     _join_ends(
         parts, stats, counters, out, out_stride, out_head_stride, kv_heads, program, programs, units, begun, cursor,
@@ -426,13 +485,13 @@ def attend_decodes(
     parts = torch.empty(programs * 2 * group * dim, dtype=torch.float32, device=device)
     stats = torch.empty(programs * 2 * 2 * group, dtype=torch.float32, device=device)
     several = max(triton.next_power_of_2(sequences), 128)
-    key = "work of decodes", lengths.data_ptr(), sequences, window, shape
+    key = "work of decodes", lengths.data_ptr(), sequences, kv_heads, window, shape
     is_first = memo is None or key not in memo
     work = torch.empty(programs * SHARE.value, dtype=torch.int32, device=device) if is_first else memo[key]
     if is_first:
         _share_out[(programs,)](
             work, lengths, sequences, kv_heads, window or 0,
-            SEQUENCES=several, TILE=shape.tile, WINDOWED=window is not None, num_warps=WARPS,
+            SEQUENCES=several, TILE=shape.tile, WINDOWED=window is not None, LEAST=shape.stages - 1, num_warps=WARPS,
         )  # fmt: skip
     if memo is not None:
         memo[key] = work

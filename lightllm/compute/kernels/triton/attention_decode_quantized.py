@@ -30,9 +30,11 @@ from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 from lightllm.compute.kernels.triton import tuned
 from lightllm.compute.kernels.triton.attention_decode import LOG2_E
 from lightllm.compute.kernels.triton.attention_decode_hopper import (
+    _advance,
     _first_position,
     _is_last_tile,
     _join_ends,
+    _line,
     _locate,
     _next,
 )
@@ -101,36 +103,17 @@ def _numbers(raw, PART: gl.constexpr, PACKED: gl.constexpr):
 
 
 @gluon.jit
-def _advance(unit, ahead, line, table, lengths, sequences, window, TILE: gl.constexpr, WINDOWED: gl.constexpr):
-    """The cursor after this unit, and where its line of the slot table begins.
-
-    Memory is read only where a sequence ends: in every step of the loop that took as long as all else.
-    """
-    head, sequence, first, length, seen = ahead
-    if unit + 1 == first + gl.cdiv(length - seen, TILE):
-        head, sequence, first, length, seen = _next(unit, ahead, lengths, sequences, window, TILE, WINDOWED)
-        line = _line(sequence, table)
-    return (head, sequence, first, length, seen), line
-
-
-@gluon.jit
-def _line(sequence, table):
-    _, row, table_stride = table
-    return gl.load(row + sequence).to(gl.int64) * table_stride
-
-
-@gluon.jit
-def _slots(unit, cursor, line, table, TILE: gl.constexpr, COPY: gl.constexpr, SCALES: gl.constexpr):
+def _slots(unit, cursor, line, TILE: gl.constexpr, COPY: gl.constexpr, SCALES: gl.constexpr):
     """Slots of a unit's tokens, and which of them there are: for copies [TILE] and for those of scales [B, N]."""
     TOKENS: gl.constexpr = TILE // WARPS
     _, _, first, length, seen = cursor
-    position, slots = seen + (unit - first) * TILE, table[0] + line
+    position = seen + (unit - first) * TILE
     token_T = position + gl.arange(0, TILE, gl.SliceLayout(1, COPY))
     warp_B, token_N = gl.arange(0, WARPS, gl.SliceLayout(1, SCALES)), gl.arange(0, TOKENS, gl.SliceLayout(0, SCALES))
     token_BN = position + warp_B[:, None] * TOKENS + token_N[None, :]
     is_token_T, is_token_BN = token_T < length, token_BN < length
-    slot_T = gl.load(slots + token_T, mask=is_token_T, other=0)
-    return slot_T, is_token_T, gl.load(slots + token_BN, mask=is_token_BN, other=0), is_token_BN
+    slot_T = gl.load(line + token_T, mask=is_token_T, other=0)
+    return slot_T, is_token_T, gl.load(line + token_BN, mask=is_token_BN, other=0), is_token_BN
 
 
 @gluon.jit
@@ -161,7 +144,7 @@ def _ask_early(
     ahead, line_ahead = cursor, line
     for stage in gl.static_range(STAGES - 1):
         if (start + stage < end) & (_is_last_tile(start + stage, ahead, TILE) == 0):
-            slots = _slots(start + stage, ahead, line_ahead, table, TILE, COPY, SCALES)
+            slots = _slots(start + stage, ahead, line_ahead, TILE, COPY, SCALES)
             _ask(pool, scales, ahead, slots, tiles, stage, WIDTH, COPY)
         ahead, line_ahead = _advance(
             start + stage, ahead, line_ahead, table, lengths, sequences, window, TILE, WINDOWED
@@ -170,7 +153,7 @@ def _ask_early(
     ahead, line_ahead = cursor, line
     for stage in gl.static_range(STAGES - 1):
         if (start + stage < end) & _is_last_tile(start + stage, ahead, TILE):
-            slots = _slots(start + stage, ahead, line_ahead, table, TILE, COPY, SCALES)
+            slots = _slots(start + stage, ahead, line_ahead, TILE, COPY, SCALES)
             _ask(pool, scales, ahead, slots, tiles, stage, WIDTH, COPY)
         async_copy.commit_group()
         ahead, line_ahead = _advance(
@@ -380,7 +363,7 @@ def _attend_decodes(
     warp_B = gl.arange(0, WARPS, gl.SliceLayout(1, gl.SliceLayout(1, MMA)))
     token_N = gl.arange(0, TOKENS, gl.SliceLayout(0, gl.SliceLayout(1, MMA)))
     token_BN = warp_B[:, None] * TOKENS + token_N[None, :]
-    slots = _slots(start + STAGES - 1, ahead, line, table, TILE, COPY, SCALES)
+    slots = _slots(start + STAGES - 1, ahead, line, TILE, COPY, SCALES)
     unit = start
     while unit < end:
         head, sequence, first, length, seen = cursor
@@ -401,7 +384,7 @@ def _attend_decodes(
                 _ask(pool, scales, ahead, slots, tiles, later, WIDTH, COPY)
             async_copy.commit_group()
             ahead, line = _advance(number + STAGES - 1, ahead, line, table, lengths, sequences, window, TILE, WINDOWED)
-            slots = _slots(number + STAGES, ahead, line, table, TILE, COPY, SCALES)
+            slots = _slots(number + STAGES, ahead, line, TILE, COPY, SCALES)
             position = seen + (number - first) * TILE
             sums, largest_BG, top_B, weight_BGN = _attend_tile(
                 sums, largest_BG, top_B, weight_BGN, (query_first, query_second), factor_BG,
