@@ -4,7 +4,7 @@ import asyncio
 from typing import Literal
 
 import pytest
-from anthropic import Anthropic, AsyncAnthropic, BadRequestError, NotFoundError
+from anthropic import Anthropic, AsyncAnthropic, BadRequestError, NotFoundError, beta_tool
 from pydantic import BaseModel
 
 from tests.end_to_end.workload import MODEL
@@ -70,6 +70,25 @@ def test_a_tool_is_used_and_its_result_understood(client, is_streamed):
     result = {"type": "tool_result", "tool_use_id": use.id, "content": '{"temperature": 21, "condition": "sunny"}'}
     asked["messages"] += [{"role": "assistant", "content": answer.content}, {"role": "user", "content": [result]}]
     assert "21" in client.messages.create(**asked).content[0].text
+
+
+@beta_tool
+def get_weather(city: str) -> str:
+    """Get the current weather of a city
+
+    Args:
+        city: which
+    """
+    return f'{{"temperature": {len(city)}, "condition": "sunny"}}'
+
+
+def test_the_clients_own_loop_runs_tools(client):
+    asked = asking("What is the weather in Paris?")
+    call, answer = client.beta.messages.tool_runner(**asked, tools=[get_weather], thread=False)
+    assert (call.content[0].name, call.content[0].input) == ("get_weather", {"city": "Paris"})
+    assert str(len("Paris")) in answer.content[0].text
+    with pytest.raises(BadRequestError, match="thread"):  # it would live on the server
+        next(iter(client.beta.messages.tool_runner(**asked, tools=[get_weather])))
 
 
 class Weather(BaseModel):

@@ -64,6 +64,22 @@ def test_the_bundled_model_calls_a_tool_and_answers_from_its_result(client):
     assert "21" in answer.choices[0].message.content
 
 
+@pytest.mark.parametrize("is_streamed", [False, True])
+def test_an_answer_ends_with_its_only_call_whatever_the_model_goes_on_with(server, client, is_streamed):
+    asked = {"model": MODEL, "messages": ask("What is the weather in Paris?"), "tools": [WEATHER], "temperature": 0}
+    asked |= {"parallel_tool_calls": False, "max_tokens": 400, "extra_body": {"ignore_eos": True}}
+    if is_streamed:
+        with client.chat.completions.stream(**asked, stream_options={"include_usage": True}) as stream:
+            answer = stream.get_final_completion()
+    else:
+        answer = client.chat.completions.create(**asked)
+    [call] = answer.choices[0].message.tool_calls
+    assert json.loads(call.function.arguments) == {"city": "Paris"}
+    assert answer.choices[0].finish_reason == "tool_calls"
+    assert answer.usage.completion_tokens < 50
+    assert eventually(lambda: server.metric("batch_current_size") == 0)
+
+
 def test_completions_answer_a_list_of_prompts_in_order(client):
     answer = client.completions.create(model=MODEL, prompt=["one two", "1 2 3 4 5"], max_tokens=5, temperature=0)
     assert [choice.index for choice in answer.choices] == [0, 1]
