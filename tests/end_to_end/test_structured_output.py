@@ -10,9 +10,10 @@ import pytest
 
 from lightllm import LLM, SamplingParams
 from lightllm.base.errors import RequestError
-from lightllm.base.grammar import ConstString, Either, JsonSchema, Regex, Sequence
+from lightllm.base.grammar import ConstString, ContextFree, Either, JsonSchema, Regex, Sequence
 from lightllm.base.metrics import Metrics
 from tests.serving.grammar import schemas
+from tests.serving.grammar.engines import needs_xgrammar
 
 SETTINGS = {"device": "cpu", "running_max_req_size": 32}
 PROMPT = "A form, filled in: "
@@ -137,3 +138,23 @@ def test_ranks_agree():
     params = [SamplingParams(temperature=1.0, seed=seed, max_tokens=60, grammar=Regex("[ab]{9}")) for seed in range(4)]
     with LLM(**SETTINGS, tp=2, max_total_token_num=20_000) as two:
         assert all(re.fullmatch("[ab]{9}", text) for text in texts(two.generate([PROMPT] * 4, params)))
+
+
+@needs_xgrammar
+def test_xgrammar_does_the_same():
+    """With samples, preemption and chunks of prompts."""
+    seeds = [seed for seed in range(28) if "allOf" not in json.dumps(schemas.make(seed))]
+    small = {"max_total_token_num": 1000, "chunked_prefill_size": 4, "admission": "watermark"}
+    with LLM(**SETTINGS, **small, output_constraint_mode="xgrammar") as llm:
+        metrics = Metrics(llm._engine._supervisor._segments.metrics, 0)
+        check(llm.generate([PROMPT] * len(seeds), under_schemas(seeds, max_tokens=900)), seeds)
+        several = SamplingParams(temperature=1.0, seed=3, n=40, max_tokens=100, grammar=Regex("([a-p]{5} ){12}"))
+        outputs = texts(llm.generate(PROMPT, several))
+        assert len(set(outputs)) > 1
+        assert all(re.fullmatch("([a-p]{5} ){12}", text) for text in outputs)
+        assert metrics.total("preemptions") > 0
+        with pytest.raises(RequestError, match="uniqueItems.*llguidance"):
+            llm.generate(PROMPT, SamplingParams(grammar=JsonSchema({"type": "array", "uniqueItems": True})))
+        with pytest.raises(RequestError, match="GBNF"):
+            llm.generate(PROMPT, SamplingParams(grammar=ContextFree('start: "a"')))
+        assert metrics.total("masks_missing") == 0

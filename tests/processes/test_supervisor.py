@@ -19,6 +19,7 @@ from lightllm.base.errors import ConfigError, EngineDeadError
 from lightllm.base.status import State
 from lightllm.processes import child, supervisor
 from lightllm.processes.channels import Channel
+from lightllm.processes.supervision import checkpoint
 from lightllm.processes.supervisor import Supervisor
 
 FAKE = Path(__file__).with_name("fake_child.py")
@@ -317,3 +318,9 @@ def test_a_checkpoint_that_cannot_be_served_is_refused_before_anything_starts(tm
 def test_a_model_that_is_nowhere_is_named():
     with pytest.raises(ConfigError, match="/no/such/model: no such directory"):
         Supervisor(ServerConfig(model_dir="/no/such/model", port=0))
+
+
+def test_a_grammar_engine_that_is_not_installed_is_named_before_anything_starts(tmp_path, monkeypatch):
+    monkeypatch.setattr(checkpoint, "find_spec", lambda name: None)
+    with pytest.raises(ConfigError, match=r"xgrammar needs the package xgrammar.*lightllm\[xgrammar\]"):
+        Run(tmp_path, output_constraint_mode="xgrammar")

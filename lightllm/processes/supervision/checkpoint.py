@@ -1,6 +1,7 @@
 """Which checkpoint to serve, and what a config that names it amounts to. Everything that can be refused early is."""
 
 import re
+from importlib.util import find_spec
 from pathlib import Path
 
 import msgspec
@@ -29,10 +30,20 @@ def resolve(config: ServerConfig) -> ServerConfig:
         max_req_total_len=_length(config, checkpoint),
     )
     choose(config)
+    _check_packages(config)
     # A vector made of all hidden states needs them all computed for it.
     if Task.of(config).pooling != "last":
         config = msgspec.structs.replace(config, disable_dynamic_prompt_cache=True)
     return config
+
+
+def _check_packages(config: ServerConfig) -> None:
+    """Raises ConfigError if one is missing that a process would load later."""
+    if config.output_constraint_mode == "xgrammar" and find_spec("xgrammar") is None:
+        raise ConfigError(
+            "--output_constraint_mode=xgrammar needs the package xgrammar; install it with `pip install "
+            "'lightllm[xgrammar]'`, or use llguidance"
+        )
 
 
 def _length(config: ServerConfig, checkpoint: dict) -> int:

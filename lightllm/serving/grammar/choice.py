@@ -24,11 +24,22 @@ def load(config: EngineConfig) -> Engine:
     vocab = vocab_size(read_json(config.model_dir, "config.json", required=True))
     tokenizer = load_tokenizer(config)
     assert tokenizer is not None, "why_not was asked"
+    added = tokenizer.get_added_tokens_decoder()
+    if config.output_constraint_mode == "xgrammar":
+        from lightllm.serving.grammar.xgrammar_engine import XgrammarEngine
+
+        special = {about.content: token for token, about in added.items() if about.special or _is_mark(about.content)}
+        return XgrammarEngine(tokenizer, vocab=vocab, eos_ids=_ends(config), special_tokens=special)
     from lightllm.serving.grammar.llguidance_engine import LlguidanceEngine
 
     source = (Path(config.model_dir) / "tokenizer.json").read_text(encoding="utf-8")
-    added = {about.content: token for token, about in tokenizer.get_added_tokens_decoder().items()}
-    return LlguidanceEngine(source, vocab=vocab, eos_ids=_ends(config), added_tokens=added)
+    names = {about.content: token for token, about in added.items()}
+    return LlguidanceEngine(source, vocab=vocab, eos_ids=_ends(config), added_tokens=names)
+
+
+def _is_mark(name: str) -> bool:
+    """Whether a token that is not said to be special is one all the same: llguidance sees it so, too."""
+    return name.startswith("<") and name.endswith(">")
 
 
 def _ends(config: EngineConfig) -> list[int]:

@@ -7,16 +7,25 @@ import numpy as np
 
 from lightllm.base.grammar import Grammar
 
+LONGEST_S = 5.0  # that a compilation may take; then its sender is refused
+
 
 class UnenforceableError(Exception):
     """No mask can enforce this grammar: it is wrong, too large, or says what the engine does not know. Says which."""
+
+
+class HopelessError(Exception):
+    """What a grammar needs does not end; only a new process helps."""
 
 
 class Matcher(Protocol):
     """One answer on its way through a grammar."""
 
     def consume(self, token: int) -> bool:
-        """Goes on by one token. False: the grammar does not allow it, or became too complex; it stays False."""
+        """Goes on by one token. False: the grammar does not allow it, or became too complex; it stays False.
+
+        An engine may find that out when it is asked for the next mask.
+        """
         ...
 
     def rollback(self, count: int) -> None:
@@ -26,6 +35,8 @@ class Matcher(Protocol):
 
 class Compiled(Protocol):
     """A grammar ready for use, any number of times."""
+
+    num_bytes: int  # of memory, where an engine has no bound of its own
 
     def new_matcher(self) -> Matcher: ...
 

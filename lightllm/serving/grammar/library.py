@@ -9,12 +9,12 @@ from dataclasses import dataclass, field
 
 from lightllm.base.errors import RequestError
 from lightllm.base.grammar import decode
-from lightllm.serving.grammar.engine import Compiled, Engine, UnenforceableError
+from lightllm.serving.grammar.engine import LONGEST_S, Compiled, Engine, HopelessError, UnenforceableError
 
-LONGEST_S = 5.0  # that a compilation may take; then its sender is refused
 _HOPELESS_S = 60.0  # after which a compilation that nobody waits for has lost its thread for good
 _THREADS = 2
-_MOST_KEPT = 256  # grammars, and as many refusals
+_MOST_KEPT = 256  # grammars and refusals
+_MOST_BYTES = 1 << 30  # of these, all together
 
 
 @dataclass(frozen=True)
@@ -36,10 +36,6 @@ class _Job:
     is_given_up: bool = False
 
 
-class HopelessError(Exception):
-    """A compilation does not end; only a new process helps."""
-
-
 class Library:
     """`want`, `take_finished` and `expire` are called by one thread; `wake` by any, when there is something to take."""
 
@@ -51,6 +47,7 @@ class Library:
         self.engine: Engine | None = None
         self._threads = ThreadPoolExecutor(_THREADS, "compile")
         self._known: OrderedDict[bytes, Outcome] = OrderedDict()
+        self._num_bytes = 0  # of all that are known
         self._jobs: dict[bytes, _Job] = {}
         self._finished: list[tuple[bytes, Future[Outcome]]] = []
 
@@ -92,8 +89,9 @@ class Library:
     def _settle(self, source: bytes, job: _Job, outcome: Outcome) -> None:
         if not (isinstance(outcome, Refusal) and outcome.is_ours):
             self._known[source] = outcome
-        while len(self._known) > _MOST_KEPT:
-            self._known.popitem(last=False)
+            self._num_bytes += _bytes_of(outcome)
+        while len(self._known) > _MOST_KEPT or self._num_bytes > _MOST_BYTES:
+            self._num_bytes -= _bytes_of(self._known.popitem(last=False)[1])
         waiting, job.then = job.then, []
         for then in waiting:
             then(outcome)
@@ -116,3 +114,7 @@ class Library:
             return Refusal(str(error))
         except Exception as error:  # a library's own mistake is no reason to lose the answers of others
             return Refusal(f"the engine failed on it: {type(error).__name__}: {error}"[:500])
+
+
+def _bytes_of(outcome: Outcome) -> int:
+    return 0 if isinstance(outcome, Refusal) else outcome.num_bytes

@@ -38,6 +38,8 @@ class LlguidanceMatcher:
 class LlguidanceGrammar:
     """Keeps a matcher that nobody uses; what is copied from it shares what it has learned of the grammar."""
 
+    num_bytes = 0  # _LIMITS bound it
+
     def __init__(self, matcher: LLMatcher):
         self._first = matcher
 

@@ -1,8 +1,10 @@
 """The engines with the bundled model's tokenizer."""
 
 from functools import cache
+from importlib.util import find_spec
 
 import numpy as np
+import pytest
 from tokenizers import Tokenizer
 
 from lightllm.base.config import EngineConfig
@@ -13,6 +15,9 @@ from lightllm.serving.grammar import choice
 from lightllm.serving.grammar.engine import Engine
 
 VOCAB, END = 4096, 2
+needs_xgrammar = pytest.mark.skipif(find_spec("xgrammar") is None, reason="xgrammar is not installed")
+MODES = ["llguidance", pytest.param("xgrammar", marks=needs_xgrammar)]
+every_engine = pytest.mark.parametrize("mode", MODES)
 
 
 @cache

@@ -1,6 +1,7 @@
 """Grammars are compiled once, in threads, within limits."""
 
 import threading
+from dataclasses import dataclass
 
 import pytest
 
@@ -10,8 +11,14 @@ from lightllm.serving.grammar.engine import UnenforceableError
 from lightllm.serving.grammar.library import HopelessError, Library, Refusal
 
 
+@dataclass(frozen=True)
+class Made:
+    text: str
+    num_bytes: int = 10
+
+
 class Engine:
-    """Compiles to the grammar itself; "slow" ones when they are let, "wrong" ones never."""
+    """Compiles to what says its text; "slow" ones when they are let, "wrong" ones never."""
 
     def __init__(self):
         self.compiled, self.let = [], threading.Event()
@@ -24,7 +31,7 @@ class Engine:
             raise UnenforceableError("it is wrong")
         if grammar.value == "broken":
             raise ZeroDivisionError
-        return grammar
+        return Made(grammar.value)
 
     def fill(self, matchers, lines, masks):
         raise AssertionError("not asked here")
@@ -51,13 +58,14 @@ def test_what_was_compiled_is_there_at_once_and_compiled_once():
     assert bench.outcomes == []
     bench.finish()
     bench.want("a")
-    assert bench.outcomes == [ConstString("a")] * 3
+    assert bench.outcomes == [Made("a")] * 3
     assert bench.engine.compiled == ["a"]
     assert not bench.library.is_busy
 
 
-def test_the_least_recently_used_is_forgotten(monkeypatch):
-    monkeypatch.setattr(library, "_MOST_KEPT", 2)
+@pytest.mark.parametrize(("name", "most"), [("_MOST_KEPT", 2), ("_MOST_BYTES", 29)])
+def test_the_least_recently_used_is_forgotten(monkeypatch, name, most):
+    monkeypatch.setattr(library, name, most)
     bench = Bench()
     for text in ("a", "b", "a", "c", "a", "b"):
         bench.want(text)
@@ -97,7 +105,7 @@ def test_what_takes_too_long_is_refused_while_others_are_served():
     bench.want("slow")
     bench.want("fast")
     bench.finish()
-    assert bench.outcomes == [ConstString("fast")]
+    assert bench.outcomes == [Made("fast")]
     bench.library.expire()
     assert len(bench.outcomes) == 1
     bench.now = library.LONGEST_S + 1

@@ -12,7 +12,7 @@ from lightllm.base.grammar import Grammar
 from lightllm.base.masks import words_of
 from lightllm.serving.parsing.choice import TOOL_FORMATS
 from lightllm.serving.parsing.forms import Tool
-from tests.serving.grammar.engines import END, VOCAB, allowed, engine, follows, tokenizer
+from tests.serving.grammar.engines import END, VOCAB, allowed, engine, every_engine, follows, tokenizer
 from tests.serving.parsing.answers import parse
 
 FORMATS = {format.name: format for format in TOOL_FORMATS}
@@ -34,12 +34,12 @@ TOOLS = [Tool(name, parameters, is_strict=True) for name, parameters in PARAMETE
 every_format = pytest.mark.parametrize("name", FORMATS)
 
 
-def written(grammar: Grammar, seed: int, most: int = 400) -> str:
+def written(grammar: Grammar, seed: int, most: int = 1000, mode: str = "llguidance") -> str:
     """What a model writes that knows nothing: any allowed token, and the end as soon as it may."""
     draw, tokens = Random(seed), []
-    matcher, masks = engine().compile(grammar).new_matcher(), np.zeros((1, words_of(VOCAB)), np.int32)
+    matcher, masks = engine(mode).compile(grammar).new_matcher(), np.zeros((1, words_of(VOCAB)), np.int32)
     while len(tokens) < most:
-        assert engine().fill([matcher], [0], masks) == [True]
+        assert engine(mode).fill([matcher], [0], masks) == [True]
         choices = allowed(masks[0]).tolist()
         goes_on = [token for token in choices if tokenizer().decode([token])]
         if END in choices and (not goes_on or draw.random() < 0.5):
@@ -56,12 +56,13 @@ def calls_in(name: str, text: str) -> list[tuple[str, dict]]:
     return [(called, json.loads(arguments)) for called, arguments in answer.calls]
 
 
+@every_engine
 @every_format
 @pytest.mark.parametrize("several", [False, True])
-def test_what_is_written_where_calls_are_required_is_valid_calls(name, several):
+def test_what_is_written_where_calls_are_required_is_valid_calls(name, several, mode):
     grammar, counts = FORMATS[name].form.calls(TOOLS, several=several), set()
     for seed in range(6):
-        calls = calls_in(name, written(grammar, seed))
+        calls = calls_in(name, written(grammar, seed, mode=mode))
         for called, arguments in calls:
             jsonschema.validate(arguments, PARAMETERS[called])
         counts.add(len(calls))
@@ -69,28 +70,30 @@ def test_what_is_written_where_calls_are_required_is_valid_calls(name, several):
     assert several or counts == {1}
 
 
+@every_engine
 @every_format
-def test_a_named_tool_is_the_only_one_that_can_be_called(name):
+def test_a_named_tool_is_the_only_one_that_can_be_called(name, mode):
     grammar = FORMATS[name].form.calls(TOOLS[:1], several=False)
     for seed in range(3):
-        [(called, arguments)] = calls_in(name, written(grammar, seed))
+        [(called, arguments)] = calls_in(name, written(grammar, seed, mode=mode))
         assert (called, arguments["city"] in CITIES) == ("get_weather", True)
 
 
+@every_engine
 @every_format
-def test_among_text_a_strict_call_is_right_or_is_none(name):
+def test_among_text_a_strict_call_is_right_or_is_none(name, mode):
     form = FORMATS[name].form
     among = form.among_text(TOOLS, several=True)
-    call = written(form.calls(TOOLS[:1], several=False), 0)
+    call = written(form.calls(TOOLS[:1], several=False), 0, mode=mode)
     if among is None:
         assert not form.trigger
         return
-    assert follows(among, "hello")
-    assert follows(among, call)
+    assert follows(among, "hello", mode)
+    assert follows(among, call, mode)
     if form.trigger:
-        assert follows(among, f"so: {call}")
+        assert follows(among, f"so: {call}", mode)
     city = next(city for city in CITIES if json.dumps(city, ensure_ascii=False).strip('"') in call)
-    assert not follows(among, call.replace(city, "Nowhere"))
+    assert not follows(among, call.replace(city, "Nowhere"), mode)
 
 
 def test_what_a_form_cannot_enforce_of_a_strict_tool_is_refused_by_name():
