@@ -27,7 +27,7 @@ from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
 from lightllm.compute.kernels.triton.attention_decode import LOG2_E
 from lightllm.compute.kernels.triton.attention_decode_hopper import _is_last_tile, _locate, _next, _slots
-from lightllm.compute.kernels.triton.attention_parts import FEWEST_SEQUENCES, join, room
+from lightllm.compute.kernels.triton.attention_parts import EVEN_TILES, FEWEST_SEQUENCES, even_programs, join, room
 from lightllm.compute.kernels.triton.launch import card
 
 ROWS = gl.constexpr(64)  # heads of a block: the height of a matrix instruction
@@ -40,6 +40,13 @@ WARPS = 4  # of each group
 COPYING = gl.constexpr(32 * WARPS)  # threads of the group that copies
 SUM_REGISTERS, COPY_REGISTERS = 176, 40  # of a thread; those that score have what is left
 LEAST_TILES = gl.constexpr(4)  # less than this is not worth a share
+
+
+@gluon.jit
+def _most_tiles(lengths, sequences, SEQUENCES: gl.constexpr):
+    """Of a sequence."""
+    index_S = gl.arange(0, SEQUENCES, gl.BlockedLayout([1], [32], [4], [0]))
+    return gl.max(gl.cdiv(gl.load(lengths + index_S, mask=index_S < sequences, other=0), TILE), axis=0)
 
 
 @gluon.jit
@@ -209,9 +216,9 @@ def _copy(latents, latents_stride, table, lengths, sequences, work, buffers, bar
 
 
 # What differs from step to step must not be compiled for: the compiler would stop requests for seconds.
-@gluon.jit(do_not_specialize=["sequences"], do_not_specialize_on_alignment=["row", "lengths"])
+@gluon.jit(do_not_specialize=["sequences", "even"], do_not_specialize_on_alignment=["row", "lengths"])
 def _attend_decodes(
-    q, latents, out, slot_table, row, lengths, parts, stats, sequences, blocks, scale,
+    q, latents, out, slot_table, row, lengths, parts, stats, sequences, blocks, even, scale,
     q_stride, q_head_stride, latents_stride, table_stride, out_stride, out_head_stride,
     SEQUENCES: gl.constexpr, GROUP: gl.constexpr, SUM_REGISTERS: gl.constexpr, COPY_REGISTERS: gl.constexpr,
 ):  # fmt: skip
@@ -247,7 +254,9 @@ def _attend_decodes(
     program = gl.program_id(0)
     tiles, _, _, _ = _locate(0, lengths, sequences, 0, SEQUENCES, TILE, False)
     units = tiles * blocks
-    programs = gl.maximum(gl.minimum(gl.num_programs(0), gl.cdiv(units, LEAST_TILES)), 1)
+    are_even = (tiles == sequences * _most_tiles(lengths, sequences, SEQUENCES)) & (units <= EVEN_TILES * even)
+    programs = gl.where(are_even, even, gl.num_programs(0))
+    programs = gl.maximum(gl.minimum(programs, gl.cdiv(units, LEAST_TILES)), 1)
     gdc_wait()
     # Programs past the last one have no unit.
     start = gl.minimum(program, programs) * units // programs
@@ -298,7 +307,8 @@ def attend_decodes(
     assert group <= ROWS.value, f"blocks of {group} heads; at most {ROWS.value}"
     parts, stats = room(programs, group, rank, q.device)
     _attend_decodes[(programs,)](
-        q, latents, out, slot_table, row, lengths, parts, stats, sequences, blocks, scale * LOG2_E,
+        q, latents, out, slot_table, row, lengths, parts, stats, sequences, blocks,
+        even_programs(sequences * blocks, programs), scale * LOG2_E,
         q.stride(0), q.stride(1), latents.stride(0), slot_table.stride(0), out.stride(0), out.stride(1),
         SEQUENCES=max(triton.next_power_of_2(sequences), FEWEST_SEQUENCES), GROUP=group,
         SUM_REGISTERS=SUM_REGISTERS, COPY_REGISTERS=COPY_REGISTERS, launch_pdl=True, num_warps=WARPS, maxnreg=128,

@@ -4,6 +4,8 @@
 Programs that share a long sequence are many, and so are those that join its parts: each takes some heads. Whoever
 attends leaves, for each of the two sequences whose parts a program may have, sums of values [heads, dim], and the
 largest scores and sums of shares [2, heads]: first of the sequence that an earlier program began, then of its own.
+Where all sequences have as many tiles, and shares are short, a few programs less may end where sequences end, so that
+there is nothing, or less, to join.
 
 Suffixes: S sequences, J parts, D numbers of a value.
 """
@@ -19,11 +21,23 @@ from lightllm.compute.kernels.triton.launch import begin, depends
 PROGRAMS = 1024  # about so many
 JOINED = 8  # parts that are read at once
 FEWEST_SEQUENCES = 128  # that are compiled for
+LEAST_EVEN = 0.94  # of all programs, and
+EVEN_TILES = tl.constexpr(320)  # at most of each: else leaving programs out costs more than joining
 
 
-@triton.jit(do_not_specialize=["sequences", "programs", "least_tiles"], do_not_specialize_on_alignment=["lengths"])
+def even_programs(pieces: int, programs: int) -> int:
+    """How many of `programs` share pieces of one length so that ends of shares are ends of pieces, or all pieces are
+    cut alike. `programs`, if that would leave too many out."""
+    most = -(-pieces // programs)
+    even = programs // pieces * pieces if most == 1 else pieces // most if pieces % most == 0 else 0
+    return even if even >= LEAST_EVEN * programs else programs
+
+
+@triton.jit(
+    do_not_specialize=["sequences", "programs", "even", "least_tiles"], do_not_specialize_on_alignment=["lengths"]
+)
 def _join(
-    parts, stats, out, lengths, sequences, blocks, programs, least_tiles, out_stride, out_head_stride,
+    parts, stats, out, lengths, sequences, blocks, programs, even, least_tiles, out_stride, out_head_stride,
     SEQUENCES: tl.constexpr, GROUP: tl.constexpr, DIM: tl.constexpr, PADDED: tl.constexpr, TILE: tl.constexpr,
     JOINED: tl.constexpr, DEPENDENT: tl.constexpr,
 ):  # fmt: skip
@@ -34,6 +48,8 @@ def _join(
     tiles_S = tl.cdiv(length_S, TILE)
     tiles, own = tl.sum(tiles_S, axis=0), tl.sum(tl.where(index_S == sequence, tiles_S, 0), axis=0)
     units = tl.maximum(tiles * blocks, 1)
+    are_even = (tiles == sequences * tl.max(tiles_S, axis=0)) & (units <= EVEN_TILES * even)
+    programs = tl.where(are_even, even, programs)
     programs = tl.minimum(programs, tl.cdiv(units, least_tiles))
     first = block * tiles + tl.sum(tl.where(index_S < sequence, tiles_S, 0), axis=0)
     first_program = _owner(first, programs, units)
@@ -81,13 +97,15 @@ def join(
 
     parts [programs, 2, group, dim], stats [programs, 2, 2, group] float32; out [sequences, heads, dim], in blocks of
     `group` heads. Program p of n had tiles p * tiles // n up to the next one's, of all sequences for the first block,
-    then for the second and so on; n is `programs`, or as few as have `least_tiles` each.
+    then for the second and so on; n is `programs`, or even_programs of them where sequences are of one number of tiles,
+    or as few as have `least_tiles` each.
     """
     sequences, heads, dim = out.shape
     blocks, dependent = heads // group, depends(out.device)
     splits = min(max(PROGRAMS // (sequences * blocks), 1), group)
     _join[(sequences * blocks, splits)](
-        parts, stats, out, lengths, sequences, blocks, programs, least_tiles, out.stride(0), out.stride(1),
+        parts, stats, out, lengths, sequences, blocks, programs, even_programs(sequences * blocks, programs),
+        least_tiles, out.stride(0), out.stride(1),
         SEQUENCES=max(triton.next_power_of_2(sequences), FEWEST_SEQUENCES), GROUP=group, DIM=dim,
         PADDED=triton.next_power_of_2(dim), TILE=tile, JOINED=JOINED, DEPENDENT=dependent, launch_pdl=dependent,
         num_warps=4,
