@@ -99,7 +99,7 @@ class Layer:
         yield "combine", lambda: combine(narrow, rows.place, share)
 
     def whole(self, shape: Shape, routed: tuple[Tensor, Tensor]) -> Tensor:
-        return experts.mixture(self.x, self.gate_up, self.down, *routed, 0, shape)
+        return experts.mixture(self.x, self.gate_up, self.down, *routed, 0, shape=shape)
 
 
 def _device() -> torch.device:

@@ -142,7 +142,7 @@ def mixture_tunable(mixture: Mixture, tokens: int, facts: Facts) -> Tunable:
             experts.Matrices(format_, weight, weight.shape[1], weight.shape[2], tuple(more))
             for weight, *more in (matrices[:half], matrices[half:])
         )
-        return experts.mixture(x, wide, narrow, choice, share, first, parameters)
+        return experts.mixture(x, wide, narrow, choice, share, first, shape=parameters)
 
     # However few are chosen, so that one copy is made.
     moved = float(mixture.experts * 3 * mixture.hidden * mixture.width * mixture.bits // 8)

@@ -62,9 +62,16 @@ class Experts(nn.Module):
 
         self.gate_up, self.down = of("gate_up."), of("down.")
 
-    def forward(self, x: Tensor, choice: Tensor, share: Tensor) -> Tensor:
-        """x [tokens, hidden]; choice, share [tokens, top_k] -> [tokens, hidden], the same on every rank."""
-        return self.group.sum(self.method.gated_experts(self.gate_up, self.down, x, choice, share, self.first))
+    def forward(self, x: Tensor, choice: Tensor, share: Tensor, beside: Tensor | None = None) -> Tensor:
+        """x [tokens, hidden]; choice, share [tokens, top_k] -> [tokens, hidden], the same on every rank.
+
+        beside [tokens, hidden], the same on every rank: is added.
+        """
+        where = x, choice, share, self.first
+        if self.group.ranks == 1:
+            return self.method.gated_experts(self.gate_up, self.down, *where, beside)
+        y = self.group.sum(self.method.gated_experts(self.gate_up, self.down, *where, None))
+        return y if beside is None else y + beside
 
 
 def _stacked(members: list[Mapping[str, Declared]]) -> dict[str, Declared]:
@@ -141,5 +148,5 @@ class MixtureOfExperts(nn.Module):
         self.gate, self.experts, self.shared_experts = router, experts, shared
 
     def forward(self, x: Tensor) -> Tensor:
-        y = self.experts(x, *self.gate(x))
-        return y if self.shared_experts is None else y + self.shared_experts(x)
+        beside = None if self.shared_experts is None else self.shared_experts(x)
+        return self.experts(x, *self.gate(x), beside)

@@ -40,7 +40,7 @@ def _expert_cases(facts: Facts):
         gate_up = random_matrix(2 * width, hidden, facts, experts=local)
         down = random_matrix(hidden, width, facts, experts=local)
         x = torch.randn(tokens, hidden, dtype=facts.dtype, device=facts.device)
-        yield x, *gate_up, *down, choice, torch.rand(tokens, top_k, device=facts.device), first
+        yield x, *gate_up, *down, choice, torch.rand(tokens, top_k, device=facts.device), first, x.flip(0)
 
 
 def unpacked(packed: Tensor) -> Tensor:
@@ -80,6 +80,7 @@ def gated_experts_awq(
     choice: Tensor,
     share: Tensor,
     first: int,
+    beside: Tensor | None = None,
 ) -> Tensor:
     """As gated_experts. Weights, zeros and scales have a first axis of local experts; groups are the same for all,
     or have it too."""
@@ -89,4 +90,4 @@ def gated_experts_awq(
         wide = dequantized(gate_up[local], gate_up_zeros[local], gate_up_scales[local], gate_up_groups[local], x.dtype)
         return wide, dequantized(down[local], down_zeros[local], down_scales[local], down_groups[local], x.dtype)
 
-    return mixture(x, choice, share, range(first, first + len(down)), matrices)
+    return mixture(x, choice, share, range(first, first + len(down)), matrices, beside)

@@ -35,7 +35,8 @@ def _expert_cases(facts: Facts):
         share = torch.rand(tokens, top_k, device=facts.device)
         gate_up = torch.randn(local, 2 * width, hidden, **make) * hidden**-0.5
         down = torch.randn(local, hidden, width, **make) * width**-0.5
-        yield torch.randn(tokens, hidden, **make), gate_up, down, choice, share, first
+        x, beside = torch.randn(2, tokens, hidden, **make)
+        yield x, gate_up, down, choice, share, first, None if tokens == 1 else beside
 
 
 def _keep_groups(scores: Tensor, group_scores: Tensor, top_groups: int) -> Tensor:
@@ -96,13 +97,23 @@ def route_sigmoid(
 
 
 @op(cases=_expert_cases, tolerance=TOLERANCE | {torch.float32: 1e-4})
-def gated_experts(x: Tensor, gate_up: Tensor, down: Tensor, choice: Tensor, share: Tensor, first: int) -> Tensor:
-    """sum over chosen experts e of share * down[e] (silu(gate[e] x) * up[e] x); experts not held here add zero.
+def gated_experts(
+    x: Tensor,
+    gate_up: Tensor,
+    down: Tensor,
+    choice: Tensor,
+    share: Tensor,
+    first: int,
+    beside: Tensor | None = None,
+) -> Tensor:
+    """beside + sum over chosen experts e of share * down[e] (silu(gate[e] x) * up[e] x); experts not held add zero.
 
     x [tokens, hidden]; gate_up [local experts, 2 * width, hidden]; down [local experts, hidden, width];
     choice, share [tokens, top_k] (choice numbers all experts); first: number of the first local expert.
+    beside [tokens, hidden]: what experts that every token has computed, if there are any.
     """
-    return mixture(x, choice, share, range(first, first + len(down)), lambda local: (gate_up[local], down[local]))
+    held = range(first, first + len(down))
+    return mixture(x, choice, share, held, lambda local: (gate_up[local], down[local]), beside)
 
 
 def mixture(
@@ -111,11 +122,14 @@ def mixture(
     share: Tensor,
     held: range,
     matrices: Callable[[int], tuple[Tensor, Tensor]],
+    beside: Tensor | None,
     rounded: Callable[[Tensor], Tensor] = lambda x: x,
 ) -> Tensor:
     """gated_experts, the reference whatever the format: `matrices(i)` gives the two of expert held[i], and `rounded`
     is what a format does to the inputs of a product."""
     out = torch.zeros_like(x, dtype=torch.float32)
+    if beside is not None:
+        out += beside
     for local, expert in enumerate(held):
         token, rank = (choice == expert).nonzero(as_tuple=True)
         if len(token):

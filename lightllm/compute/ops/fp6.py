@@ -32,7 +32,7 @@ def _expert_cases(facts: Facts):
         gate_up = quantized(torch.randn(local, 2 * width, hidden, device=facts.device) * hidden**-0.5)
         down = quantized(torch.randn(local, hidden, width, device=facts.device) * width**-0.5)
         x = torch.randn(tokens, hidden, dtype=facts.dtype, device=facts.device)
-        yield x, *gate_up, *down, choice, torch.rand(tokens, top_k, device=facts.device), first
+        yield x, *gate_up, *down, choice, torch.rand(tokens, top_k, device=facts.device), first, x.flip(0)
 
 
 def quantized(x: Tensor) -> tuple[Tensor, Tensor]:
@@ -94,6 +94,7 @@ def gated_experts_fp6(
     choice: Tensor,
     share: Tensor,
     first: int,
+    beside: Tensor | None = None,
 ) -> Tensor:
     """As gated_experts. Weights and scales have a first axis of local experts."""
 
@@ -101,4 +102,4 @@ def gated_experts_fp6(
         wide = dequantized(gate_up[local], gate_up_scale[local], x.dtype)
         return wide, dequantized(down[local], down_scale[local], x.dtype)
 
-    return mixture(x, choice, share, range(first, first + len(down)), matrices)
+    return mixture(x, choice, share, range(first, first + len(down)), matrices, beside)

@@ -47,7 +47,7 @@ def _expert_cases(facts: Facts):
         gate_up = random_matrix(2 * width, hidden, facts, experts=local, start=start)
         down = random_matrix(hidden, width, facts, experts=local, start=start)
         x = torch.randn(tokens, hidden, dtype=facts.dtype, device=facts.device)
-        yield x, *gate_up, *down, choice, torch.rand(tokens, top_k, device=facts.device), first
+        yield x, *gate_up, *down, choice, torch.rand(tokens, top_k, device=facts.device), first, x.flip(0)
 
 
 def dequantized(weight: Tensor, scale: Tensor, row_tile: Tensor, column_tile: Tensor, dtype: torch.dtype) -> Tensor:
@@ -102,6 +102,7 @@ def gated_experts_fp8_block(
     choice: Tensor,
     share: Tensor,
     first: int,
+    beside: Tensor | None = None,
 ) -> Tensor:
     """As gated_experts. Weights and scales have a first axis of local experts; the tiles are the same for all."""
 
@@ -111,5 +112,5 @@ def gated_experts_fp8_block(
 
     held = range(first, first + len(down))
     if x.dtype == torch.float32:
-        return mixture(x, choice, share, held, matrices)
-    return mixture(x.float(), choice, share, held, matrices, rounded).to(x.dtype)
+        return mixture(x, choice, share, held, matrices, beside)
+    return mixture(x.float(), choice, share, held, matrices, beside, rounded).to(x.dtype)

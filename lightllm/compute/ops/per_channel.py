@@ -63,7 +63,8 @@ def _expert_cases(facts: Facts):
         x = torch.randn(tokens, hidden, dtype=facts.dtype, device=facts.device)
         for kind, rounds in _KINDS:
             gate_up = random_matrix(2 * width, hidden, kind, facts, experts=local)
-            yield x, *gate_up, *random_matrix(hidden, width, kind, facts, experts=local), choice, share, first, rounds
+            down = random_matrix(hidden, width, kind, facts, experts=local)
+            yield x, *gate_up, *down, choice, share, first, rounds, x.flip(0)
 
 
 def quantized(x: Tensor, kind: torch.dtype) -> tuple[Tensor, Tensor]:
@@ -125,6 +126,7 @@ def gated_experts_per_channel(
     share: Tensor,
     first: int,
     rounds: bool,
+    beside: Tensor | None = None,
 ) -> Tensor:
     """As gated_experts. Weights and scales have a first axis of local experts."""
 
@@ -133,4 +135,4 @@ def gated_experts_per_channel(
         return wide, dequantized(down[local], down_scale[local], x.dtype)
 
     held = range(first, first + len(down))
-    return mixture(x, choice, share, held, matrices, lambda x: rounded(x, gate_up.dtype) if rounds else x)
+    return mixture(x, choice, share, held, matrices, beside, lambda x: rounded(x, gate_up.dtype) if rounds else x)

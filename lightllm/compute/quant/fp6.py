@@ -59,9 +59,16 @@ class MadeFp6:
         return dequantized(*_of(tensors), dtype)
 
     def gated_experts(
-        self, gate_up: Tensors, down: Tensors, x: Tensor, choice: Tensor, share: Tensor, first: int
+        self,
+        gate_up: Tensors,
+        down: Tensors,
+        x: Tensor,
+        choice: Tensor,
+        share: Tensor,
+        first: int,
+        beside: Tensor | None,
     ) -> Tensor:
-        return ops.gated_experts_fp6(x, *_of(gate_up), *_of(down), choice, share, first)
+        return ops.gated_experts_fp6(x, *_of(gate_up), *_of(down), choice, share, first, beside)
 
 
 def _of(tensors: Tensors) -> tuple[Tensor, Tensor]:

@@ -75,9 +75,16 @@ class Fp8Block:
         return dequantized(*_of(tensors), dtype)
 
     def gated_experts(
-        self, gate_up: Tensors, down: Tensors, x: Tensor, choice: Tensor, share: Tensor, first: int
+        self,
+        gate_up: Tensors,
+        down: Tensors,
+        x: Tensor,
+        choice: Tensor,
+        share: Tensor,
+        first: int,
+        beside: Tensor | None,
     ) -> Tensor:
-        return ops.gated_experts_fp8_block(x, *_of(gate_up), *_of(down), choice, share, first)
+        return ops.gated_experts_fp8_block(x, *_of(gate_up), *_of(down), choice, share, first, beside)
 
 
 def _of(tensors: Tensors) -> tuple[Tensor, Tensor, Tensor, Tensor]:

@@ -57,9 +57,16 @@ class Int4:
         return dequantized(*_of(tensors), dtype)
 
     def gated_experts(
-        self, gate_up: Tensors, down: Tensors, x: Tensor, choice: Tensor, share: Tensor, first: int
+        self,
+        gate_up: Tensors,
+        down: Tensors,
+        x: Tensor,
+        choice: Tensor,
+        share: Tensor,
+        first: int,
+        beside: Tensor | None,
     ) -> Tensor:
-        return ops.gated_experts_awq(x, *_of(gate_up), *_of(down), choice, share, first)
+        return ops.gated_experts_awq(x, *_of(gate_up), *_of(down), choice, share, first, beside)
 
     def group_size(self, inputs: Share) -> int:
         return self.group or inputs.size

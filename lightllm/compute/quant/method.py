@@ -40,7 +40,14 @@ class LinearMethod(Protocol):
         ...
 
     def gated_experts(
-        self, gate_up: Tensors, down: Tensors, x: Tensor, choice: Tensor, share: Tensor, first: int
+        self,
+        gate_up: Tensors,
+        down: Tensors,
+        x: Tensor,
+        choice: Tensor,
+        share: Tensor,
+        first: int,
+        beside: Tensor | None,
     ) -> Tensor:
         """ops.gated_experts, where the tensors of each expert's matrix are stacked on a first axis."""
         ...

@@ -32,6 +32,13 @@ class Unquantized:
         return tensors["weight"].to(dtype)
 
     def gated_experts(
-        self, gate_up: Tensors, down: Tensors, x: Tensor, choice: Tensor, share: Tensor, first: int
+        self,
+        gate_up: Tensors,
+        down: Tensors,
+        x: Tensor,
+        choice: Tensor,
+        share: Tensor,
+        first: int,
+        beside: Tensor | None,
     ) -> Tensor:
-        return ops.gated_experts(x, gate_up["weight"], down["weight"], choice, share, first)
+        return ops.gated_experts(x, gate_up["weight"], down["weight"], choice, share, first, beside)

@@ -82,9 +82,16 @@ class PerChannel:
         return dequantized(*_of(tensors), dtype)
 
     def gated_experts(
-        self, gate_up: Tensors, down: Tensors, x: Tensor, choice: Tensor, share: Tensor, first: int
+        self,
+        gate_up: Tensors,
+        down: Tensors,
+        x: Tensor,
+        choice: Tensor,
+        share: Tensor,
+        first: int,
+        beside: Tensor | None,
     ) -> Tensor:
-        return ops.gated_experts_per_channel(x, *_of(gate_up), *_of(down), choice, share, first, self.rounds)
+        return ops.gated_experts_per_channel(x, *_of(gate_up), *_of(down), choice, share, first, self.rounds, beside)
 
 
 def _of(tensors: Tensors) -> tuple[Tensor, Tensor]:

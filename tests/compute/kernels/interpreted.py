@@ -226,7 +226,7 @@ def test_experts_round_to_8_bits_as_the_reference_does(run, hidden):
         expert_products.Matrices("scaled", weight, *weight.shape[1:], tuple(more))
         for weight, *more in (matrices[:4], matrices[4:])
     )
-    got = experts.mixture(x, wide, narrow, choice, share, first, shape).float()
+    got = experts.mixture(x, wide, narrow, choice, share, first, shape=shape).float()
     expected = ops.gated_experts_fp8_block.reference(x, *matrices, choice, share, first).float()
     assert (got - expected).norm() <= 5e-3 * expected.norm()
 

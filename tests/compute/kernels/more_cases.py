@@ -152,7 +152,8 @@ def _experts(facts: Facts, sizes: Iterable[tuple[int, ...]] = ((3, 3, 2, 1, 40, 
             gate_up = torch.randn(local, 2 * width, hidden, **make) * hidden**-0.5
             down = torch.randn(local, hidden, width, **make) * width**-0.5
             x = torch.randn(tokens, hidden, **make)
-            yield x, gate_up, down, *routing(tokens, experts, 2, facts, uneven=uneven), first
+            beside = torch.randn(tokens, 2 * hidden, **make)[:, hidden:] if uneven else None
+            yield x, gate_up, down, *routing(tokens, experts, 2, facts, uneven=uneven), first, beside
 
 
 def _experts_awq(facts: Facts, sizes: Iterable[tuple[int, ...]] = ((20, 5, 3, 1, 64, 64),)):

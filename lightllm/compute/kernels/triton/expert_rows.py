@@ -137,12 +137,17 @@ def sort(choice: Tensor, first: int, experts: int, rows: int) -> Rows:
 
 
 @triton.jit
-def _combine(rows, place, share, out, hidden, TOP_K: tl.constexpr, COLUMNS: tl.constexpr, DEPENDENT: tl.constexpr):
+def _combine(
+    rows, place, share, beside, out, hidden, beside_stride,
+    TOP_K: tl.constexpr, COLUMNS: tl.constexpr, DEPENDENT: tl.constexpr,
+):  # fmt: skip
     token = tl.program_id(0).to(tl.int64)
     column_C = tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS)
     is_column_C = column_C < hidden
     begin(DEPENDENT)
     sum_C = tl.zeros([COLUMNS], tl.float32)
+    if beside is not None:
+        sum_C += tl.load(beside + token * beside_stride + column_C, mask=is_column_C, other=0.0).to(tl.float32)
     for choice in tl.static_range(TOP_K):
         row = tl.load(place + token * TOP_K + choice)
         weight = tl.load(share + token * TOP_K + choice)
@@ -151,16 +156,17 @@ def _combine(rows, place, share, out, hidden, TOP_K: tl.constexpr, COLUMNS: tl.c
     tl.store(out + token * hidden + column_C, sum_C.to(out.dtype.element_ty), mask=is_column_C)
 
 
-def combine(rows: Tensor, place: Tensor, share: Tensor) -> Tensor:
-    """Each token's rows times their shares, summed in the order of its choices: [tokens, hidden].
+def combine(rows: Tensor, place: Tensor, share: Tensor, beside: Tensor | None = None) -> Tensor:
+    """beside [tokens, hidden], and each token's rows times their shares, in the order of its choices: their sum.
 
     rows [pairs, hidden]; place [pairs]; share [tokens, top_k] float32. A pair without a row adds zero.
     """
+    assert beside is None or beside.stride(1) == 1, "a token's numbers lie in a run"
     (tokens, top_k), hidden = share.shape, rows.shape[1]
     out = torch.empty(tokens, hidden, dtype=rows.dtype, device=rows.device)
     dependent, columns = depends(rows.device), min(triton.next_power_of_2(hidden), COLUMNS)
     _combine[(tokens, triton.cdiv(hidden, columns))](
-        rows, place, share, out, hidden,
+        rows, place, share, beside, out, hidden, 0 if beside is None else beside.stride(0),
         TOP_K=top_k, COLUMNS=columns, DEPENDENT=dependent, launch_pdl=dependent, num_warps=4,
     )  # fmt: skip
     return out

@@ -73,7 +73,15 @@ def shape_for(format: str, tokens: int, experts: int, top_k: int, dtype: torch.d
 
 
 def mixture(
-    x: Tensor, gate_up: Matrices, down: Matrices, choice: Tensor, share: Tensor, first: int, shape: Shape | None = None
+    x: Tensor,
+    gate_up: Matrices,
+    down: Matrices,
+    choice: Tensor,
+    share: Tensor,
+    first: int,
+    beside: Tensor | None = None,
+    *,
+    shape: Shape | None = None,
 ) -> Tensor:
     """ops.gated_experts. shape: launch parameters, where they are not to be looked up."""
     (tokens, top_k), experts = choice.shape, len(gate_up.weight)
@@ -89,7 +97,7 @@ def mixture(
     given, scale = quantize_groups(x, gate_up.weight.dtype) if gate_up.format == "scaled" else (x, None)
     wide, scale = multiply_gated(given, scale, gate_up, rows, shape.wide, top_k=top_k, dtype=x.dtype)
     narrow = multiply(wide, scale, down, rows, shape.narrow, group=shape.outputs, dtype=x.dtype)
-    return combine(narrow, rows.place, share)
+    return combine(narrow, rows.place, share, beside)
 
 
 def sizes_of(gate_up: Matrices, tokens: int, top_k: int) -> tuple[int, ...]:
@@ -98,9 +106,17 @@ def sizes_of(gate_up: Matrices, tokens: int, top_k: int) -> tuple[int, ...]:
 
 
 @ops.gated_experts.implementation("triton", why_not)
-def gated_experts(x: Tensor, gate_up: Tensor, down: Tensor, choice: Tensor, share: Tensor, first: int) -> Tensor:
+def gated_experts(
+    x: Tensor,
+    gate_up: Tensor,
+    down: Tensor,
+    choice: Tensor,
+    share: Tensor,
+    first: int,
+    beside: Tensor | None = None,
+) -> Tensor:
     wide, narrow = (Matrices("plain", weight, *weight.shape[1:]) for weight in (gate_up, down))
-    return mixture(x, wide, narrow, choice, share, first)
+    return mixture(x, wide, narrow, choice, share, first, beside)
 
 
 @ops.gated_experts_fp8_block.implementation("triton", why_not)
@@ -117,13 +133,14 @@ def gated_experts_fp8_block(
     choice: Tensor,
     share: Tensor,
     first: int,
+    beside: Tensor | None = None,
 ) -> Tensor:
     wide_more = gate_up_scale, gate_up_row_tile, gate_up_column_tile
     narrow_more = down_scale, down_row_tile, down_column_tile
     are_whole = _has_whole_tiles(gate_up, gate_up_scale) and _has_whole_tiles(down, down_scale)
     format_ = "scaled" if are_whole and x.dtype != torch.float32 else "tiles"
     wide = Matrices(format_, gate_up, *gate_up.shape[1:], wide_more)
-    return mixture(x, wide, Matrices(format_, down, *down.shape[1:], narrow_more), choice, share, first)
+    return mixture(x, wide, Matrices(format_, down, *down.shape[1:], narrow_more), choice, share, first, beside)
 
 
 def _has_whole_tiles(weight: Tensor, scale: Tensor) -> bool:
@@ -142,13 +159,14 @@ def gated_experts_per_channel(
     share: Tensor,
     first: int,
     rounds: bool,
+    beside: Tensor | None = None,
 ) -> Tensor:
     format_ = "scaled" if rounds and x.dtype != torch.float32 else "channels"
     wide, narrow = (
         Matrices(format_, weight, *weight.shape[1:], (scale,))
         for weight, scale in ((gate_up, gate_up_scale), (down, down_scale))
     )
-    return mixture(x, wide, narrow, choice, share, first)
+    return mixture(x, wide, narrow, choice, share, first, beside)
 
 
 @ops.gated_experts_fp6.implementation("triton", why_not)
@@ -161,12 +179,13 @@ def gated_experts_fp6(
     choice: Tensor,
     share: Tensor,
     first: int,
+    beside: Tensor | None = None,
 ) -> Tensor:
     wide, narrow = (
         Matrices("fp6", weight, weight.shape[1], weight.shape[2] // 3 * 4, (scale,))
         for weight, scale in ((gate_up, gate_up_scale), (down, down_scale))
     )
-    return mixture(x, wide, narrow, choice, share, first)
+    return mixture(x, wide, narrow, choice, share, first, beside)
 
 
 @ops.gated_experts_awq.implementation("triton", why_not)
@@ -183,10 +202,11 @@ def gated_experts_awq(
     choice: Tensor,
     share: Tensor,
     first: int,
+    beside: Tensor | None = None,
 ) -> Tensor:
     wide_more, narrow_more = (gate_up_zeros, gate_up_scales, gate_up_group_of), (down_zeros, down_scales, down_group_of)
     wide, narrow = (
         Matrices("awq", weight, scales.shape[2], weight.shape[1], (zeros, scales, group_of))
         for weight, (zeros, scales, group_of) in ((gate_up, wide_more), (down, narrow_more))
     )
-    return mixture(x, wide, narrow, choice, share, first)
+    return mixture(x, wide, narrow, choice, share, first, beside)
