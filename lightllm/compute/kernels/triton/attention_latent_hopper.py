@@ -35,9 +35,9 @@ HALF = gl.constexpr(256)  # numbers of half a value: the widest matrix instructi
 REST = gl.constexpr(64)  # numbers of a key that are not of its value
 TILE = gl.constexpr(32)  # four tiles beside the queries fill shared memory
 STAGES = gl.constexpr(4)
+GROWTH = gl.constexpr(8.0)  # of shares, as a power of two, before they are scaled down
 PLACES = gl.constexpr(2)  # for shares of a tile
 WARPS = 4  # of each group
-COPYING = gl.constexpr(32 * WARPS)  # threads of the group that copies
 SUM_REGISTERS, COPY_REGISTERS = 176, 40  # of a thread; those that score have what is left
 LEAST_TILES = gl.constexpr(4)  # less than this is not worth a share
 
@@ -47,6 +47,15 @@ def _most_tiles(lengths, sequences, SEQUENCES: gl.constexpr):
     """Of a sequence."""
     index_S = gl.arange(0, SEQUENCES, gl.BlockedLayout([1], [32], [4], [0]))
     return gl.max(gl.cdiv(gl.load(lengths + index_S, mask=index_S < sequences, other=0), TILE), axis=0)
+
+
+@gluon.jit
+def _advance(unit, cursor, lengths, sequences):
+    """_next, which loads a length only where a sequence ends."""
+    block, sequence, first, length, seen = cursor
+    if _is_last_tile(unit, cursor, TILE):
+        block, sequence, first, length, seen = _next(unit, cursor, lengths, sequences, 0, TILE, False)
+    return block, sequence, first, length, seen
 
 
 @gluon.jit
@@ -97,24 +106,24 @@ def _score(memory, work, buffers, barriers, GROUP: gl.constexpr):
     weight_R = gl.zeros([ROWS], gl.float32, gl.SliceLayout(1, SCORES))
     _copy_queries(q, cursor, q_stride, q_head_stride, queries, other_queries, GROUP)
     mbarrier.wait(ready.index(0), 0, pred=start < end)
-    fence_async_shared()
     score_RT = warpgroup_mma_wait(0, deps=(_ask_scores(0, buffers, SCORES),))
     for unit in range(start, end):
         number = unit - start
         place, later = number % PLACES, (number + 1) % STAGES
         first, length = cursor[2], cursor[3]
         is_last, goes_on = _is_last_tile(unit, cursor, TILE), unit + 1 < end
-        after = _next(unit, cursor, lengths, sequences, 0, TILE, False)
+        after = _advance(unit, cursor, lengths, sequences)
         if is_last & goes_on:
             _copy_queries(q, after, q_stride, q_head_stride, queries, other_queries, GROUP)
         # Past the end these are products of what lies there, which nobody reads.
         mbarrier.wait(ready.index(later), (number + 1) // STAGES & 1, pred=goes_on)
-        fence_async_shared()
         next_RT = _ask_scores(later, buffers, SCORES)
 
         is_token_T = (unit - first) * TILE + token_T < length
         score_RT = gl.where(is_token_T[None, :], score_RT * scale, float("-inf"))
-        new_R = gl.maximum(largest_R, gl.max(score_RT, axis=1))
+        # Scaling all sums down is seldom needed if shares may grow a little.
+        new_R = gl.max(score_RT, axis=1)
+        new_R = gl.where(new_R > largest_R + GROWTH, new_R, largest_R)
         share_RT = gl.exp2(score_RT - new_R[:, None])
         before_R = gl.exp2(largest_R - new_R)
         weight_R = weight_R * before_R + gl.sum(share_RT, axis=1)
@@ -139,22 +148,23 @@ def _score(memory, work, buffers, barriers, GROUP: gl.constexpr):
 def _sum(WHICH: gl.constexpr, memory, work, buffers, barriers, GROUP: gl.constexpr):
     """What the group of warps does that adds up one half of the values."""
     SUMS: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [4, 1], [16, 128, 16])
+    # Each warp has all rows, so that it needs no other to know the least of them.
+    EVERY: gl.constexpr = gl.BlockedLayout([2], [32], [4], [0])
     out, out_stride, out_head_stride, parts = memory[1], memory[4], memory[5], memory[6]
     lengths, sequences = memory[8], memory[9]
     start, end, program, scale, cursor = work
     values, shares, earlier, weights = buffers[2], buffers[4], buffers[5], buffers[6]
-    ready, tile_free, share_ready, share_free = barriers
+    tile_free, share_ready, share_free = barriers[1], barriers[2], barriers[3]
     row_R = gl.arange(0, ROWS, gl.SliceLayout(1, SUMS))
     column_D = WHICH * HALF + gl.arange(0, HALF, gl.SliceLayout(0, SUMS))
     sum_RD = gl.zeros([ROWS, HALF], gl.float32, SUMS)
     for unit in range(start, end):
         number = unit - start
         stage, place = number % STAGES, number % PLACES
-        mbarrier.wait(ready.index(stage), number // STAGES & 1)
         mbarrier.wait(share_ready.index(place), number // PLACES & 1)
-        fence_async_shared()
-        before_R = earlier.index(place).load(gl.SliceLayout(1, SUMS))
-        sum_RD = sum_RD * before_R[:, None]
+        if gl.min(earlier.index(place).load(EVERY), axis=0) < 1.0:
+            before_R = earlier.index(place).load(gl.SliceLayout(1, SUMS))
+            sum_RD = sum_RD * before_R[:, None]
         sum_RD = warpgroup_mma(shares.index(place), values.index(2 * stage + WHICH), sum_RD, is_async=True)
         sum_RD = warpgroup_mma_wait(0, deps=(sum_RD,))
         mbarrier.arrive(tile_free.index(stage), count=1)
@@ -173,7 +183,7 @@ def _sum(WHICH: gl.constexpr, memory, work, buffers, barriers, GROUP: gl.constex
                 gl.store(part_R[:, None] + column_D[None, :], sum_RD, mask=(row_R < GROUP)[:, None])
             sum_RD = gl.zeros([ROWS, HALF], gl.float32, SUMS)
         mbarrier.arrive(share_free.index(place), count=1)
-        cursor = _next(unit, cursor, lengths, sequences, 0, TILE, False)
+        cursor = _advance(unit, cursor, lengths, sequences)
 
 
 @gluon.jit
@@ -201,7 +211,7 @@ def _copy(latents, latents_stride, table, lengths, sequences, work, buffers, bar
         stage = number % STAGES
         latent_T = latents + slot_T.to(gl.int64) * latents_stride
         mask_TD = is_token_T[:, None]
-        cursor = _next(unit, cursor, lengths, sequences, 0, TILE, False)
+        cursor = _advance(unit, cursor, lengths, sequences)
         # Slots are looked up a tile ahead, so that no copy waits for them.
         slot_T, is_token_T = _slots(unit + 1, cursor, table, TILE, COPY)
         mbarrier.wait(tile_free.index(stage), (number // STAGES & 1) ^ 1)
@@ -210,9 +220,14 @@ def _copy(latents, latents_stride, table, lengths, sequences, work, buffers, bar
             async_copy.async_copy_global_to_shared(values.index(2 * stage + half), from_TD, mask=mask_TD)
         from_TE = latent_T[:, None] + (2 * HALF + column_E)[None, :]
         async_copy.async_copy_global_to_shared(others.index(stage), from_TE, mask=mask_TD)
-        # Every thread of this group arrives when its own copies have.
-        async_copy.mbarrier_arrive(ready.index(stage), increment_count=False)
+        async_copy.commit_group()
+        # The tile before this one is there when its copies are, and the matrix unit may read what they wrote.
+        async_copy.wait_group(1)
+        fence_async_shared()
+        mbarrier.arrive(ready.index((number + STAGES - 1) % STAGES), count=1, pred=number > 0)
     async_copy.wait_group(0)
+    fence_async_shared()
+    mbarrier.arrive(ready.index((end - start + STAGES - 1) % STAGES), count=1, pred=end > start)
 
 
 # What differs from step to step must not be compiled for: the compiler would stop requests for seconds.
@@ -243,7 +258,7 @@ def _attend_decodes(
     share_ready = gl.allocate_shared_memory(gl.int64, [PLACES, 1], mbarrier.MBarrierLayout())
     share_free = gl.allocate_shared_memory(gl.int64, [PLACES, 1], mbarrier.MBarrierLayout())
     for stage in gl.static_range(STAGES):
-        mbarrier.init(ready.index(stage), count=COPYING)
+        mbarrier.init(ready.index(stage), count=1)
         # Both groups that add up values have to be done with a tile; its scores were made before.
         mbarrier.init(tile_free.index(stage), count=2)
     for place in gl.static_range(PLACES):
