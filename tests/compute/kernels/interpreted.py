@@ -231,6 +231,25 @@ def test_experts_round_to_8_bits_as_the_reference_does(run, hidden):
     assert (got - expected).norm() <= 5e-3 * expected.norm()
 
 
+def routings(logits, bias):
+    yield ops.route_softmax, (logits, 4, 1, 1, True, 1.0)
+    yield ops.route_sigmoid, (logits, bias, 4, 4, 2, True, 1.0)
+
+
+def test_a_token_of_no_numbers_chooses_experts_that_there_are_and_spoils_no_other():
+    torch.manual_seed(0)
+    logits, bias = torch.randn(3, 5, 12), torch.randn(12)
+    expected = [op.reference(*given) for op, given in routings(logits, bias)]
+    logits[1, 2] = float("nan")
+    for (op, given), (choice, share) in zip(routings(logits, bias), expected, strict=True):
+        got_choice, got_share = next(one.function for one in op.implementations if one.name == "triton")(*given)
+        others = torch.arange(5) != 2
+        assert torch.equal(got_choice[others], choice[others])
+        torch.testing.assert_close(got_share[others], share[others])
+        assert len(set(got_choice[2].tolist()) & set(range(12))) == 4
+        assert got_share[2].isnan().all()
+
+
 @pytest.mark.parametrize("many", [50, 10_000])
 def test_rows_are_pairs_sorted_by_expert(many, monkeypatch):
     """However many pairs there are, and where none or nearly all are of one expert."""
