@@ -7,7 +7,7 @@ import triton.language as tl
 from torch import Tensor
 
 from lightllm.compute import ops
-from lightllm.compute.kernels.triton.launch import begin, depends, rows_of, why_not
+from lightllm.compute.kernels.triton.launch import begin, cdiv, depends, rows_of, why_not
 
 BLOCK = 1024
 WARPS = 4
@@ -31,7 +31,7 @@ def silu_and_mul(gate_up: Tensor) -> Tensor:
     out = torch.empty(*gate_up.shape[:-1], width, dtype=gate_up.dtype, device=gate_up.device)
     if len(rows):
         dependent = depends(gate_up.device)
-        _silu_and_mul[(len(rows), triton.cdiv(width, BLOCK))](
+        _silu_and_mul[(len(rows), cdiv(width, BLOCK))](
             rows, out, width, rows.stride(0), BLOCK=BLOCK, DEPENDENT=dependent, launch_pdl=dependent, num_warps=WARPS
         )
     return out

@@ -21,7 +21,7 @@ import triton.language as tl
 from torch import Tensor
 
 from lightllm.compute.kernels.triton import tuned
-from lightllm.compute.kernels.triton.launch import begin, depends
+from lightllm.compute.kernels.triton.launch import begin, cdiv, depends, next_power_of_2
 from lightllm.compute.kernels.triton.scaled import LEAST_SCALE, numbers, scaled_shares
 
 LOG2_E = 1.4426950408889634
@@ -226,7 +226,7 @@ def packed(heads: int, kv_heads: int) -> int:
 def parts(dim: int) -> tuple[int, int]:
     """The powers of two by which a head of `dim` numbers is computed."""
     most = max(1 << (dim.bit_length() - 1), NARROWEST)
-    return most, max(triton.next_power_of_2(dim - most), NARROWEST) if dim > most else 0
+    return most, max(next_power_of_2(dim - most), NARROWEST) if dim > most else 0
 
 
 def attend_chunks(
@@ -258,20 +258,20 @@ def attend_chunks(
     pack, split = packed(heads, kv_heads), values.shape[2] * max(stored, 1)
     is_latent = split < dim
     if is_latent:
-        most, rest = (max(triton.next_power_of_2(size), NARROWEST) for size in (split, dim - split))
+        most, rest = (max(next_power_of_2(size), NARROWEST) for size in (split, dim - split))
     else:
         most, rest = parts(dim)
         split = min(most, dim)
     kind = keys.dtype if scales is None else q.dtype
     shape = shape or _shape(dim, kind, max(query_lengths) * pack, q.device)
-    blocks = sum(triton.cdiv(count * pack, shape.block) for count in query_lengths)
+    blocks = sum(cdiv(count * pack, shape.block) for count in query_lengths)
     dependent = depends(q.device)
     _attend_chunks[(blocks, heads // pack)](
         q, keys, values, *(scales or (None, None)), out, slot_table, row, query_start, lengths, len(query_lengths),
         scale * LOG2_E, window or 0, q.stride(0), q.stride(1), keys.stride(0), keys.stride(1), values.stride(0),
         values.stride(1), 0 if scales is None else scales[0].stride(0), slot_table.stride(0), out.stride(0),
         out.stride(1),
-        SEQUENCES=max(triton.next_power_of_2(len(query_lengths)), 32), GROUP=heads // kv_heads, PACK=pack, DIM=most,
+        SEQUENCES=max(next_power_of_2(len(query_lengths)), 32), GROUP=heads // kv_heads, PACK=pack, DIM=most,
         REST=rest, SPLIT=split, HEAD=dim, PACKED=stored, BLOCK=shape.block, TILE=shape.tile,
         WINDOWED=window is not None, LATENT=is_latent, PRECISION="ieee" if kind == torch.float32 else "tf32",
         DEPENDENT=dependent, launch_pdl=dependent, num_warps=shape.warps, num_stages=shape.stages,

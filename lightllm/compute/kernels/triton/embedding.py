@@ -7,7 +7,7 @@ import triton.language as tl
 from torch import Tensor
 
 from lightllm.compute import ops
-from lightllm.compute.kernels.triton.launch import begin, depends, why_not
+from lightllm.compute.kernels.triton.launch import begin, cdiv, depends, why_not
 
 BLOCK = 1024
 WARPS = 4
@@ -32,7 +32,7 @@ def embedding(tokens: Tensor, weight: Tensor, first: int) -> Tensor:
     out = torch.empty(len(tokens), hidden, dtype=weight.dtype, device=weight.device)
     if len(tokens):
         dependent = depends(weight.device)
-        _embedding[(len(tokens), triton.cdiv(hidden, BLOCK))](
+        _embedding[(len(tokens), cdiv(hidden, BLOCK))](
             tokens, weight, out, first, len(weight), hidden, weight.stride(0),
             BLOCK=BLOCK, DEPENDENT=dependent, launch_pdl=dependent, num_warps=WARPS,
         )  # fmt: skip

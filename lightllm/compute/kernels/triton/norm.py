@@ -7,7 +7,15 @@ import triton.language as tl
 from torch import Tensor
 
 from lightllm.compute import ops
-from lightllm.compute.kernels.triton.launch import depends, let_next_start, rows_of, wait, why_not
+from lightllm.compute.kernels.triton.launch import (
+    cdiv,
+    depends,
+    let_next_start,
+    next_power_of_2,
+    rows_of,
+    wait,
+    why_not,
+)
 from lightllm.compute.kernels.triton.quantize import rounded
 from lightllm.compute.ops.per_channel import LARGEST, SMALLEST_SCALE
 
@@ -53,9 +61,9 @@ def _launch(
     normed = torch.empty(x.shape, dtype=kind or x.dtype, device=x.device)
     scale = normed if kind is None else torch.empty(len(rows), dtype=torch.float32, device=x.device)
     total = torch.empty(x.shape, dtype=x.dtype, device=x.device) if add else normed
-    width = triton.next_power_of_2(x.shape[-1])
+    width = next_power_of_2(x.shape[-1])
     rows_a_program = max(TILE // width, 1)
-    grid = (triton.cdiv(len(rows), rows_a_program),)
+    grid = (cdiv(len(rows), rows_a_program),)
     if len(rows):
         dependent = depends(x.device)
         _rms_norm[grid](

@@ -10,7 +10,15 @@ import triton.language as tl
 from torch import Tensor
 
 from lightllm.compute import ops
-from lightllm.compute.kernels.triton.launch import begin, depends, let_next_start, wait, why_not
+from lightllm.compute.kernels.triton.launch import (
+    begin,
+    cdiv,
+    depends,
+    let_next_start,
+    next_power_of_2,
+    wait,
+    why_not,
+)
 
 TILE = 1024  # numbers a program holds
 
@@ -152,8 +160,8 @@ def _norm_rotate_store_latent(
 
 def tile_for(heads: int, dim: int) -> tuple[int, int, int]:
     """Heads a program, pairs a head, and warps."""
-    pairs = triton.next_power_of_2(dim // 2)
-    count = max(min(TILE // (2 * pairs), triton.next_power_of_2(heads)), 1)
+    pairs = next_power_of_2(dim // 2)
+    count = max(min(TILE // (2 * pairs), next_power_of_2(heads)), 1)
     return count, pairs, max(min(count * pairs // 256, 4), 1)
 
 
@@ -164,7 +172,7 @@ def _turned(x: Tensor, positions: Tensor, table: Tensor, *, neighbours: bool) ->
     count, pairs, warps = tile_for(heads, dim)
     if tokens:
         dependent = depends(x.device)
-        _rotate[(tokens, triton.cdiv(heads, count))](
+        _rotate[(tokens, cdiv(heads, count))](
             x, out, positions, table, heads, dim, x.stride(0), x.stride(1), table.stride(0),
             NEIGHBOURS=neighbours, HEADS=count, PAIRS=pairs, DEPENDENT=dependent, launch_pdl=dependent,
             num_warps=warps,
@@ -204,7 +212,7 @@ def norm_rotate_store(
     count, pairs, warps = tile_for(max(heads, kv_heads), dim)
     if tokens:
         dependent = depends(q.device)
-        _norm_rotate_store[(tokens, triton.cdiv(heads, count) + 2 * triton.cdiv(kv_heads, count))](
+        _norm_rotate_store[(tokens, cdiv(heads, count) + 2 * cdiv(kv_heads, count))](
             q, k, v, q_weight, k_weight, eps, positions, table, slots, out, keys, values, heads, kv_heads, dim,
             q.stride(0), q.stride(1), k.stride(0), k.stride(1), v.stride(0), v.stride(1), table.stride(0),
             keys.stride(0), keys.stride(1), values.stride(0), values.stride(1),
@@ -230,10 +238,10 @@ def norm_rotate_store_latent(
     count, pairs, warps = tile_for(heads, dim)
     if tokens:
         dependent = depends(q.device)
-        _norm_rotate_store_latent[(tokens, 1 + triton.cdiv(heads, count))](
+        _norm_rotate_store_latent[(tokens, 1 + cdiv(heads, count))](
             q, compressed, weight, eps, positions, table, slots, out, latents, heads, len(weight), dim,
             q.stride(0), q.stride(1), compressed.stride(0), table.stride(0), latents.stride(0),
-            HEADS=count, PAIRS=pairs, RANK=triton.next_power_of_2(len(weight)), DEPENDENT=dependent,
+            HEADS=count, PAIRS=pairs, RANK=next_power_of_2(len(weight)), DEPENDENT=dependent,
             launch_pdl=dependent, num_warps=warps,
         )  # fmt: skip
     return out

@@ -18,7 +18,7 @@ from torch import Tensor
 from triton.language.extra import libdevice
 
 from lightllm.compute import ops
-from lightllm.compute.kernels.triton.launch import begin, depends, why_not
+from lightllm.compute.kernels.triton.launch import begin, cdiv, depends, next_power_of_2, why_not
 from lightllm.compute.ops import sampling
 
 CHUNK = 4096
@@ -124,7 +124,7 @@ def _token_of_row(largest, tokens, out, chunks, CHUNKS: tl.constexpr, DEPENDENT:
 @ops.most_likely.implementation("triton", why_not)
 def most_likely(logits: Tensor) -> Tensor:
     assert logits.stride(1) == 1, "a row of logits lies in a run"
-    (rows, vocab), chunks = logits.shape, triton.cdiv(logits.shape[1], CHUNK)
+    (rows, vocab), chunks = logits.shape, cdiv(logits.shape[1], CHUNK)
     largest = torch.empty(rows, chunks, dtype=torch.float32, device=logits.device)
     tokens = torch.empty(rows, chunks, dtype=torch.int32, device=logits.device)
     out = torch.empty(rows, dtype=torch.int64, device=logits.device)
@@ -132,7 +132,7 @@ def most_likely(logits: Tensor) -> Tensor:
     _largest_of_chunk[(rows, chunks)](
         logits, largest, tokens, vocab, chunks, logits.stride(0), CHUNK=CHUNK, num_warps=WARPS, **options
     )
-    _token_of_row[(rows,)](largest, tokens, out, chunks, CHUNKS=triton.next_power_of_2(chunks), num_warps=1, **options)
+    _token_of_row[(rows,)](largest, tokens, out, chunks, CHUNKS=next_power_of_2(chunks), num_warps=1, **options)
     return out
 
 
@@ -334,7 +334,7 @@ def draw(
 ) -> Tensor:
     assert logits.stride(1) == 1, "a row of logits lies in a run"
     (rows, vocab), make = logits.shape, {"device": logits.device}
-    chunks, dependent = triton.cdiv(vocab, CHUNK), depends(logits.device)
+    chunks, dependent = cdiv(vocab, CHUNK), depends(logits.device)
     out = torch.empty(rows, dtype=torch.int64, **make)
     # One by one, so that each begins at a multiple of 16 bytes whatever the number of rows.
     largest, noisy = (torch.empty(rows, chunks, dtype=torch.float32, **make) for _ in range(2))
@@ -344,7 +344,7 @@ def draw(
     values = torch.empty(rows, room, dtype=torch.float32, **make)
     ids = torch.empty(rows, room, dtype=torch.int32, **make)
     options = {"CHUNK": CHUNK, "BINS": BINS.value, "DEPENDENT": dependent, "launch_pdl": dependent, "num_warps": WARPS}
-    more = {"CHUNKS": triton.next_power_of_2(chunks), "BINS_A_UNIT": BINS_A_UNIT.value}
+    more = {"CHUNKS": next_power_of_2(chunks), "BINS_A_UNIT": BINS_A_UNIT.value}
     wanted = (temperature, top_k, top_p, min_p, seeds, positions)
     sizes = (vocab, chunks, logits.stride(0))
     _find_largest[(rows, chunks)](logits, largest, tokens, histogram, *sizes, **options)
@@ -390,7 +390,7 @@ def _sum_row(
 def logprobs(logits: Tensor, tokens: Tensor, count: int) -> tuple[Tensor, Tensor, Tensor]:
     assert logits.stride(1) == 1, "a row of logits lies in a run"
     rows, vocab = logits.shape
-    chunks, dependent = triton.cdiv(vocab, CHUNK), depends(logits.device)
+    chunks, dependent = cdiv(vocab, CHUNK), depends(logits.device)
     largest, mass = (torch.empty(rows, chunks, dtype=torch.float32, device=logits.device) for _ in range(2))
     totals, chosen = (torch.empty(rows, dtype=torch.float32, device=logits.device) for _ in range(2))
     _sum_chunk[(rows, chunks)](
@@ -399,7 +399,7 @@ def logprobs(logits: Tensor, tokens: Tensor, count: int) -> tuple[Tensor, Tensor
     )  # fmt: skip
     _sum_row[(rows,)](
         logits, largest, mass, tokens, totals, chosen, chunks, logits.stride(0),
-        CHUNKS=triton.next_power_of_2(chunks), DEPENDENT=dependent, launch_pdl=dependent, num_warps=1,
+        CHUNKS=next_power_of_2(chunks), DEPENDENT=dependent, launch_pdl=dependent, num_warps=1,
     )  # fmt: skip
     top, top_tokens = logits.topk(count)
     return chosen, top_tokens, top.float() - totals.unsqueeze(1)
