@@ -26,7 +26,6 @@ if TYPE_CHECKING:
 _log = log.get(__name__)
 _MEETING_TIMEOUT_S = 600.0  # ranks load at their own pace
 _MOST_LAUNCHED = 2  # steps: the one that the device computes and the one after it
-_LOOK_EVERY_S = 50e-6  # whether the device has ended a step, while a plan may still come
 
 
 class Launched(Protocol):
@@ -114,12 +113,12 @@ class Steps:
         if self._masks is not None:
             self._masks.note(result)
         if self.rank == 0:
-            self._metrics.add("steps_run")
-            self._metrics.add("steps_overlapped", result.next_was_ready)
-            self._metrics.add("step_seconds", result.seconds)
             pack(result, self._results.place_to_write(readers=1))
             self._results.publish()
             self.scheduler.send(ResultReady())
+            self._metrics.add("steps_run")
+            self._metrics.add("steps_overlapped", result.next_was_ready)
+            self._metrics.add("step_seconds", result.seconds)
 
     def _catch_up(self) -> None:
         while self._launched:
@@ -137,8 +136,8 @@ def serve(me: child.Child, runner: Runner, profiler: Profiler | None = None) -> 
             if not steps.has_room:
                 steps.finish()
                 continue
-            timeout_s = None if steps.is_idle else _LOOK_EVERY_S
-            plan = _next_plan(steps.plans, steps.scheduler, steps.rank, tracing, timeout_s=timeout_s)
+            # While the device computes, nobody sleeps here: to be woken takes too long.
+            plan = _next_plan(steps.plans, steps.scheduler, steps.rank, tracing, waits=steps.is_idle)
             if plan is not None:
                 with tracing.step(plan):
                     steps.launch(plan)
@@ -156,10 +155,9 @@ def _masks(me: child.Child, *, catch_up: Callable[[], None]) -> "GrammarMasks":
     )
 
 
-def _next_plan(
-    plans: Ring, scheduler: Channel, rank: int, tracing: Tracing, *, timeout_s: float | None
-) -> StepPlan | None:
-    """Waits for the next plan in the ring, or for `timeout_s` at most. A message only says that there may be one."""
+def _next_plan(plans: Ring, scheduler: Channel, rank: int, tracing: Tracing, *, waits: bool) -> StepPlan | None:
+    """The next plan in the ring, or None if there is none yet and `waits` is false. A message only says that there may
+    be one."""
     while True:
         while (message := scheduler.receive()) is not None:
             if isinstance(message, Profile):
@@ -170,8 +168,9 @@ def _next_plan(
             plan = unpack(StepPlan, place)
             plans.consume(rank)
             return plan
-        if not select.select([scheduler], [], [], timeout_s)[0]:
+        if not waits:
             return None
+        select.select([scheduler], [], [])
 
 
 @contextmanager
