@@ -71,6 +71,10 @@ class GrammarMasks:
         self._position[rows] = begins["num_output"]
         self._order(rows, np.full(len(rows), UNKNOWN, np.int32))
 
+    def rule_any(self, rows: np.ndarray) -> bool:
+        """Whether any of these rows may not sample just anything."""
+        return bool(self._has[rows].any())
+
     def of(self, plan: StepPlan, which: np.ndarray) -> Allowed | None:
         """What the sequences `which` of a plan may sample, None if all of them anything. Waits if need be."""
         rows = plan.rows[which]

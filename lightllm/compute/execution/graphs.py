@@ -4,8 +4,8 @@ A graph computes sequences of one token each. A chunk is given to it as that man
 sees one token more than the one before: the same result, for reading the chunk's context once for each of its tokens.
 So steps of few tokens, of which chunks read little again, need no graphs of their own, and no other kernels. A step is
 padded to the next size. What it depends on lies in one buffer
-at fixed places, filled by one copy. Logits and sampling are launched separately: so no graph keeps logits of its own,
-and what a step samples with may change from step to step.
+at fixed places, filled by one copy. Logits and sampling are launched separately, as what a step samples with may change
+from step to step; small steps that only want likeliest tokens have graphs for these, too.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -26,6 +26,7 @@ from lightllm.compute.execution.transfers import Upload
 _log = log.get(__name__)
 _WIDE, _NARROW = 2, 4  # lines of the buffer, of int64 and of int32
 _ALIGN = 4  # numbers: kernels are compiled once more for addresses that are not multiples of 16 bytes
+MOST_CHOOSING = 64  # sequences; larger steps take the device longer than it takes the host to launch sampling
 # From each of these sizes on, the next ones are this much larger.
 _GAPS = ((1, 1), (2, 2), (4, 4), (8, 8), (256, 32), (512, 64))
 
@@ -47,6 +48,8 @@ class Sampling:
     hidden: Tensor
     row: Tensor
     length: Tensor
+    # Launches what a graph has been recorded for: the likeliest token of each, [n] int64, which the rows remember.
+    likeliest: Callable[[], Tensor] | None = None
 
 
 def sizes_up_to(most: int, gaps: Sequence[tuple[int, int]] = _GAPS) -> list[int]:
@@ -80,20 +83,27 @@ class Graphs:
         upload: Upload,
         record: Recorder,
         most_read_again: int = 0,
+        likeliest: Callable[[Tensor, Tensor], Tensor] | None = None,
     ):
-        """most_read_again: tokens of contexts that the chunks of a step may read, counted for each of their tokens."""
+        """most_read_again: tokens of contexts that the chunks of a step may read, counted for each of their tokens.
+        likeliest: of hidden states [n, hidden] and rows [n], see Sampling; is recorded for small steps if there is one.
+        """
         self._most_read_again = most_read_again
-        self._model, self._rows, self._hold_slot, self._upload = model, rows, hold_slot, upload
+        self._model, self._rows, self._upload = model, rows, upload
         self._sizes = np.array(sorted(sizes), np.int64)
         most, device = max(sizes), rows.slot_table.device
         self._buffer = torch.zeros(_words(most), dtype=torch.int64, device=device)
         self._query_start = torch.arange(most + 1, dtype=torch.int32, device=device)
+        self._padding = {size: _padding(size, rows.hold_row, hold_slot) for size in sizes}
         self._recorded: dict[int, tuple[Callable[[], object], Sampling]] = {}
         for size in largest_first(sizes, "decode steps"):
             self._fill(None, size)
             replay, hidden = record(lambda size=size: self._compute(size))
             row, length, *_ = self._lines(size)
-            self._recorded[size] = replay, Sampling(hidden, row, length)
+            choose = None
+            if likeliest is not None and size <= MOST_CHOOSING:
+                choose = _replayed(*record(lambda hidden=hidden, row=row: likeliest(hidden, row)))
+            self._recorded[size] = replay, Sampling(hidden, row, length, choose)
 
     def run(self, plan: StepPlan) -> Sampling | None:
         """Launches a step, or returns None if no graph fits it."""
@@ -105,7 +115,9 @@ class Graphs:
         replay()
         count = len(plan.rows)
         if len(plan.tokens) == count and plan.samples.all():
-            return Sampling(padded.hidden[:count], padded.row[:count], padded.length[:count])
+            choose = padded.likeliest
+            first = None if choose is None else lambda: choose()[:count]
+            return Sampling(padded.hidden[:count], padded.row[:count], padded.length[:count], first)
         which = np.flatnonzero(plan.samples)
         last = (np.cumsum(plan.counts) - 1)[which]
         last, row, length = self._upload.together(
@@ -129,18 +141,16 @@ class Graphs:
 
         Lines: of int64 rows and lengths; of int32 tokens, positions, slots and lengths.
         """
-        hold = [self._rows.hold_row, 1], [0, 0, self._hold_slot, 1]
-        packed, width = np.empty(_words(size), np.int64), _width(size)
-        wide = packed[: _WIDE * width].reshape(_WIDE, width)
-        narrow = packed[_WIDE * width :].view(np.int32).reshape(_NARROW, width)
-        wide[:], narrow[:] = (np.array(values)[:, None] for values in hold)
+        packed = self._padding[size].copy()
         if plan is not None:
+            wide, narrow = _host_lines(packed, size)
             count, rows, positions = len(plan.tokens), plan.rows, plan.starts
             if count > len(rows):
                 begins = plan.starts - (np.cumsum(plan.counts) - plan.counts)
                 rows, positions = np.repeat(rows, plan.counts), np.repeat(begins, plan.counts) + np.arange(count)
-            wide[:, :count] = rows, positions + 1
-            narrow[:, :count] = plan.tokens, positions, plan.update_slots, positions + 1
+            wide[0, :count], narrow[0, :count] = rows, plan.tokens
+            narrow[1, :count], narrow[2, :count] = positions, plan.update_slots
+            wide[1, :count] = narrow[3, :count] = positions + 1
         self._upload.into(self._buffer[: len(packed)], packed)
 
     def _lines(self, size: int) -> tuple[Tensor, ...]:
@@ -174,10 +184,32 @@ class Graphs:
         )
 
 
+def _replayed(replay: Callable[[], object], outcome: Tensor) -> Callable[[], Tensor]:
+    def replayed() -> Tensor:
+        replay()
+        return outcome
+
+    return replayed
+
+
 def _read_again(plan: StepPlan) -> int:
     """Tokens that the chunks of a plan see, counted for each of their tokens."""
     counts = plan.counts.astype(np.int64)
     return int((counts * plan.starts + counts * (counts + 1) // 2)[counts > 1].sum())
+
+
+def _padding(size: int, hold_row: int, hold_slot: int) -> np.ndarray:
+    """What the buffer holds of a step without sequences."""
+    packed = np.empty(_words(size), np.int64)
+    wide, narrow = _host_lines(packed, size)
+    wide.T[:], narrow.T[:] = (hold_row, 1), (0, 0, hold_slot, 1)
+    return packed
+
+
+def _host_lines(packed: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
+    """Its lines of int64 and those of int32."""
+    width = _width(size)
+    return packed[: _WIDE * width].reshape(_WIDE, width), packed[_WIDE * width :].view(np.int32).reshape(_NARROW, width)
 
 
 def _width(size: int) -> int:
@@ -198,9 +230,8 @@ def compute_again(compute: Compute) -> tuple[Callable[[], object], Tensor]:
 class CudaRecorder:
     """Records CUDA graphs that share memory: they must be replayed one after another, on one stream."""
 
-    def __init__(self, stream: torch.cuda.Stream):
-        """stream: records; no other work may be on it."""
-        self._stream = stream
+    def __init__(self, device: torch.device):
+        self._stream = torch.cuda.Stream(device)  # recording needs one by itself
         self._memory = torch.cuda.graph_pool_handle()
 
     def __call__(self, compute: Compute) -> tuple[Callable[[], None], Tensor]:

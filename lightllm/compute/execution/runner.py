@@ -47,8 +47,6 @@ class Runner:
             self._group = join(store, rank=rank, ranks=config.tp, device=self._device)
         available = memory.available(self._device)
         self._num_rows = min(config.running_max_req_size, config.batch_max_tokens)
-        # Copies what was sampled to the host; before that, records graphs.
-        self._side_stream = torch.cuda.Stream(self._device) if self._device.type == "cuda" else None
         self._upload, self._stopwatch = Upload(self._device), Stopwatch()
         self._blueprint = read_blueprint(config, self._device)
         self._warm_up: list[StepPlan] = []  # steps that launch all kernels once
@@ -79,7 +77,7 @@ class Runner:
         outcome = self.stepper.launch(plan)
         return Launched(
             plan,
-            Download(outcome.tensors, self._side_stream),
+            Download(outcome.tensors, self._device),
             which=outcome.which,
             logprobs_of=None if outcome.logprobs is None else outcome.logprobs.which,
             has_scores=outcome.scores is not None,
@@ -166,9 +164,9 @@ class Runner:
 
     def _capture(self) -> None:
         """Graphs for the pool as it is."""
-        if self._side_stream is None or not self._graph_sizes:
+        if self._device.type != "cuda" or not self._graph_sizes:
             return
-        record = CudaRecorder(self._side_stream)
+        record = CudaRecorder(self._device)
         with torch.inference_mode():
             # Those that need more memory first, which the others then use too.
             if self._mixed_sizes:

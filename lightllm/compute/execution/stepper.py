@@ -87,6 +87,7 @@ class Stepper:
             upload=self._upload,
             record=record,
             most_read_again=most_read_again,
+            likeliest=self._likeliest if self._group.ranks == 1 and self._model.score is None else None,
         )
 
     def capture_mixed(self, sizes: Sequence[int], record: Recorder) -> None:
@@ -154,13 +155,22 @@ class Stepper:
 
     def _sample(self, plan: StepPlan, sampling: Sampling, which: np.ndarray) -> tuple[Tensor, Logprobs | None]:
         """The next tokens of the sequences `which`, the same on all ranks; the rows remember them."""
+        rows, lengths = plan.rows[which], (plan.starts + plan.counts)[which]
+        is_free = self.masks is None or not self.masks.rule_any(rows)
+        if sampling.likeliest is not None and is_free and self._sampler.takes_likeliest(rows, lengths):
+            return sampling.likeliest(), None
         logits = self._model.logits(sampling.hidden)
         tokens, logprobs = torch.empty_like(sampling.row), None
         if self._group.rank == 0:
-            lengths = (plan.starts + plan.counts)[which]
             on_device = sampling.row, sampling.length
             allowed = None if self.masks is None else self.masks.of(plan, which)
-            tokens, logprobs = self._sampler.sample(logits, plan.rows[which], lengths, on_device, allowed)
+            tokens, logprobs = self._sampler.sample(logits, rows, lengths, on_device, allowed)
         tokens = self._group.broadcast(tokens)
         self._rows.last_token.index_copy_(0, sampling.row, tokens)
         return tokens, logprobs
+
+    def _likeliest(self, hidden: Tensor, row: Tensor) -> Tensor:
+        """The likeliest tokens after hidden [n, hidden], which the rows [n] remember."""
+        tokens = ops.most_likely(self._model.logits(hidden))
+        self._rows.last_token.index_copy_(0, row, tokens)
+        return tokens

@@ -1,5 +1,6 @@
 """Between host and device. On a CPU nothing is copied; on CUDA only `Download.arrays` waits."""
 
+import itertools
 from collections.abc import Sequence
 
 import numpy as np
@@ -42,29 +43,28 @@ class Upload:
 
 def pack(arrays: Sequence[np.ndarray]) -> tuple[np.ndarray, list[int]]:
     """Arrays [n] one after another as bytes, and where each begins."""
-    starts = np.cumsum([0, *(-(-array.nbytes // _ALIGN) * _ALIGN for array in arrays)]).tolist()
-    packed = np.zeros(max(starts[-1], _ALIGN), np.uint8)  # torch cannot view nothing as another type
-    for start, array in zip(starts, arrays, strict=False):
+    *starts, end = starts_in_one([array.nbytes for array in arrays])
+    packed = np.zeros(max(end, _ALIGN), np.uint8)  # torch cannot view nothing as another type
+    for start, array in zip(starts, arrays, strict=True):
         packed[start : start + array.nbytes].view(array.dtype)[:] = array
-    return packed, starts[:-1]
+    return packed, starts
+
+
+def starts_in_one(sizes: Sequence[int]) -> list[int]:
+    """Where parts of so many bytes begin that lie one after another, each aligned, and where the last one ends."""
+    return [0, *itertools.accumulate(-(-size // _ALIGN) * _ALIGN for size in sizes)]
 
 
 class Download:
-    """Tensors on their way to the host."""
+    """Tensors on their way to the host, copied before what is launched next: another stream for a few bytes would cost
+    the host more than it saves the device, and what a graph left would be there only until the graph is replayed."""
 
-    def __init__(self, tensors: Sequence[Tensor], stream: torch.cuda.Stream | None):
-        """stream: what copies on CUDA, so that the next step's kernels do not queue behind the copies."""
+    def __init__(self, tensors: Sequence[Tensor], device: torch.device):
+        self._copies = [tensor.to("cpu", non_blocking=True) for tensor in tensors]
         self._event = None
-        if stream is None:
-            self._copies = list(tensors)
-            return
-        stream.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(stream):
-            self._copies = [tensor.to("cpu", non_blocking=True) for tensor in tensors]
+        if device.type == "cuda":
             self._event = torch.cuda.Event()
-            self._event.record(stream)
-        for tensor in tensors:
-            tensor.record_stream(stream)  # its memory is not used again before it is copied
+            self._event.record()
 
     def is_there(self) -> bool:
         return self._event is None or self._event.query()

@@ -21,7 +21,8 @@ def _cases(facts: Facts):
         lengths = [start + count for start, count in zip(starts, counts, strict=True)]
         new = [max(length - first, 0) for length, first in zip(lengths, told, strict=True)]
         table = torch.randint(0, slots // 2, (rows, width), **make)
-        fresh = (slots // 2 + torch.randperm(slots // 2, device=facts.device))[: sum(new)].to(torch.int32)
+        spare = len(counts) - 1  # behind the last new slot
+        fresh = (slots // 2 + torch.randperm(slots // 2, device=facts.device))[: sum(new) + spare].to(torch.int32)
         yield (
             torch.randint(-1, 100, (sum(counts),), **make),
             torch.randperm(rows, device=facts.device)[: len(counts)],
@@ -54,8 +55,10 @@ def prepare_step(
     int32 from position starts[s] on; a token below 0 stands for last_token[row[s]] ([rows] int64). Its line of
     slot_table [rows, positions] int32 has new_slots[slot_start[s]] ... from position told[s] on. query_start,
     slot_start [sequences + 1] and starts, told [sequences] int32; new_slots [slots] int32; token_of_slot [pool slots]
-    int32. Returns three times [tokens] int64; changes slot_table and token_of_slot.
+    int32. What new_slots has behind the last one is for nobody. Returns three times [tokens] int64; changes slot_table
+    and token_of_slot.
     """
+    new_slots = new_slots[: int(slot_start[-1])]
     owner, place = _owners(slot_start, len(new_slots))
     slot_table.index_put_((row[owner], told.long()[owner] + place), new_slots)
     owner, place = _owners(query_start, len(tokens))

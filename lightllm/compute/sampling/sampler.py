@@ -76,6 +76,10 @@ class Sampler:
             tokens = ops.most_likely(changed)
         return tokens, self._logprobs(logits, tokens, rows) if asked_by_any & Asked.LOGPROBS else None
 
+    def takes_likeliest(self, rows: np.ndarray, lengths: np.ndarray) -> bool:
+        """Whether all that these rows want where they have so many tokens is the largest logit's token."""
+        return not self._parameters.asked(rows, lengths).any()
+
     def _changed(
         self, logits: Tensor, asked: np.ndarray, rows: np.ndarray, lengths: np.ndarray, allowed: Allowed | None
     ) -> Tensor:

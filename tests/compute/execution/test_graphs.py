@@ -75,6 +75,18 @@ def test_a_step_reaches_the_model_padded():
     assert (step.row.tolist(), step.length.tolist()) == ([5, 2, 6], [4, 1, 16])
 
 
+def test_likeliest_tokens_are_chosen_by_what_was_recorded():
+    held = Rows(8, 16, 50, CPU)
+    made = Graphs(
+        lambda batch: batch.tokens.unsqueeze(1), held, 50, [1, 2, 4], upload=Upload(CPU), record=compute_again,
+        likeliest=lambda hidden, row: 10 * hidden[:, 0] + row, most_read_again=100,
+    )  # fmt: skip
+    step = made.run(plan(Run(5, 3, [7], [9]), Run(2, 0, [3], [8]), Run(6, 15, [4], [7])))
+    assert step.likeliest().tolist() == [75, 32, 46]
+    # The tokens of a chunk would all be remembered by its row.
+    assert made.run(plan(Run(5, 3, [7, 8], [9, 10]))).likeliest is None
+
+
 def test_a_chunk_is_computed_as_a_sequence_for_each_token():
     seen = []
 

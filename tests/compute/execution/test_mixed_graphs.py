@@ -98,6 +98,14 @@ def test_a_mixed_step_reaches_the_model_padded(few_places):
     assert (step.hidden.tolist(), step.row.tolist(), step.length.tolist()) == ([[77], [41]], [5, 1], [4, 4])
 
 
+def test_a_prefix_may_be_longer_than_the_step():
+    policy, rows = graphs([8])
+    policy.run(plan(Run(1, 12, [40, 41], range(20, 34), told=0)))
+    assert rows.slot_table[1, :14].tolist() == list(range(20, 34))
+    assert rows.token_of_slot[[32, 33]].tolist() == [40, 41]
+    assert (rows.token_of_slot[:32] == 0).all()
+
+
 def test_nothing_of_a_mixed_step_is_left_in_the_next_one():
     policy, rows = graphs([16])
     policy.run(plan(chunk(1, 5), chunk(2, 1), chunk(3, 3)))

@@ -11,7 +11,7 @@ import triton.language as tl
 from torch import Tensor
 
 from lightllm.compute import ops
-from lightllm.compute.kernels.triton.launch import why_not
+from lightllm.compute.kernels.triton.launch import cdiv, why_not
 
 BLOCK = 256
 
@@ -39,9 +39,9 @@ def _prepare_step(
     known, positions, slots, num_tokens, num_slots, sequences, halvings, table_stride,
     BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """halvings: of all sequences until one is left."""
+    """halvings: of all sequences until one is left. num_slots: of new_slots, of which the last ones may be unused."""
     index_T = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
-    is_slot_T = index_T < num_slots
+    is_slot_T = index_T < tl.minimum(num_slots, tl.load(slot_start + sequences))
     owner_T = _owner(slot_start, index_T, num_slots, sequences, halvings)
     position_T = tl.load(told + owner_T) + index_T - tl.load(slot_start + owner_T)
     new_T = tl.load(new_slots + index_T, mask=is_slot_T, other=0)
@@ -79,7 +79,7 @@ def prepare_step(
     token_of_slot: Tensor,
 ) -> tuple[Tensor, Tensor, Tensor]:
     known, positions, slots = (torch.empty(len(tokens), dtype=torch.int64, device=tokens.device) for _ in range(3))
-    _prepare_step[(triton.cdiv(max(len(tokens), len(new_slots)), BLOCK),)](
+    _prepare_step[(cdiv(max(len(tokens), len(new_slots)), BLOCK),)](
         tokens, row, query_start, slot_start, starts, told, new_slots, slot_table, last_token, token_of_slot,
         known, positions, slots, len(tokens), len(new_slots), len(row), len(row).bit_length(), slot_table.stride(0),
         BLOCK=BLOCK,
