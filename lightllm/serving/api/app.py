@@ -29,7 +29,7 @@ from lightllm.serving.api.tgi import routes as tgi
 def create_app(service: Service) -> ASGIApp:
     """The routes behind what guards them. No middleware but pure ASGI may be added: other triples a token's cost."""
     config = service.config
-    dialects = anthropic.DIALECTS | (tgi.DIALECTS if config.use_tgi_api else {})
+    dialects = anthropic.DIALECTS | responses.DIALECTS | (tgi.DIALECTS if config.use_tgi_api else native.DIALECTS)
     guarded = Guard(_routes(service), Keyring(config.api_key), config.access_log, dialects)
     if not config.allowed_origins:
         return guarded

@@ -4,8 +4,9 @@ Unless a route is another API's: OpenAI's envelope, {"error": {"message", "type"
 """
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 
 import msgspec
 from fastapi import FastAPI, Request, Response
@@ -61,10 +62,28 @@ class Problem:
 
 @dataclass(frozen=True)
 class Dialect:
-    """How an API words an error, and the header in which it names a request."""
+    """How an API words an error, the header in which it names a request, and its names for fields of chats."""
 
     error: Callable[[Problem], msgspec.Struct]
     id_header: bytes = b"x-request-id"
+    names: Mapping[str, str] = field(default_factory=dict)
+
+    def encoded(self, problem: Problem) -> bytes:
+        """The JSON of an error."""
+        return msgspec.json.encode(self.error(self._renamed(problem) if self.names else problem))
+
+    def _renamed(self, problem: Problem) -> Problem:
+        first, *rest = re.split(r"(?=[.\[])", problem.param or "", maxsplit=1)
+        param = "".join([self.names.get(first, first), *rest]) or None
+        pattern = "|".join(_mention(name) for name in sorted(self.names, key=len, reverse=True))
+        message = re.sub(pattern, lambda found: self.names[found[0]], problem.message)
+        return replace(problem, message=message, param=param)
+
+
+def _mention(name: str) -> str:
+    """A pattern of the field's name in a message. A name that is a word counts only where no word could stand."""
+    end = r"\b" if "_" in name else r"(?=[=.\[]\S| is not supported)"
+    return rf"(?<![\w.'-]){re.escape(name)}{end}"
 
 
 def envelope(problem: Problem) -> ErrorEnvelope:
@@ -79,7 +98,7 @@ OPENAI = Dialect(envelope)
 
 def encoded(status: int, message: str, *, dialect: Dialect = OPENAI) -> bytes:
     """The JSON of an error."""
-    return msgspec.json.encode(dialect.error(Problem(status, printable(message, LONGEST_MESSAGE))))
+    return dialect.encoded(Problem(status, printable(message, LONGEST_MESSAGE)))
 
 
 def event(status: int, message: str) -> bytes:
@@ -108,7 +127,7 @@ def response(
         status, printable(message, LONGEST_MESSAGE), param and printable(param, 100), state.get("request_id", "")
     )
     dialect: Dialect = state.get("dialect", OPENAI)
-    return Response(msgspec.json.encode(dialect.error(problem)), status, headers, media_type="application/json")
+    return Response(dialect.encoded(problem), status, headers, media_type="application/json")
 
 
 def _methods_of(request: Request) -> list[str]:

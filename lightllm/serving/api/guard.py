@@ -27,7 +27,7 @@ class Guard:
     """Lets requests through to `app` that may pass. scope["state"] has their `caller`, `request_id` and `dialect`."""
 
     def __init__(self, app: ASGIApp, keyring: Keyring, access_log: AccessLog, dialects: Mapping[str, Dialect]):
-        """`dialects`: of paths that are not OpenAI's."""
+        """`dialects`: of paths with words of their own."""
         self._app, self._keyring, self._dialects = app, keyring, dialects
         self._note = {"off": None, "text": _as_text, "json": _as_json}[access_log]
         self._log = _access_logger()

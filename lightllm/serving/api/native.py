@@ -18,6 +18,7 @@ from lightllm.serving.api import body as bodies
 from lightllm.serving.api.body import Int
 from lightllm.serving.api.chunks import TokenEvent
 from lightllm.serving.api.documents import described
+from lightllm.serving.api.errors import Dialect, envelope
 from lightllm.serving.api.event_stream import EventStream
 from lightllm.serving.api.generation import Generation
 from lightllm.serving.api.logprobs import for_prompt
@@ -41,6 +42,15 @@ NEUTRAL: dict[str, tuple[object, ...]] = {
     "suggested_dp_index": (-1,),
     "move_kv_to_decode_node": (),
 }
+
+
+_NAMES = {
+    "max_tokens": "max_new_tokens",
+    "min_tokens": "min_new_tokens",
+    "stop": "stop_sequences",
+    "prompt": "inputs",
+}
+DIALECTS = dict.fromkeys(("/", "/generate", "/generate_stream"), Dialect(envelope, names=_NAMES))
 
 
 class Parameters(msgspec.Struct, kw_only=True, forbid_unknown_fields=True, frozen=True):

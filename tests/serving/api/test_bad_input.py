@@ -75,6 +75,26 @@ def test_the_place_of_a_mistake_is_named(http):
     assert "Expected `object`, got `str`" in response.json()["error"]["message"]
 
 
+HELLO = [{"role": "user", "content": "hello"}]
+OWN_NAMES = [
+    ("/v1/responses", {"input": "a", "max_output_tokens": 10**6}, "max_output_tokens=1000000"),
+    ("/v1/responses", {"input": "a", "text": {"format": {"type": "xml"}}}, "text.format.type='xml'"),
+    ("/v1/responses", {"input": "a", "text": {"verbosity": "low"}}, "text.verbosity is"),
+    ("/generate", {"inputs": "a", "parameters": {"max_new_tokens": 10**6}}, "max_new_tokens=1000000"),
+    ("/generate", {"inputs": "a", "parameters": {"stop_sequences": [""]}}, "stop_sequences=['']"),
+    ("/v1/messages", {"model": MODEL, "messages": HELLO, "max_tokens": 5, "stop_sequences": [""]}, "stop_sequences="),
+    ("/v1/completions", {"prompt": "a", "max_tokens": 10**6}, " max_tokens=1000000"),
+]
+
+
+@pytest.mark.parametrize(("path", "body", "says"), OWN_NAMES)
+def test_fields_are_named_as_the_route_names_them(http, path, body, says):
+    error = http.post(path, json=body).json()["error"]
+    assert says in error["message"]
+    param = error.get("param") or says
+    assert says.strip().startswith(param.split("[")[0])
+
+
 def test_lengths_are_refused_with_numbers_and_knob(http):
     message = http.post("/v1/completions", json={"prompt": [1] * 1000, "max_tokens": 4000}).json()["error"]["message"]
     assert all(part in message for part in ("1000", "4000", "5000", "4096", "--max_req_total_len"))

@@ -38,4 +38,11 @@ def worded(problem: Problem) -> AnthropicError:
     return AnthropicError(error=AnthropicErrorBody(kind, at + problem.message), request_id=problem.request_id)
 
 
-DIALECT = Dialect(worded, id_header=b"request-id")
+NAMES = {
+    "stop": "stop_sequences",
+    "reasoning_effort": "output_config.effort",
+    "response_format": "output_config.format",
+    "response_format.json_schema": "output_config.format",
+    "tool_choice=required": "tool_choice.type any",
+}
+DIALECT = Dialect(worded, id_header=b"request-id", names=NAMES)

@@ -10,6 +10,7 @@ from lightllm.base.errors import RequestError
 from lightllm.serving.api import body as bodies
 from lightllm.serving.api import openai_chat
 from lightllm.serving.api.documents import described
+from lightllm.serving.api.errors import Dialect, envelope
 from lightllm.serving.api.event_stream import EventStream
 from lightllm.serving.api.kept import archive_of, as_json, caller_of
 from lightllm.serving.api.openai import json
@@ -28,6 +29,16 @@ from lightllm.serving.api.responses.events import ResponseEvent
 from lightllm.serving.api.responses.writing import ResponseForm, Writing
 from lightllm.serving.api.service import Service
 
+_NAMES = {
+    "max_tokens": "max_output_tokens",
+    "messages": "input",
+    "reasoning_effort": "reasoning.effort",
+    "response_format": "text.format",
+    "response_format.json_schema": "text.format",
+    "verbosity": "text.verbosity",
+}
+_DIALECT = Dialect(envelope, names=_NAMES)
+DIALECTS = dict.fromkeys(("/v1/responses", "/v1/responses/input_tokens"), _DIALECT)
 _decoder = msgspec.json.Decoder(ResponsesBody)
 _input_tokens_decoder = msgspec.json.Decoder(InputTokensBody)
 

@@ -16,4 +16,5 @@ def worded(problem: Problem) -> TgiError:
     return TgiError(problem.message, _TYPES.get(problem.status, "generation"))
 
 
-DIALECT = Dialect(worded)
+NAMES = {"max_tokens": "max_new_tokens", "truncate_prompt_tokens": "truncate", "prompt": "inputs"}
+DIALECT = Dialect(worded, names=NAMES)
