@@ -1,12 +1,12 @@
 """Work that may take too long, or too much memory, in a child of this process that can be ended."""
 
 import contextlib
+import math
 import os
 import resource
 import select
 import signal
 import time
-import warnings
 from collections.abc import Callable
 from pathlib import Path
 
@@ -22,11 +22,8 @@ class ForkedError(Exception):
 def in_child(work: Callable[[], bytes], *, timeout_s: float) -> bytes:
     """What `work` returns, which runs without threads, files or sockets of this process. Raises ForkedError."""
     readable, writable = os.pipe()
-    with warnings.catch_warnings():
-        # Other threads may hold locks that the child then waits for in vain: until it is ended.
-        warnings.simplefilter("ignore", DeprecationWarning)
-        pid = os.fork()
-    if pid == 0:
+    # Other threads may hold locks that the child then waits for in vain: until it is ended.
+    if (pid := os.fork()) == 0:
         _be_child(work, writable, timeout_s)
     os.close(writable)
     try:
@@ -46,8 +43,9 @@ def in_child(work: Callable[[], bytes], *, timeout_s: float) -> bytes:
 def _be_child(work: Callable[[], bytes], writable: int, timeout_s: float) -> None:
     """Never returns."""
     try:
-        # The child outlives its parent no longer than this.
-        resource.setrlimit(resource.RLIMIT_CPU, (int(timeout_s) + 2, int(timeout_s) + 2))
+        # A child that outlives its parent does not do so for long.
+        seconds = 1 + math.ceil(timeout_s) * (os.cpu_count() or 1)
+        resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds))
         pages = int(Path("/proc/self/statm").read_text().split()[0])
         most = pages * resource.getpagesize() + _MOST_MEMORY
         resource.setrlimit(resource.RLIMIT_AS, (most, most))

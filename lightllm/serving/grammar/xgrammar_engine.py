@@ -141,9 +141,9 @@ def _tokens(
 def _probe(compiled: xgrammar.CompiledGrammar, *, words: int) -> None:
     """Raises UnenforceableError if there is nothing that it allows, or masks take long: tries some answers."""
     draw, mask = random.Random(0), np.zeros((1, words), np.int32)
-    matcher, began = xgrammar.GrammarMatcher(compiled), time.thread_time()
+    began = started = time.thread_time()
+    matcher = xgrammar.GrammarMatcher(compiled)
     for _ in range(_PROBE_TOKENS):
-        started = time.thread_time()
         matcher.fill_next_token_bitmask(mask, 0)
         if time.thread_time() - started > _SLOW_S:
             raise UnenforceableError(
@@ -153,6 +153,7 @@ def _probe(compiled: xgrammar.CompiledGrammar, *, words: int) -> None:
         allowed = np.flatnonzero(np.unpackbits(mask.view(np.uint8), bitorder="little"))
         if not len(allowed):
             raise UnenforceableError("nothing satisfies it")
+        started = time.thread_time()
         matcher.accept_token(int(draw.choice(allowed)))
         if matcher.is_terminated():
             matcher.reset()

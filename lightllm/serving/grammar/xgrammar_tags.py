@@ -17,7 +17,8 @@ SPECIAL = b"\x01\xff"
 _NEVER = "\x01"
 _MOST_WHITE = 20  # characters between two tokens of JSON: a line break and an indentation
 _STRING_OR_COMMENT = re.compile(r'"(?:\\.|[^"\\])*"|\[(?:\\.|[^\]\\])*\]|#.*')
-_EXTENSION = re.compile(r"\w+\s*\(\s*\(|\b(?:Tag|Token|TagDispatch|TokenTagDispatch|ExcludeToken)\b|\(\s*=")
+# xgrammar's own functions, and a look-ahead that it does not enforce.
+_EXTENSION = re.compile(r"\b(?:Token|ExcludeToken|TagDispatch|TokenTagDispatch|Regex|Substring)\s*\(|\(\s*=")
 
 
 def tag_of(grammar: Grammar, special_tokens: Mapping[str, int]) -> Format:

@@ -139,12 +139,14 @@ def test_larks_notation_is_known_to_llguidance_alone():
         'root ::= Token(2) "a"',
         'root ::= TagDispatch(("a", b))\nb ::= "c"',
         'root ::= "a" (="b")',
+        'root ::= Regex("a")',
     ],
 )
 def test_what_is_not_gbnf_is_refused_by_xgrammar(rules):
     with pytest.raises(UnenforceableError, match="not (in )?GBNF"):
         engine("xgrammar").compile(ContextFree(rules))
-    assert follows(ContextFree('root ::= "Token(2)" [(=] # (= TagDispatch'), "Token(2)(", "xgrammar")
+    nested = ContextFree('root ::= token ((token | [(=]) "Token(2)") # (= TagDispatch(\ntoken ::= "a"')
+    assert follows(nested, "a(Token(2)", "xgrammar")
 
 
 def test_a_schema_cannot_loosen_its_own_enforcement():
