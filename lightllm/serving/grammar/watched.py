@@ -10,7 +10,7 @@ from lightllm.serving.grammar.engine import HopelessError
 
 Call = Callable[[], None]
 
-_LOOK_S = 0.02  # how often a call that is not over is looked at
+_LOOK_S = 0.01  # how often a call that is not over is looked at
 _MOST_LOST = 8  # threads; a process that has lost more is better replaced
 
 

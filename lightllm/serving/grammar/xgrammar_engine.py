@@ -24,7 +24,7 @@ from lightllm.serving.grammar.xgrammar_tags import SPECIAL, tag_of
 
 _MOST_THREADS = 8
 _MOST_BYTES = 64 << 20  # of a compiled grammar
-_LIMIT_S = 0.25  # of processor time for one mask, and the tokens before it
+_LIMIT_S = 0.06  # of processor time for one mask and the token before it: others of the same step wait as long
 _PROBE_TOKENS, _PROBE_S, _SLOW_S = 40, 1.0, 0.03  # how many masks are tried, for how long, and what each may take
 _LONGEST_REASON = 500  # characters
 

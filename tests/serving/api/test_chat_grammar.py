@@ -12,7 +12,7 @@ from lightllm.serving.api.tool_choice import ToolChoice
 from lightllm.serving.parsing.choice import REASONING_FORMATS, TOOL_FORMATS
 from lightllm.serving.parsing.forms import Tool
 from lightllm.serving.parsing.reasoning import Beginning
-from tests.serving.grammar.engines import follows
+from tests.serving.grammar.engines import every_engine, follows
 
 TOOLS = {format.name: format for format in TOOL_FORMATS}
 REASONING = {format.name: format for format in REASONING_FORMATS}
@@ -41,57 +41,63 @@ def test_tools_that_are_not_strict_leave_the_answer_free():
 
 
 @pytest.mark.parametrize("several", [False, True])
-def test_a_required_call_is_all_there_is(several):
+@every_engine
+def test_a_required_call_is_all_there_is(several, mode):
     required = grammar(ToolChoice([LOOSE], is_required=True, several=several))
-    assert follows(required, CALL)
-    assert follows(required, f"{CALL}\n{CALL}") is several
-    assert not follows(required, "hello")
-    assert not follows(required, CALL.replace("1", "3"))
+    assert follows(required, CALL, mode)
+    assert follows(required, f"{CALL}\n{CALL}", mode) is several
+    assert not follows(required, "hello", mode)
+    assert not follows(required, CALL.replace("1", "3"), mode)
 
 
 @pytest.mark.parametrize("several", [False, True])
-def test_a_strict_tool_may_be_left_alone_but_not_called_wrongly(several):
+@every_engine
+def test_a_strict_tool_may_be_left_alone_but_not_called_wrongly(several, mode):
     strict = grammar(ToolChoice([STRICT], several=several))
-    assert follows(strict, "hello")
-    assert follows(strict, f"so {CALL}")
-    assert follows(strict, f"{CALL}\n{CALL}") is several
-    assert not follows(strict, CALL.replace("1", "3"))
+    assert follows(strict, "hello", mode)
+    assert follows(strict, f"so {CALL}", mode)
+    assert follows(strict, f"{CALL}\n{CALL}", mode) is several
+    assert not follows(strict, CALL.replace("1", "3"), mode)
 
 
-def test_what_was_asked_for_is_the_answer_where_no_tool_is_called():
+@every_engine
+def test_what_was_asked_for_is_the_answer_where_no_tool_is_called(mode):
     either = grammar(ToolChoice([LOOSE]), ANSWER)
-    assert follows(either, '"yes"')
-    assert follows(either, CALL)
-    assert not follows(either, "hello")
+    assert follows(either, '"yes"', mode)
+    assert follows(either, CALL, mode)
+    assert not follows(either, "hello", mode)
 
 
-def test_what_is_asked_for_comes_after_the_reasoning():
+@every_engine
+def test_what_is_asked_for_comes_after_the_reasoning(mode):
     open_ = grammar(asked=ANSWER, reasoning="qwen3")
-    assert follows(open_, '"yes"')
-    assert follows(open_, '<think>\nno, {"or"} so\n</think>\n\n"yes"')
-    assert not follows(open_, "<think>\nhm\n</think>\n\nhm")
+    assert follows(open_, '"yes"', mode)
+    assert follows(open_, '<think>\nno, {"or"} so\n</think>\n\n"yes"', mode)
+    assert not follows(open_, "<think>\nhm\n</think>\n\nhm", mode)
     begun = grammar(asked=ANSWER, reasoning="qwen3", beginning=Beginning(("<think>", "</think>")))
-    assert follows(begun, 'no, or so\n</think>\n\n"yes"')
-    assert not follows(begun, '"yes"')
+    assert follows(begun, 'no, or so\n</think>\n\n"yes"', mode)
+    assert not follows(begun, '"yes"', mode)
     answers = grammar(asked=ANSWER, reasoning="qwen3", beginning=Beginning(is_answer=True))
     assert answers == ANSWER
 
 
-def test_a_required_call_comes_after_the_reasoning():
+@every_engine
+def test_a_required_call_comes_after_the_reasoning(mode):
     required = grammar(ToolChoice([LOOSE], is_required=True), reasoning="deepseek_r1")
-    assert follows(required, f"<think>hm</think>\n{CALL}")
-    assert not follows(required, "<think>hm</think>\nhello")
+    assert follows(required, f"<think>hm</think>\n{CALL}", mode)
+    assert not follows(required, "<think>hm</think>\nhello", mode)
 
 
-def test_harmony_says_where_each_part_goes():
+@every_engine
+def test_harmony_says_where_each_part_goes(mode):
     analysis = "<|channel|>analysis<|message|>hm<|end|><|start|>assistant"
     text = grammar(asked=ANSWER, tools="gpt_oss", reasoning="gpt_oss")
-    assert follows(text, f'{analysis}<|channel|>final<|message|>"yes"')
-    assert not follows(text, f"{analysis}<|channel|>final<|message|>hm")
+    assert follows(text, f'{analysis}<|channel|>final<|message|>"yes"', mode)
+    assert not follows(text, f"{analysis}<|channel|>final<|message|>hm", mode)
     call = grammar(ToolChoice([LOOSE], is_required=True), tools="gpt_oss", reasoning="gpt_oss")
     written = "<|channel|>commentary to=functions.f <|constrain|>json<|message|>"
-    assert follows(call, f'{analysis}{written}{{"x": 1}}<|call|>')
-    assert not follows(call, f'{analysis}<|channel|>final<|message|>{{"x": 1}}')
+    assert follows(call, f'{analysis}{written}{{"x": 1}}<|call|>', mode)
+    assert not follows(call, f'{analysis}<|channel|>final<|message|>{{"x": 1}}', mode)
 
 
 def test_what_cannot_be_told_from_text_is_refused():
