@@ -86,6 +86,27 @@ def test_stored_chats_are_the_same_in_every_api_process(clients):
     assert not three.list(metadata={"topic": "more"}).data
 
 
+def test_a_response_is_followed_in_other_api_processes_while_it_is_written(clients):
+    one, two, three = (client.responses for client, _ in clients)
+    running = one.create(**ENDLESS, max_output_tokens=100)
+    with two.retrieve(running.id, stream=True) as stream:
+        events = list(stream)
+    assert [event.sequence_number for event in events] == list(range(len(events)))
+    assert events[-1].response == three.retrieve(running.id)
+    assert events[-1].response.usage.output_tokens == 100
+    with three.retrieve(running.id, stream=True, starting_after=5) as rest:
+        assert list(rest) == events[6:]
+
+
+def test_a_response_that_another_api_process_deletes_is_not_written_on(server, clients):
+    one, two, three = (client.responses for client, _ in clients)
+    running = one.create(**ENDLESS, max_output_tokens=3000)
+    two.delete(running.id)
+    assert eventually(lambda: server.metric("batch_current_size") == 0)
+    with pytest.raises(NotFoundError):
+        three.retrieve(running.id)
+
+
 def test_a_response_is_cancelled_from_another_api_process(clients):
     one, two, three = (client.responses for client, _ in clients)
     running = one.create(**ENDLESS, max_output_tokens=3000)

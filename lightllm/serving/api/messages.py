@@ -64,6 +64,10 @@ DescribedTool = Annotated[
                             "anyOf": [{"type": "object"}, _OPTIONAL],
                             "description": "JSON schema of its arguments",
                         },
+                        "strict": {
+                            "anyOf": [{"type": "boolean"}, _OPTIONAL],
+                            "description": "Whether arguments are held to it",
+                        },
                     },
                     "required": ["name"],
                 },

@@ -20,7 +20,7 @@ from lightllm.serving.api.messages import DescribedMessage, DescribedTool
 from lightllm.serving.api.one_call import OneCall
 from lightllm.serving.api.openai import json
 from lightllm.serving.api.service import Service
-from lightllm.serving.api.tool_choice import tool_choice
+from lightllm.serving.api.tool_choice import DescribedChoice, tool_choice
 from lightllm.serving.parsing.reasoning import Beginning
 from lightllm.serving.records import Update, joined
 from lightllm.serving.text.chat_template import ChatTemplate
@@ -46,7 +46,7 @@ class ChatBody(GenerationBody, kw_only=True, forbid_unknown_fields=True, frozen=
     logprobs: bool | None = None
     top_logprobs: Int | None = None
     tools: list[DescribedTool] | None = None
-    tool_choice: Any = None
+    tool_choice: DescribedChoice = None
     parallel_tool_calls: bool | None = None
     add_generation_prompt: bool | None = None
     continue_final_message: bool | None = None

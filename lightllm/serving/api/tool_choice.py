@@ -2,10 +2,49 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
+
+import msgspec
 
 from lightllm.base.errors import RequestError
 from lightllm.serving.parsing.forms import Tool
+
+_NAMED = {
+    "type": "object",
+    "properties": {
+        "type": {"const": "function"},
+        "function": {
+            "type": "object",
+            "properties": {"name": {"type": "string"}},
+            "required": ["name"],
+            "additionalProperties": False,
+        },
+    },
+    "required": ["type", "function"],
+    "additionalProperties": False,
+}
+_ALLOWED = {
+    "type": "object",
+    "properties": {
+        "type": {"const": "allowed_tools"},
+        "allowed_tools": {
+            "type": "object",
+            "properties": {
+                "mode": {"enum": ["auto", "required"]},
+                "tools": {"type": "array", "items": _NAMED, "minItems": 1},
+            },
+            "required": ["mode", "tools"],
+            "additionalProperties": False,
+        },
+    },
+    "required": ["type", "allowed_tools"],
+    "additionalProperties": False,
+}
+# What is checked here, for the OpenAPI document.
+DescribedChoice = Annotated[
+    Any,
+    msgspec.Meta(extra_json_schema={"anyOf": [{"enum": ["none", "auto", "required", None]}, _NAMED, _ALLOWED]}),
+]
 
 
 @dataclass(frozen=True)
