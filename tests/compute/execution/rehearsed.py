@@ -164,7 +164,7 @@ def test_no_step_needs_a_kernel_that_was_not_rehearsed(model, card, noted, monke
     assert practise(blueprint, needed, noted, graph_sizes=[1, 256], mixed_sizes=[32, 1024]) == needed
     assert noted == rehearsed
     expected = {"_attend_decodes", "_attend_chunks", "_draw_chunk", "_sum_chunk"}
-    expected |= {"_add", "_gate", "_rotate"} if model is JOINED else set()
+    expected |= {"_add", "_gate", "_rotate", "_multiply_gated", "_multiply_rotated"} if model is JOINED else set()
     assert expected <= {kernel for kernel, _ in rehearsed}
 
     upload = Upload(torch.device("cpu"))

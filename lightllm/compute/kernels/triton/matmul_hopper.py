@@ -313,7 +313,9 @@ def _why_not(x: Tensor, weight: Tensor, output_blocks: int, least_share: float) 
     programs = card(x.device).multiprocessors
     rounds = -(-_blocks(len(x)) * output_blocks // programs)
     tiles = len(x) / (2 * ROWS.value) * output_blocks
-    if len(x) < FEWEST_TOKENS or tiles < least_share * rounds * programs:
+    # Kernels are compiled at start by steps of a few sizes, of tensors without memory.
+    is_full = x.is_meta or tiles >= least_share * rounds * programs
+    if len(x) < FEWEST_TOKENS or not is_full:
         return f"{len(x)} tokens leave too many programs without a tile"
     return None
 
