@@ -1,6 +1,9 @@
 """Steps without weights, memory or results: so that kernels are compiled while weights are still being read."""
 
-from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+import sys
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from types import ModuleType
 from typing import Any
 
 import torch
@@ -16,8 +19,26 @@ from lightllm.compute.layers.decoder import CausalLM
 from lightllm.compute.parallel.mesh import Group, Mesh
 
 META = torch.device("meta")
+_COMPILER = "torch._dynamo"
 
 
+@contextmanager
+def _without_torchs_compiler() -> Iterator[None]:
+    """Operations on tensors without memory import torch's compiler when they are first called, which takes seconds,
+    only to be left alone by it. Here they find something else that leaves them alone."""
+    if _COMPILER in sys.modules:
+        yield
+        return
+    stand_in: Any = ModuleType(_COMPILER)
+    stand_in.disable = lambda function, *_, **__: function
+    sys.modules[_COMPILER] = torch._dynamo = stand_in
+    try:
+        yield
+    finally:
+        del sys.modules[_COMPILER], torch._dynamo
+
+
+@_without_torchs_compiler()
 @torch.inference_mode()
 def rehearse(
     blueprint: Blueprint,

@@ -2,6 +2,7 @@
 process of its own: here launching a kernel compiles it for an H200 at most, and runs nothing."""
 
 import itertools
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,7 @@ import pytest
 import torch
 import triton
 import triton.language as tl
+from triton.runtime import driver
 from triton.runtime.jit import JITFunction
 
 from tests.compute.kernels import hopper  # isort: skip  (changes Triton, so before any kernel)
@@ -144,6 +146,13 @@ def test_blocks_alike_are_rehearsed_once(noted, monkeypatch):
     assert rehearsed(2)[0] < rehearsed(3, windows=(1,))[0]
 
 
+def test_torchs_own_compiler_is_not_imported(noted):
+    """It takes seconds, and many operations on tensors without memory ask for it."""
+    kernels.load(Facts(torch.device("cuda"), HALF))
+    practise(Blueprint(Path(), LLAMA, torch.device("cuda"), HALF, LONGEST), made_up_ones(), noted)
+    assert "torch._dynamo" not in sys.modules
+
+
 @pytest.mark.parametrize(
     ("model", "card"),
     [(LLAMA, hopper.H200), (MISTRAL, hopper.H200), (QWEN, AMPERE), (MIXTRAL, hopper.H200), (JOINED, hopper.H200)],
@@ -190,16 +199,18 @@ def test_no_step_needs_a_kernel_that_was_not_rehearsed(model, card, noted, monke
             meets(random_plan(generator))
 
 
-def test_kernels_are_compiled_beside_other_work_and_once():
+def test_kernels_are_compiled_beside_other_work_and_once(monkeypatch):
     def launched(dtype):
         activation.silu_and_mul(torch.empty(3, 64, dtype=dtype, device=META))
 
-    lines, named = [], []
+    lines, named, launchers = [], [], []
+    monkeypatch.setattr(driver.active, "launcher_cls", lambda source, metadata: launchers.append(source.name))
     with compiling.compiled_beside(
         lambda count: launched(torch.float16), lambda *line: lines.append(line[0] % line[1:])
     ):
         torch.ones(3).sum()
     assert lines[0].startswith("kernels: 1 ")
+    assert launchers == ["_silu_and_mul"]
     compiling.tell_of_each(named.append)
     try:
         launched(torch.float16)

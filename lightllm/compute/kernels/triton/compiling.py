@@ -3,11 +3,12 @@
 import os
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any
 
 import triton
+from triton.runtime import driver
 from triton.runtime.jit import JITFunction
 
 # Passes of the compiler run beside one another; what Python does of a kernel takes about a tenth of its time.
@@ -26,7 +27,7 @@ def compiled_beside(call: Callable[[Callable[[], int]], object], say: Callable[.
     """
     began = time.perf_counter()
     threads = min(len(os.sched_getaffinity(0)), _MOST_THREADS)
-    with ThreadPoolExecutor(threads, "compiler") as executor:
+    with _Compilers(threads, "compiler") as executor:
         with triton.AsyncCompileMode(executor) as compiler:
             with _nothing_launched():
                 call(lambda: len(compiler.future_kernels))
@@ -34,6 +35,18 @@ def compiled_beside(call: Callable[[Callable[[], int]], object], say: Callable[.
             say("kernels: %d are compiled, or read from the cache, by %d threads", count, threads)
             yield
         say("kernels: ready after %.1f s, of which finding them took %.1f", time.perf_counter() - began, found)
+
+
+class _Compilers(ThreadPoolExecutor):
+    """Besides each kernel they build what launches it: C, which would be compiled at its first launch, one by one."""
+
+    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
+        def compile_both() -> Any:
+            kernel = fn(*args, **kwargs)
+            driver.active.launcher_cls(kernel.src, kernel.metadata)
+            return kernel
+
+        return super().submit(compile_both)
 
 
 @contextmanager
