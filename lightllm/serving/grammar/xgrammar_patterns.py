@@ -19,10 +19,9 @@ _KNOWN_ESCAPES = "dDwWsSnrtfv0xu"
 _OPERATORS = frozenset({"(", "(?:", "(?<", ")", "|", "*", "+", "?", "{", "}", "[", "]"})
 _CONTROLS = {"n": 10, "r": 13, "t": 9, "f": 12, "v": 11, "0": 0}
 _CARET = ord("^")
-_SURROGATES = (0xD800, 0xDFFF)
 _ALL: Ranges = ((0, 0x10FFFF),)
-_NOT_IN_TEXT: Ranges = (_SURROGATES,)
-_NOT_IN_JSON: Ranges = ((0, 0x1F), (ord('"'), ord('"')), (ord("\\"), ord("\\")), _SURROGATES)
+_NONE: Ranges = ()
+_NOT_IN_JSON: Ranges = ((0, 0x1F), (ord('"'), ord('"')), (ord("\\"), ord("\\")))
 _NEWLINE: Ranges = ((10, 10),)
 _WHITE: Ranges = ((9, 13), (32, 32), (0xA0, 0xA0), (0x2028, 0x2029))
 _WORD: Ranges = ((48, 57), (65, 90), (95, 95), (97, 122))
@@ -31,7 +30,7 @@ _WORD: Ranges = ((48, 57), (65, 90), (95, 95), (97, 122))
 def whole(pattern: str) -> str:
     """For text that it has to match as a whole. Raises UnenforceableError."""
     branches = [_without_ends(branch) for branch in _branches(pattern)]
-    return "|".join("".join(_written(part, _NOT_IN_TEXT) for part in parts) for parts, _, _ in branches)
+    return "|".join("".join(_written(part, _NONE) for part in parts) for parts, _, _ in branches)
 
 
 def in_json(pattern: str) -> str:
@@ -49,6 +48,8 @@ def _branches(pattern: str) -> list[list[str]]:
     """The parts of each of its alternatives."""
     depth, branches = 0, [[]]
     for part in _PART.findall(pattern):
+        if part == "\\":
+            raise UnenforceableError("a pattern ends with a backslash")
         if part == "(?" or (part[0] == "\\" and part[1].isalnum() and part[1] not in _KNOWN_ESCAPES):
             raise UnenforceableError(
                 f"a pattern has {part}...: xgrammar knows no look-around, flags, references, boundaries, or properties "
@@ -97,7 +98,8 @@ def _members(inside: str) -> Ranges:
             first = ((first[0][0], _one(members[1])[-1][1]),)
             del members[:2]
         ranges += first
-    return _without(_ALL, ranges) if negated else _without(ranges, ())
+    others = _without(_ALL, ranges)
+    return others if negated else _without(_ALL, others)
 
 
 def _one(part: str) -> Ranges:
@@ -113,7 +115,7 @@ def _one(part: str) -> Ranges:
 
 
 def _without(ranges: Sequence[tuple[int, int]], others: Sequence[tuple[int, int]]) -> Ranges:
-    left = sorted(ranges)
+    left = list(ranges)
     for low, high in others:
         left = [
             piece
@@ -121,15 +123,23 @@ def _without(ranges: Sequence[tuple[int, int]], others: Sequence[tuple[int, int]
             for piece in ((first, min(last, low - 1)), (max(first, high + 1), last))
             if piece[0] <= piece[1]
         ]
-    return tuple(dict.fromkeys(left))
+    return tuple(left)
 
 
 def _class(ranges: Ranges) -> str:
+    if ranges == _ALL:
+        return r"[\s\S]"
+    if ranges[-1][1] == _ALL[-1][1]:  # as what is left out: xgrammar makes far smaller automata of that
+        return f"[^{_listed(_without(_ALL, ranges))}]"
     if ranges == ((_CARET, _CARET),):
         return r"\^"
     if ranges[0][0] == _CARET:  # xgrammar takes one that comes first for a negation, escaped or not
         ranges = (*_without(ranges, ((_CARET, _CARET),)), (_CARET, _CARET))
-    return "[" + "".join(_code(a) if a == b else f"{_code(a)}-{_code(b)}" for a, b in ranges) + "]"
+    return f"[{_listed(ranges)}]"
+
+
+def _listed(ranges: Ranges) -> str:
+    return "".join(_code(a) if a == b else f"{_code(a)}-{_code(b)}" for a, b in ranges)
 
 
 def _code(code: int) -> str:
