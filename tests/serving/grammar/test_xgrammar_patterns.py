@@ -18,8 +18,8 @@ ENFORCED = (
 )  # fmt: skip
 REFUSED = {
     "^(?=a).": "look-around", "(?<!a)b": "look-around", "(?i)a": "flags", r"(a)\1": r"\\1", r"a\b": r"\\b",
-    r"\p{L}": r"\\p", r"\Aa": r"\\A", "a^b": "middle", "(^a)$": "middle", "$a": "middle", "a\\": "backslash", '^"a': "escape",
-    r"^\\$": "escape", r"a\n": "escape", r"[\n]": "escape", r"^[\x00-\x1f]$": "escape",
+    r"\p{L}": r"\\p", r"\Aa": r"\\A", "a^b": "middle", "(^a)$": "middle", "$a": "middle", "a\\": "backslash",
+    '^"a': "escape", r"^\\$": "escape", r"a\n": "escape", r"[\n]": "escape", r"^[\x00-\x1f]$": "escape",
 }  # fmt: skip
 
 
