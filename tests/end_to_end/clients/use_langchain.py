@@ -2,10 +2,12 @@
 
 import asyncio
 import sys
+from typing import Literal
 
 from langchain_core.messages import HumanMessage, ToolMessage
 from langchain_core.tools import tool
 from langchain_openai import ChatOpenAI, OpenAI
+from pydantic import BaseModel
 
 URL, KEY = sys.argv[1:]
 COMMON = {"model": "lightllm-demo", "base_url": f"{URL}/v1", "api_key": KEY, "temperature": 0, "max_retries": 0}
@@ -41,6 +43,29 @@ def tools() -> None:
     assert streamed.tool_calls[0]["args"] == {"city": "Paris"}
 
 
+def forced_tools() -> None:
+    forced = {"tool_choice": "any", "parallel_tool_calls": False, "strict": True}
+    for kind in ({}, {"use_responses_api": True}):
+        chat = ChatOpenAI(**COMMON, **kind).bind_tools([get_weather], **forced)
+        [call] = chat.invoke("What is 25 + 17?").tool_calls
+        assert (call["name"], list(call["args"])) == ("get_weather", ["city"])
+
+
+class Weather(BaseModel):
+    """The weather of a city."""
+
+    condition: Literal["sunny", "cloudy", "rainy"]
+    wind: Literal["none", "some", "much"]
+
+
+def answers_of_a_type() -> None:
+    for method in ("json_schema", "function_calling"):
+        chat = ChatOpenAI(**COMMON).with_structured_output(Weather, method=method)
+        assert isinstance(chat.invoke("What is the weather in Paris?"), Weather)
+    chat = ChatOpenAI(use_responses_api=True, **COMMON).with_structured_output(Weather)
+    assert isinstance(chat.invoke("What is the weather in Paris?"), Weather)
+
+
 def completions() -> None:
     text = OpenAI(max_tokens=5, **COMMON)
     assert text.invoke("1 2 3 4 5") == "".join(text.stream("1 2 3 4 5"))
@@ -56,5 +81,7 @@ async def at_the_same_time() -> None:
 
 whole_and_streamed()
 tools()
+forced_tools()
+answers_of_a_type()
 completions()
 asyncio.run(at_the_same_time())

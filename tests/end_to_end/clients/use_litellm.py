@@ -3,8 +3,10 @@
 import asyncio
 import json
 import sys
+from typing import Literal
 
 import litellm
+from pydantic import BaseModel
 
 URL, KEY = sys.argv[1:]
 COMMON = {"model": "openai/lightllm-demo", "api_base": f"{URL}/v1", "api_key": KEY, "temperature": 0}
@@ -42,6 +44,25 @@ def tools() -> None:
     assert json.loads(call.function.arguments) == {"city": "Paris"}
 
 
+class Weather(BaseModel):
+    condition: Literal["sunny", "cloudy", "rainy"]
+
+
+def forced() -> None:
+    answer = litellm.completion(
+        messages=SUM, tools=[WEATHER], tool_choice="required", parallel_tool_calls=False, **COMMON
+    )
+    [call] = answer.choices[0].message.tool_calls
+    assert "city" in json.loads(call.function.arguments)
+    answer = litellm.completion(messages=PARIS, response_format=Weather, **COMMON)
+    assert Weather.model_validate_json(answer.choices[0].message.content)
+
+
+def responses() -> None:
+    answer = litellm.responses(input="What is 25 + 17?", **COMMON)
+    assert "42" in answer.output[0].content[0].text
+
+
 def text_completion() -> None:
     common = COMMON | {"model": "text-completion-openai/lightllm-demo"}
     answer = litellm.text_completion(prompt="1 2 3 4 5", max_tokens=5, **common)
@@ -70,6 +91,8 @@ def refusal(kind: type[Exception], **options: object) -> str:
 
 whole_and_streamed()
 tools()
+forced()
+responses()
 text_completion()
 asyncio.run(at_the_same_time())
 errors()

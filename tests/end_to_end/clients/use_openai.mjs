@@ -44,6 +44,14 @@ assert.match(told.choices[0].message.content, /21/);
 const streamed = await client.chat.completions.stream(paris).finalChatCompletion();
 assert.deepEqual(JSON.parse(streamed.choices[0].message.tool_calls[0].function.arguments), { city: "Paris" });
 
+const other = { type: "function", function: { name: "get_time", parameters: { type: "object", properties: {} } } };
+const allowed = { mode: "required", tools: [{ type: "function", function: { name: "get_weather" } }] };
+const forced = await client.chat.completions.create({
+  ...sum, tools: [other, weather], tool_choice: { type: "allowed_tools", allowed_tools: allowed }, parallel_tool_calls: false,
+});
+assert.deepEqual(forced.choices[0].message.tool_calls.map(one => one.function.name), ["get_weather"]);
+assert.equal(forced.choices[0].finish_reason, "tool_calls");
+
 const run = client.chat.completions.runTools({
   ...paris,
   tools: [{ ...weather, function: { ...weather.function, parse: JSON.parse,
