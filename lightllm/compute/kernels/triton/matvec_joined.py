@@ -365,14 +365,13 @@ def why_not_joined(facts: Facts) -> str | None:
 
 def _pays(tokens: int, width: int) -> bool:
     """Where decode steps were measured to be faster. Source: docs/performance-log.md."""
-    return width >= LEAST_WIDTH and (16 < tokens <= 32 or MANY_TOKENS.value < tokens <= MOST_TOKENS)
+    return width >= LEAST_WIDTH and MANY_TOKENS.value < tokens <= MOST_TOKENS
 
 
 def _pays_to_rotate(tokens: int, width: int) -> bool:
     """As _pays. Where steps are short, attention rather has a kernel before it in which it can begin; in small models
     a kernel less counts for more. Long steps are bound by the memory that is not read and written again."""
-    is_few = (tokens <= 32 and _pays(tokens, width)) or (tokens <= 16 and width <= SMALL_WIDTH)
-    return is_few or tokens >= matmul_hopper.FEWEST_TOKENS
+    return (tokens <= 16 and width <= SMALL_WIDTH) or tokens >= matmul_hopper.FEWEST_TOKENS
 
 
 @ops.gated_linear_of_weighted.implementation("gluon", why_not_joined, _pays)
