@@ -23,6 +23,7 @@ from lightllm.compute.kernels.triton import (
     biases,
     embedding,
     experts,
+    gated_hopper,
     grouped,
     masks,
     matmul_hopper,
@@ -336,6 +337,9 @@ LAUNCHES: dict[str, Callable[[], Any]] = {
     "streamed linear, 64 tokens": lambda: multiply(matvec_hopper, 64),
     "streamed gated linear, 64 tokens": lambda: multiply(matvec_hopper, 64, gated=True),
     "streamed gated linear, 2048 tokens": lambda: matmul_hopper.multiply_gated(half(2048, 4096), half(28672, 4096)),
+    "streamed gated linear by three, 2048 tokens": lambda: gated_hopper.multiply_gated(
+        half(2048, 4096), half(28672, 4096)
+    ),
     "streamed linear, rotated and stored, 2048 tokens": lambda: multiply_rotated(normed=False),
     "streamed linear, normed, rotated and stored, 2048 tokens": lambda: multiply_rotated(normed=True),
     "streamed linear, added and weighted, 1 token": lambda: add_weigh(1),

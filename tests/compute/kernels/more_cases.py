@@ -317,7 +317,13 @@ def _large_gated_linear(facts: Facts):
     """Many tokens, too, in sizes that no tile divides; x a view."""
     yield from _large_linear(facts)
     make = {"dtype": facts.dtype, "device": facts.device}
-    for tokens, outputs, inputs in [(2000, 28672, 4096), (4100, 6144, 1024), (8000, 2000, 1032), (16_800, 144, 40)]:
+    for tokens, outputs, inputs in [
+        (2000, 28672, 4096),
+        (3000, 28672, 4096),
+        (4100, 6144, 1024),
+        (8000, 2000, 1032),
+        (16_800, 144, 40),
+    ]:
         weight = torch.randn(outputs, inputs, **make) * inputs**-0.5
         yield torch.randn(tokens, inputs + 8, **make)[:, 8:], weight, None
 

@@ -310,14 +310,18 @@ def _why_not(x: Tensor, weight: Tensor, output_blocks: int, least_share: float) 
     for tensor in (x, weight):
         if tensor.stride(1) != 1 or tensor.stride(0) * tensor.element_size() % 16 or tensor.data_ptr() % 16:
             return "the copy engine needs rows of neighbouring numbers that begin at multiples of 16 bytes"
-    programs = card(x.device).multiprocessors
-    rounds = -(-_blocks(len(x)) * output_blocks // programs)
-    tiles = len(x) / (2 * ROWS.value) * output_blocks
     # Kernels are compiled at start by steps of a few sizes, of tensors without memory.
-    is_full = x.is_meta or tiles >= least_share * rounds * programs
+    is_full = x.is_meta or share(len(x), output_blocks, 2, x.device) >= least_share
     if len(x) < FEWEST_TOKENS or not is_full:
         return f"{len(x)} tokens leave too many programs without a tile"
     return None
+
+
+def share(tokens: int, output_blocks: int, groups: int, device: torch.device) -> float:
+    """Of the tiles that all programs could compute in as many rounds. groups: of warps, for ROWS tokens each."""
+    rows, programs = groups * ROWS.value, card(device).multiprocessors
+    rounds = -(-(-(-tokens // rows) * output_blocks) // programs)
+    return tokens / rows * output_blocks / (rounds * programs)
 
 
 def _blocks(tokens: int) -> int:

@@ -17,7 +17,7 @@ import triton.language as tl
 from torch import Tensor
 
 from lightllm.compute import ops
-from lightllm.compute.kernels.triton import matmul_hopper, matvec_hopper, tuned
+from lightllm.compute.kernels.triton import gated_hopper, matmul_hopper, matvec_hopper, tuned
 from lightllm.compute.kernels.triton.activation import silu_and_mul
 from lightllm.compute.kernels.triton.launch import ARRIVALS, HOPPER, arrivals, begin, card, depends, why_not
 
@@ -122,8 +122,16 @@ def gated_linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     if (y := _few(x, weight, bias, gated=True)) is not None:
         return y
     if bias is None and _is_hopper(x) and matmul_hopper.why_not_gated(x, weight) is None:
-        return matmul_hopper.multiply_gated(x, weight)
+        return _gate_many(x, weight)
     return silu_and_mul(F.linear(x, weight, bias))
+
+
+def _gate_many(x: Tensor, weight: Tensor) -> Tensor:
+    """By one of the kernels for many tokens. Which one depends on their number, so at start both are compiled."""
+    by_three = gated_hopper.is_faster(x, weight)
+    if by_three and x.is_meta:
+        matmul_hopper.multiply_gated(x, weight)
+    return (gated_hopper if by_three else matmul_hopper).multiply_gated(x, weight)
 
 
 @ops.logits.implementation("triton", why_not)
