@@ -226,6 +226,15 @@ def test_a_prompt_that_cannot_be_served_is_refused_and_the_engine_goes_on(llm, p
     assert len(ids_of(llm.generate([5], GREEDY))[0]) == 6
 
 
+@pytest.fixture
+def ctrl_c():
+    """What Python does at an interrupt, though whoever runs the tests in the background may have it ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("ctrl_c")
 def test_ctrl_c_gives_up_the_call_and_nothing_else(llm):
     timer = threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGINT))
     timer.start()
