@@ -4,16 +4,17 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from lightllm.compute import ops
+from lightllm.compute import kernels, ops
 from lightllm.compute.layers.linear import Projection
 from lightllm.compute.layers.norm import RMSNorm
-from lightllm.compute.ops.op import Implementation
+from lightllm.compute.ops.op import Facts, Implementation
 from lightllm.compute.state.layer_state import Format
 from tests.compute.driver import load, run, tensor_mesh
 from tests.compute.models.twins import SIZES, STEPS, make
 from tests.compute.quant import formats
 from tests.compute.ranks import ThreadRanks
 
+kernels.load(Facts(torch.device("cpu"), torch.bfloat16))  # before any test says that there are none
 INT4 = ["awq", "gptq", "gptq_order", "packed", "packed_zeros"]
 
 
