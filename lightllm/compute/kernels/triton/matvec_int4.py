@@ -96,8 +96,13 @@ def _fetch_tokens(x, xs, ready, stage, tile, is_tile, UNIT: gl.constexpr, UNITS:
 
 
 @gluon.jit
-def _floats(weights, metas, unit: gl.constexpr, UNIT: gl.constexpr, KIND: gl.constexpr, SUMS: gl.constexpr):
-    """Of UNIT inputs: weights less zero points, as the matrix unit's left operand, and the scale of each row."""
+def _floats(
+    weights, metas, unit: gl.constexpr, UNITS: gl.constexpr, UNIT: gl.constexpr, KIND: gl.constexpr, SUMS: gl.constexpr
+):
+    """Of UNIT inputs: weights less zero points, as the matrix unit's left operand, and the scale of each row.
+
+    A stage has UNITS of them, and as many groups or fewer.
+    """
     LINES: gl.constexpr = gl.BlockedLayout([1, 2], [2, 16], [4, 1], [1, 0])
     # [32 inputs, warp, thread's rows, thread's inputs, word]
     THREADS: gl.constexpr = gl.BlockedLayout([1, 1, 1, 1, 2], [1, 1, 8, 4, 1], [1, 4, 1, 1, 1], [4, 3, 2, 1, 0])
@@ -107,7 +112,7 @@ def _floats(weights, metas, unit: gl.constexpr, UNIT: gl.constexpr, KIND: gl.con
     )
     words = weights.slice(unit * (UNIT // 4), UNIT // 4).load(LINES).reshape([UNIT // 32, 4, 8, 4, 2])
     words = gl.convert_layout(words, THREADS, assert_trivial=True)
-    step_O = metas.slice(unit if metas.shape[0] > 1 else 0, 1).load(STEPS).reshape([64])
+    step_O = metas.slice(unit * metas.shape[0] // UNITS, 1).load(STEPS).reshape([64])
     step_O = gl.convert_layout(step_O, gl.SliceLayout(1, SUMS), assert_trivial=True)
     zero_O = (step_O & 15) * 0x10001 | (0x43004300 if gl.bfloat16 == KIND else 0x64006400)
     low, high = gl.split(zero_O.reshape([4, 2, 8]).permute((0, 2, 1)))
@@ -158,7 +163,9 @@ def _sum_tiles(
             for part in gl.static_range(UNITS * HALVES):
                 # While one part is multiplied the next is unpacked.
                 at = stage * HALVES + part % HALVES
-                weight_OI, scale_O = _floats(weights.index(at), metas.index(at), part // HALVES, UNIT, x.dtype, SUMS)
+                weight_OI, scale_O = _floats(
+                    weights.index(at), metas.index(at), part // HALVES, UNITS, UNIT, x.dtype, SUMS
+                )
                 tokens_IT = xs.index(stage * UNITS + part // HALVES).permute((1, 0))
                 part_OT = warpgroup_mma(weight_OI, tokens_IT, nothing_OT, use_acc=False, is_async=True)
                 if part > 0:
@@ -170,7 +177,7 @@ def _sum_tiles(
                 tokens_IT = xs.index(stage * UNITS + unit).permute((1, 0)).load(gl.DotOperandLayout(1, SUMS, 2))
                 for half in gl.static_range(HALVES):
                     at = stage * HALVES + half
-                    weight_OI, scale_O = _floats(weights.index(at), metas.index(at), unit, UNIT, x.dtype, SUMS)
+                    weight_OI, scale_O = _floats(weights.index(at), metas.index(at), unit, UNITS, UNIT, x.dtype, SUMS)
                     sums = _added(sums, mma_v2(weight_OI, tokens_IT, nothing_OT), scale_O, half, HALVES)
         # All warps have read the stage before it is filled again.
         gl.thread_barrier()
