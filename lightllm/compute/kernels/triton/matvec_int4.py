@@ -36,6 +36,7 @@ MOST_TOKENS = 64
 MOST_BY_WARPS = 16  # tokens for which the matrix unit's older instructions are as fast
 NARROWEST = 8  # tokens of the smallest product
 WARPS = 4
+PIECE = 64  # inputs that one row of the copied tokens has
 WORDS_A_LINE = WORDS[1]
 ALL_INPUTS = 1 << 30  # a group that has them all
 # Without a swizzle, so that any one can be taken.
@@ -73,47 +74,48 @@ class Shape:
 @gluon.jit
 def _fetch(
     words, steps, weights, metas, ready, stage, rows, tile, tiles, is_tile, bytes_a_stage: gl.constexpr,
-    GROUP: gl.constexpr, HALVES: gl.constexpr,
+    GROUP: gl.constexpr, HALVES: gl.constexpr, GATED: gl.constexpr,
 ):  # fmt: skip
     """Asks for the weights of a stage and their steps, and announces all of its bytes."""
-    LINES: gl.constexpr = words.block_type.shape[0]
+    LINES: gl.constexpr = words.block_type.shape[1]
     mbarrier.expect(ready.index(stage), bytes_a_stage, pred=is_tile)
+    # A tile of 64 outputs and 128 inputs has 32 lines.
+    row, line = rows[0] // 64, tile * LINES
+    at = [0, row * (tiles * 32) + line, 0] if GATED else [row, line, 0]
+    tma.async_copy_global_to_shared(words, at, ready.index(stage), weights.index(stage), pred=is_tile)
+    group = tile * (LINES * 4) // GROUP
     for half in gl.static_range(HALVES):
-        # A tile of 64 outputs and 128 inputs has 32 lines.
-        line = rows[half] // 64 * (tiles * 32) + tile * LINES
-        to = weights.index(stage * HALVES + half)
-        tma.async_copy_global_to_shared(words, [line, 0], ready.index(stage), to, pred=is_tile)
         to = metas.index(stage * HALVES + half)
-        group = tile * (LINES * 4) // GROUP
         tma.async_copy_global_to_shared(steps, [group, rows[half]], ready.index(stage), to, pred=is_tile)
 
 
 @gluon.jit
-def _fetch_tokens(x, xs, ready, stage, tile, is_tile, UNIT: gl.constexpr, UNITS: gl.constexpr):
-    for unit in gl.static_range(UNITS):
-        to = xs.index(stage * UNITS + unit)
-        tma.async_copy_global_to_shared(x, [0, (tile * UNITS + unit) * UNIT], ready.index(stage), to, pred=is_tile)
+def _fetch_tokens(x, xs, ready, stage, tile, is_tile):
+    pieces = tile * x.block_type.shape[0]
+    tma.async_copy_global_to_shared(x, [pieces, 0, 0], ready.index(stage), xs.index(stage), pred=is_tile)
 
 
 @gluon.jit
-def _floats(
-    weights, metas, unit: gl.constexpr, UNITS: gl.constexpr, UNIT: gl.constexpr, KIND: gl.constexpr, SUMS: gl.constexpr
-):
-    """Of UNIT inputs: weights less zero points, as the matrix unit's left operand, and the scale of each row.
+def _step(metas, unit: gl.constexpr, UNITS: gl.constexpr, SUMS: gl.constexpr):
+    """Scale and zero point of each row, in one number, where a stage has UNITS units and as many groups or fewer."""
+    STEPS: gl.constexpr = gl.DistributedLinearLayout(
+        [[0, 8]], [[0, 0], [0, 0], [0, 1], [0, 2], [0, 4]], [[0, 16], [0, 32]], [], [1, 64]
+    )
+    step_O = metas.slice(unit * metas.shape[0] // UNITS, 1).load(STEPS).reshape([64])
+    return gl.convert_layout(step_O, gl.SliceLayout(1, SUMS), assert_trivial=True)
 
-    A stage has UNITS of them, and as many groups or fewer.
-    """
+
+@gluon.jit
+def _floats(weights, step_O, piece: gl.constexpr, tokens, SUMS: gl.constexpr):
+    """Of the inputs of one piece of tokens: weights less zero points, as the matrix unit's left operand."""
+    PIECE: gl.constexpr = tokens.shape[2]
+    KIND: gl.constexpr = tokens.dtype
     LINES: gl.constexpr = gl.BlockedLayout([1, 2], [2, 16], [4, 1], [1, 0])
     # [32 inputs, warp, thread's rows, thread's inputs, word]
     THREADS: gl.constexpr = gl.BlockedLayout([1, 1, 1, 1, 2], [1, 1, 8, 4, 1], [1, 4, 1, 1, 1], [4, 3, 2, 1, 0])
     ROWS_OF_THREADS: gl.constexpr = gl.SliceLayout(0, gl.SliceLayout(3, gl.SliceLayout(4, THREADS)))
-    STEPS: gl.constexpr = gl.DistributedLinearLayout(
-        [[0, 8]], [[0, 0], [0, 0], [0, 1], [0, 2], [0, 4]], [[0, 16], [0, 32]], [], [1, 64]
-    )
-    words = weights.slice(unit * (UNIT // 4), UNIT // 4).load(LINES).reshape([UNIT // 32, 4, 8, 4, 2])
+    words = weights.slice(piece * (PIECE // 4), PIECE // 4).load(LINES).reshape([PIECE // 32, 4, 8, 4, 2])
     words = gl.convert_layout(words, THREADS, assert_trivial=True)
-    step_O = metas.slice(unit * metas.shape[0] // UNITS, 1).load(STEPS).reshape([64])
-    step_O = gl.convert_layout(step_O, gl.SliceLayout(1, SUMS), assert_trivial=True)
     zero_O = (step_O & 15) * 0x10001 | (0x43004300 if gl.bfloat16 == KIND else 0x64006400)
     low, high = gl.split(zero_O.reshape([4, 2, 8]).permute((0, 2, 1)))
     low = gl.convert_layout(low, ROWS_OF_THREADS, assert_trivial=True)[None, :, :, None, None]
@@ -129,63 +131,95 @@ def _floats(
         )
     first = gl.join(gl.join(p[0], p[1]), gl.join(p[2], p[3]))
     pairs = gl.join(first, gl.join(gl.join(p[4], p[5]), gl.join(p[6], p[7])))
-    weight_OI = pairs.permute((1, 5, 2, 0, 7, 6, 3, 4)).reshape([64, UNIT])
-    weight_OI = gl.convert_layout(weight_OI, gl.DotOperandLayout(0, SUMS, 2), assert_trivial=True)
-    return weight_OI, (step_O & -16).to(gl.float32, bitcast=True)
+    weight_OI = pairs.permute((1, 5, 2, 0, 7, 6, 3, 4)).reshape([64, PIECE])
+    return gl.convert_layout(weight_OI, gl.DotOperandLayout(0, SUMS, 2), assert_trivial=True)
 
 
 @gluon.jit
 def _sum_tiles(
     x, words, steps, rows, first, count, tiles, weights, metas, xs, ready,
-    TOKENS: gl.constexpr, UNIT: gl.constexpr, UNITS: gl.constexpr, GROUP: gl.constexpr, STAGES: gl.constexpr,
-    HALVES: gl.constexpr, GROUPED: gl.constexpr, num_warps: gl.constexpr,
+    TOKENS: gl.constexpr, UNIT: gl.constexpr, PIECE: gl.constexpr, UNITS: gl.constexpr, GROUP: gl.constexpr,
+    STAGES: gl.constexpr, HALVES: gl.constexpr, GATED: gl.constexpr, GROUPED: gl.constexpr, num_warps: gl.constexpr,
 ):  # fmt: skip
     """The products of both halves' rows with all tokens, over `count` stages of inputs from `first` on."""
     if GROUPED:
         SUMS: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [num_warps, 1], [16, TOKENS, 16])
     else:
         SUMS: gl.constexpr = gl.NVMMADistributedLayout([2, 0], [num_warps, 1], [16, 8])
-    BYTES: gl.constexpr = HALVES * (words.block_type.nbytes + steps.block_type.nbytes) + UNITS * x.block_type.nbytes
+    TOKENS_OF_PIECE: gl.constexpr = gl.NVMMASharedLayout.get_default_for([TOKENS, PIECE], x.dtype)
+    WORDS: gl.constexpr = gl.NVMMASharedLayout.get_default_for([UNITS * UNIT // 4, 32], gl.int32)
+    BYTES: gl.constexpr = words.block_type.nbytes + HALVES * steps.block_type.nbytes + x.block_type.nbytes
     for ahead in gl.static_range(STAGES):
         _fetch(
-            words, steps, weights, metas, ready, ahead, rows, first + ahead, tiles, ahead < count, BYTES, GROUP, HALVES
-        )
+            words, steps, weights, metas, ready, ahead, rows, first + ahead, tiles, ahead < count, BYTES, GROUP,
+            HALVES, GATED,
+        )  # fmt: skip
     gdc_wait()
     for ahead in gl.static_range(STAGES):
-        _fetch_tokens(x, xs, ready, ahead, first + ahead, ahead < count, UNIT, UNITS)
+        _fetch_tokens(x, xs, ready, ahead, first + ahead, ahead < count)
     nothing_OT = gl.zeros([64, TOKENS], gl.float32, SUMS)
     sums = (nothing_OT, nothing_OT)
     for number in range(count):
         stage = number % STAGES
         mbarrier.wait(ready.index(stage), number // STAGES & 1)
+        here = weights.index(stage)._reinterpret(gl.int32, [HALVES, UNITS * UNIT // 4, 32], WORDS)
+        tokens = xs.index(stage)._reinterpret(x.dtype, [UNITS * UNIT // PIECE, TOKENS, PIECE], TOKENS_OF_PIECE)
         if GROUPED:
-            before_OT, before_O = nothing_OT, 0
-            for part in gl.static_range(UNITS * HALVES):
-                # While one part is multiplied the next is unpacked.
-                at = stage * HALVES + part % HALVES
-                weight_OI, scale_O = _floats(
-                    weights.index(at), metas.index(at), part // HALVES, UNITS, UNIT, x.dtype, SUMS
-                )
-                tokens_IT = xs.index(stage * UNITS + part // HALVES).permute((1, 0))
-                part_OT = warpgroup_mma(weight_OI, tokens_IT, nothing_OT, use_acc=False, is_async=True)
-                if part > 0:
-                    sums = _added(sums, warpgroup_mma_wait(1, deps=(before_OT,)), before_O, part - 1, HALVES)
-                before_OT, before_O = part_OT, scale_O
-            sums = _added(sums, warpgroup_mma_wait(0, deps=(before_OT,)), before_O, UNITS * HALVES - 1, HALVES)
+            sums = _add_by_groups(sums, here, metas, stage, tokens, nothing_OT, UNITS, UNIT // PIECE, HALVES, SUMS)
         else:
-            for unit in gl.static_range(UNITS):
-                tokens_IT = xs.index(stage * UNITS + unit).permute((1, 0)).load(gl.DotOperandLayout(1, SUMS, 2))
-                for half in gl.static_range(HALVES):
-                    at = stage * HALVES + half
-                    weight_OI, scale_O = _floats(weights.index(at), metas.index(at), unit, UNITS, UNIT, x.dtype, SUMS)
-                    sums = _added(sums, mma_v2(weight_OI, tokens_IT, nothing_OT), scale_O, half, HALVES)
+            sums = _add_by_warps(sums, here, metas, stage, tokens, nothing_OT, UNITS, UNIT // PIECE, HALVES, SUMS)
         # All warps have read the stage before it is filled again.
         gl.thread_barrier()
         is_tile = number + STAGES < count
         tile = first + number + STAGES
-        _fetch(words, steps, weights, metas, ready, stage, rows, tile, tiles, is_tile, BYTES, GROUP, HALVES)
-        _fetch_tokens(x, xs, ready, stage, tile, is_tile, UNIT, UNITS)
+        _fetch(words, steps, weights, metas, ready, stage, rows, tile, tiles, is_tile, BYTES, GROUP, HALVES, GATED)
+        _fetch_tokens(x, xs, ready, stage, tile, is_tile)
     return sums
+
+
+@gluon.jit
+def _add_by_groups(
+    sums, weights, metas, stage, tokens, nothing_OT,
+    UNITS: gl.constexpr, PIECES: gl.constexpr, HALVES: gl.constexpr, SUMS: gl.constexpr,
+):  # fmt: skip
+    """Adds the products of a stage: groups of four warps multiply one unit while they unpack the next."""
+    before_OT, before_O = nothing_OT, 0
+    for part in gl.static_range(UNITS * HALVES):
+        step_O = _step(metas.index(stage * HALVES + part % HALVES), part // HALVES, UNITS, SUMS)
+        part_OT = nothing_OT
+        for piece in gl.static_range(PIECES):
+            weight_OI = _floats(weights.index(part % HALVES), step_O, part // HALVES * PIECES + piece, tokens, SUMS)
+            tokens_IT = tokens.index(part // HALVES * PIECES + piece).permute((1, 0))
+            part_OT = warpgroup_mma(weight_OI, tokens_IT, part_OT, use_acc=piece > 0, is_async=True)
+        if part > 0:
+            sums = _added(sums, warpgroup_mma_wait(PIECES, deps=(before_OT,)), before_O, part - 1, HALVES)
+        before_OT, before_O = part_OT, _scale(step_O)
+    return _added(sums, warpgroup_mma_wait(0, deps=(before_OT,)), before_O, UNITS * HALVES - 1, HALVES)
+
+
+@gluon.jit
+def _add_by_warps(
+    sums, weights, metas, stage, tokens, nothing_OT,
+    UNITS: gl.constexpr, PIECES: gl.constexpr, HALVES: gl.constexpr, SUMS: gl.constexpr,
+):  # fmt: skip
+    """Adds the products of a stage: each warp multiplies by itself."""
+    for unit in gl.static_range(UNITS):
+        for half in gl.static_range(HALVES):
+            step_O = _step(metas.index(stage * HALVES + half), unit, UNITS, SUMS)
+            # Pieces are summed apart, so that not every product waits for the one before.
+            unit_OT = nothing_OT
+            for piece in gl.static_range(PIECES):
+                weight_OI = _floats(weights.index(half), step_O, unit * PIECES + piece, tokens, SUMS)
+                tokens_IT = tokens.index(unit * PIECES + piece).permute((1, 0))
+                part_OT = mma_v2(weight_OI, tokens_IT.load(gl.DotOperandLayout(1, SUMS, 2)), nothing_OT)
+                unit_OT = part_OT if piece == 0 else unit_OT + part_OT
+            sums = _added(sums, unit_OT, _scale(step_O), half, HALVES)
+    return sums
+
+
+@gluon.jit
+def _scale(step_O):
+    return (step_O & -16).to(gl.float32, bitcast=True)
 
 
 @gluon.jit
@@ -201,16 +235,16 @@ def _added(sums, part_OT, scale_O, part: gl.constexpr, HALVES: gl.constexpr):
 @gluon.jit(do_not_specialize=["tokens"])
 def _stream(
     x, words, steps, bias, y, parts, counters, tokens, outputs, tiles,
-    TOKENS: gl.constexpr, UNIT: gl.constexpr, UNITS: gl.constexpr, GROUP: gl.constexpr, STAGES: gl.constexpr,
-    HALVES: gl.constexpr, SPLITS: gl.constexpr, BIASED: gl.constexpr, GATED: gl.constexpr, GROUPED: gl.constexpr,
-    num_warps: gl.constexpr,
+    TOKENS: gl.constexpr, UNIT: gl.constexpr, PIECE: gl.constexpr, UNITS: gl.constexpr, GROUP: gl.constexpr,
+    STAGES: gl.constexpr, HALVES: gl.constexpr, SPLITS: gl.constexpr, BIASED: gl.constexpr, GATED: gl.constexpr,
+    GROUPED: gl.constexpr, num_warps: gl.constexpr,
 ):  # fmt: skip
     """x, words, steps: descriptors. tiles: of COLUMNS inputs; a stage has UNITS units of UNIT inputs."""
     gdc_launch_dependents()
     MEMORY: gl.constexpr = gl.BlockedLayout([2, 1], [32, 1], [1, num_warps], [0, 1])
-    weights = gl.allocate_shared_memory(gl.int32, [STAGES * HALVES, UNITS * UNIT // 4, 32], words.layout)
+    weights = gl.allocate_shared_memory(gl.int32, [STAGES, HALVES, UNITS * UNIT // 4, 32], words.layout)
     metas = gl.allocate_shared_memory(gl.int32, [STAGES * HALVES, steps.block_type.shape[0], 64], steps.layout)
-    xs = gl.allocate_shared_memory(x.dtype, [STAGES * UNITS, TOKENS, UNIT], x.layout)
+    xs = gl.allocate_shared_memory(x.dtype, [STAGES, UNITS * UNIT // PIECE, TOKENS, PIECE], x.layout)
     ready = gl.allocate_shared_memory(gl.int64, [STAGES, 1], mbarrier.MBarrierLayout())
     for ahead in gl.static_range(STAGES):
         mbarrier.init(ready.index(ahead), count=1)
@@ -223,7 +257,7 @@ def _stream(
     rows = (row, outputs // 2 + row if GATED else row + 64)
     sum_OT, other_OT = _sum_tiles(
         x, words, steps, rows, first, count, tiles, weights, metas, xs, ready,
-        TOKENS, UNIT, UNITS, GROUP, STAGES, HALVES, GROUPED, num_warps,
+        TOKENS, UNIT, PIECE, UNITS, GROUP, STAGES, HALVES, GATED, GROUPED, num_warps,
     )  # fmt: skip
     sum_OT, other_OT = gl.convert_layout(sum_OT, MEMORY), gl.convert_layout(other_OT, MEMORY)
     is_last = True
@@ -278,17 +312,21 @@ def multiply(
         parts = torch.empty(shape.splits, tokens, outputs, dtype=torch.float32, device=x.device)
     padded = max(triton.next_power_of_2(tokens), NARROWEST)
     group = group if group < x.shape[1] else ALL_INPUTS
-    # A stage has whole groups, or is part of one.
+    # A stage has whole groups, or is part of one; tokens are copied in pieces, one behind another.
     stage = shape.inputs if shape.inputs % group == 0 or group % shape.inputs == 0 else COLUMNS
     unit = min(group, COLUMNS)
+    piece, lines = min(unit, PIECE), stage // 4
+    if x.shape[1] % piece:
+        x = F.pad(x, (0, -x.shape[1] % piece))
     _stream[(blocks, shape.splits)](
-        _tiles(x, [padded, unit], _ELEMENTS[x.dtype]),
-        _tiles(words.view(-1, WORDS_A_LINE), [stage // 4, WORDS_A_LINE], gl.int32),
+        _tiles(x.unflatten(1, (-1, piece)).transpose(0, 1), [stage // piece, padded, piece], _ELEMENTS[x.dtype]),
+        # A gate's tile and the one that it gates are half of all apart; other halves follow one another.
+        _tiles(words.view(2 if gated else len(words), -1, WORDS_A_LINE), [shape.halves, lines, WORDS_A_LINE], gl.int32),
         TensorDescriptor.from_tensor(steps, [max(stage // group, 1), ROWS], LINES_OF_STEPS),
         bias, y, parts, arrivals(x.device), tokens, outputs, tiles,
-        TOKENS=padded, UNIT=unit, UNITS=stage // unit, GROUP=group, STAGES=shape.stages, HALVES=shape.halves,
-        SPLITS=shape.splits, BIASED=bias is not None, GATED=gated, GROUPED=shape.grouped, num_warps=WARPS,
-        launch_pdl=True,
+        TOKENS=padded, UNIT=unit, PIECE=piece, UNITS=stage // unit, GROUP=group, STAGES=shape.stages,
+        HALVES=shape.halves, SPLITS=shape.splits, BIASED=bias is not None, GATED=gated, GROUPED=shape.grouped,
+        num_warps=WARPS, launch_pdl=True,
     )  # fmt: skip
     return y
 

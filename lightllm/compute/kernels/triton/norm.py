@@ -20,7 +20,7 @@ from lightllm.compute.kernels.triton.quantize import rounded
 from lightllm.compute.ops.per_channel import LARGEST, SMALLEST_SCALE
 
 TILE = 2048  # numbers a program holds at least, so that narrow rows share one
-NUMBERS_A_THREAD = 16  # two 16-byte loads of bfloat16
+NUMBERS_A_THREAD = 8  # a 16-byte load of bfloat16
 
 
 @triton.jit(do_not_specialize=["rows"])
