@@ -69,6 +69,11 @@ CASES = {
         ["a <tool>1</tool> <too", "<tool>2</tool><tool>3</tool>"],
         ["<tool>x</tool>", "a <tools"],
     ),
+    "two triggers": (
+        TriggeredTags(["<a", "<b"], [Tag("<a>", Regex("[0-9]"), "</a>"), Tag("<b>", Regex("[a-z]"), "</b>")]),
+        ["", "x <a>1</a> y <b>z</b> <", "<b>z</b><a>1</a>"],
+        ["<b>1</b>", "<a>z</a> <b>z</b>", "x <b"],
+    ),
     "one triggered tag": (
         TriggeredTags(["<tool_call>"], [CALL], at_least_one=True, stop_after_first=True),
         [f"so {CALLED}"],
@@ -101,6 +106,8 @@ REFUSED = {
     ),
     "unclosed|not closed": Regex("(a"),
     "trigger": TriggeredTags(["<x>"], [CALL]),
+    "triggers": TriggeredTags([], []),
+    "tags": TagsWithSeparator([], ","),
     "any_text": Sequence([AnyText(), POINT]),
     "or": Either([]),
 }
