@@ -10,7 +10,7 @@ from lightllm.compute.layers.layer import Site
 from lightllm.compute.layers.linear import one_method
 from lightllm.compute.layers.mlp import GatedMLP
 from lightllm.compute.parallel.mesh import Group
-from lightllm.compute.quant.method import LinearMethod
+from lightllm.compute.quant.method import LinearMethod, Routed
 from lightllm.compute.weights.share import divided, whole
 from lightllm.compute.weights.weight import Declared, Matrix, Part, Run, Stack, Weight, vector
 
@@ -67,10 +67,10 @@ class Experts(nn.Module):
 
         beside [tokens, hidden], the same on every rank: is added.
         """
-        where = x, choice, share, self.first
+        routed = Routed(choice, share, self.first)
         if self.group.ranks == 1:
-            return self.method.gated_experts(self.gate_up, self.down, *where, beside)
-        y = self.group.sum(self.method.gated_experts(self.gate_up, self.down, *where, None))
+            return self.method.gated_experts(self.gate_up, self.down, x, routed, beside)
+        y = self.group.sum(self.method.gated_experts(self.gate_up, self.down, x, routed, None))
         return y if beside is None else y + beside
 
 

@@ -9,7 +9,7 @@ from torch import Tensor
 from lightllm.base.errors import ConfigError
 from lightllm.compute import ops
 from lightllm.compute.ops.fp6 import PACKED, dequantized, packed, scale_of
-from lightllm.compute.quant.method import Tensors
+from lightllm.compute.quant.method import Routed, Tensors
 from lightllm.compute.weights.weight import Conversion, Matrix, Part, Weight
 
 
@@ -59,16 +59,9 @@ class MadeFp6:
         return dequantized(*_of(tensors), dtype)
 
     def gated_experts(
-        self,
-        gate_up: Tensors,
-        down: Tensors,
-        x: Tensor,
-        choice: Tensor,
-        share: Tensor,
-        first: int,
-        beside: Tensor | None,
+        self, gate_up: Tensors, down: Tensors, x: Tensor, routed: Routed, beside: Tensor | None
     ) -> Tensor:
-        return ops.gated_experts_fp6(x, *_of(gate_up), *_of(down), choice, share, first, beside)
+        return ops.gated_experts_fp6(x, *_of(gate_up), *_of(down), *routed, beside)
 
 
 def _of(tensors: Tensors) -> tuple[Tensor, Tensor]:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from lightllm.compute import ops
 from lightllm.compute.ops.fp8_block import dequantized, quantized
-from lightllm.compute.quant.method import Tensors
+from lightllm.compute.quant.method import Routed, Tensors
 from lightllm.compute.weights.share import Share, block_of, blocks
 from lightllm.compute.weights.weight import Computed, Conversion, Declared, Matrix, Part, Run, Weight
 
@@ -75,16 +75,9 @@ class Fp8Block:
         return dequantized(*_of(tensors), dtype)
 
     def gated_experts(
-        self,
-        gate_up: Tensors,
-        down: Tensors,
-        x: Tensor,
-        choice: Tensor,
-        share: Tensor,
-        first: int,
-        beside: Tensor | None,
+        self, gate_up: Tensors, down: Tensors, x: Tensor, routed: Routed, beside: Tensor | None
     ) -> Tensor:
-        return ops.gated_experts_fp8_block(x, *_of(gate_up), *_of(down), choice, share, first, beside)
+        return ops.gated_experts_fp8_block(x, *_of(gate_up), *_of(down), *routed, beside)
 
 
 def _of(tensors: Tensors) -> tuple[Tensor, Tensor, Tensor, Tensor]:

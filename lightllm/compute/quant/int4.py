@@ -12,7 +12,7 @@ from lightllm.base.errors import ConfigError
 from lightllm.compute import ops
 from lightllm.compute.ops.awq import NIBBLE, PACKED, dequantized
 from lightllm.compute.ops.int4 import COLUMNS, SMALL_GROUPS, tiled
-from lightllm.compute.quant.method import Tensors
+from lightllm.compute.quant.method import Routed, Tensors
 from lightllm.compute.weights.share import Share, blocks
 from lightllm.compute.weights.weight import Declared, Matrix, Part, Run, Weight
 
@@ -57,16 +57,9 @@ class Int4:
         return dequantized(*_of(tensors), dtype)
 
     def gated_experts(
-        self,
-        gate_up: Tensors,
-        down: Tensors,
-        x: Tensor,
-        choice: Tensor,
-        share: Tensor,
-        first: int,
-        beside: Tensor | None,
+        self, gate_up: Tensors, down: Tensors, x: Tensor, routed: Routed, beside: Tensor | None
     ) -> Tensor:
-        return ops.gated_experts_awq(x, *_of(gate_up), *_of(down), choice, share, first, beside)
+        return ops.gated_experts_awq(x, *_of(gate_up), *_of(down), *routed, beside)
 
     def group_size(self, inputs: Share) -> int:
         return self.group or inputs.size

@@ -1,7 +1,7 @@
 """The interface every way of storing a linear layer's weight implements."""
 
 from collections.abc import Mapping
-from typing import Protocol, TypeAlias, runtime_checkable
+from typing import NamedTuple, Protocol, TypeAlias, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -10,6 +10,14 @@ from lightllm.compute.ops.per_channel import Rounded
 from lightllm.compute.weights.weight import Declared, Matrix
 
 Tensors: TypeAlias = Mapping[str, Tensor]
+
+
+class Routed(NamedTuple):
+    """The experts of each token, as ops.gated_experts takes them."""
+
+    choice: Tensor  # [tokens, top_k] int
+    share: Tensor  # [tokens, top_k]
+    first: int  # of the experts that this rank holds
 
 
 class LinearMethod(Protocol):
@@ -40,14 +48,7 @@ class LinearMethod(Protocol):
         ...
 
     def gated_experts(
-        self,
-        gate_up: Tensors,
-        down: Tensors,
-        x: Tensor,
-        choice: Tensor,
-        share: Tensor,
-        first: int,
-        beside: Tensor | None,
+        self, gate_up: Tensors, down: Tensors, x: Tensor, routed: Routed, beside: Tensor | None
     ) -> Tensor:
         """ops.gated_experts, where the tensors of each expert's matrix are stacked on a first axis."""
         ...

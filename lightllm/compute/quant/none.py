@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from lightllm.compute import ops
-from lightllm.compute.quant.method import Tensors
+from lightllm.compute.quant.method import Routed, Tensors
 from lightllm.compute.weights.weight import Matrix, Part, Weight
 
 
@@ -32,13 +32,6 @@ class Unquantized:
         return tensors["weight"].to(dtype)
 
     def gated_experts(
-        self,
-        gate_up: Tensors,
-        down: Tensors,
-        x: Tensor,
-        choice: Tensor,
-        share: Tensor,
-        first: int,
-        beside: Tensor | None,
+        self, gate_up: Tensors, down: Tensors, x: Tensor, routed: Routed, beside: Tensor | None
     ) -> Tensor:
-        return ops.gated_experts(x, gate_up["weight"], down["weight"], choice, share, first, beside)
+        return ops.gated_experts(x, gate_up["weight"], down["weight"], *routed, beside)

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from lightllm.compute import ops
 from lightllm.compute.ops.per_channel import Rounded, dequantized, quantized
-from lightllm.compute.quant.method import Tensors
+from lightllm.compute.quant.method import Routed, Tensors
 from lightllm.compute.weights.share import Share
 from lightllm.compute.weights.weight import Conversion, Matrix, Part, Run, Weight
 
@@ -82,16 +82,9 @@ class PerChannel:
         return dequantized(*_of(tensors), dtype)
 
     def gated_experts(
-        self,
-        gate_up: Tensors,
-        down: Tensors,
-        x: Tensor,
-        choice: Tensor,
-        share: Tensor,
-        first: int,
-        beside: Tensor | None,
+        self, gate_up: Tensors, down: Tensors, x: Tensor, routed: Routed, beside: Tensor | None
     ) -> Tensor:
-        return ops.gated_experts_per_channel(x, *_of(gate_up), *_of(down), choice, share, first, self.rounds, beside)
+        return ops.gated_experts_per_channel(x, *_of(gate_up), *_of(down), *routed, self.rounds, beside)
 
 
 def _of(tensors: Tensors) -> tuple[Tensor, Tensor]:
