@@ -252,6 +252,13 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     on_failure: A[
         OnFailure, about("When scheduler, worker or detokenizer dies: end the server, or restart the engine")
     ] = "exit"
+    awake_s: A[
+        A[float, msgspec.Meta(ge=0, le=60)] | None,
+        about(
+            "Seconds that processes look for news of a step, on a core each, before they sleep; if not given 0.02 on "
+            "GPUs with three cores a process, else 0"
+        ),
+    ] = None
     log_level: A[LogLevel, about("Least severe messages shown")] = env.LOG_LEVEL
     profile_dir: A[str, about("Folder for the traces of /start_profile and /stop_profile, refused if empty")] = ""
     disable_log_stats: A[bool, about("Do not log throughput and memory use")] = False

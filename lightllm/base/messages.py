@@ -30,7 +30,8 @@ class Requests(Message, frozen=True):
 
 
 class Progress(Message, frozen=True):
-    """Scheduler to detokenizer: these requests have new output or have ended; those records were released."""
+    """Scheduler to detokenizer: these requests have new output or have ended; those records were released. Without any,
+    some soon will."""
 
     progressed: bytes
     released: bytes = b""
@@ -52,7 +53,7 @@ class Stopped(Message, frozen=True):
 
 
 class PlanReady(Message, frozen=True):
-    """Scheduler to worker: a plan was written to the ring of plans."""
+    """Scheduler to worker: a plan was written to the ring of plans, or is about to be."""
 
 
 class ResultReady(Message, frozen=True):

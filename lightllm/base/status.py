@@ -25,6 +25,7 @@ STATUS = np.dtype(
         ("waiting_requests", np.int64),  # written by the scheduler: requests that have not run yet
         ("waiting_tokens", np.int64),  # written by the scheduler: tokens of their prompts
         ("predicted_wait", np.float64),  # written by the scheduler: seconds until all of them are admitted, or NaN
+        ("awake_s", np.float64),  # written by rank 0: for how long processes look for news before they sleep
     ]
 )
 
@@ -74,6 +75,14 @@ class Status:
     @property
     def predicted_wait(self) -> float:
         return float(self.record["predicted_wait"][0])
+
+    @property
+    def awake_s(self) -> float:
+        return float(self.record["awake_s"][0])
+
+    @awake_s.setter
+    def awake_s(self, seconds: float) -> None:
+        self.record["awake_s"][0] = seconds
 
     def show_queue(self, requests: int, tokens: int, predicted_wait: float) -> None:
         """Tells clients how much waits, so that they need not ask where there is no room."""

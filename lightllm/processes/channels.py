@@ -6,9 +6,11 @@ A send never waits for a slow reader: what the socket does not take is kept and 
 import os
 import select
 import socket
+import time
 from array import array
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, TypeVar
 
 import msgspec
 
@@ -19,6 +21,7 @@ MAX_BYTES = 1 << 18  # of one message
 MAX_DESCRIPTORS = 253  # the kernel's limit for one message
 _ROOM_FOR_DESCRIPTORS = socket.CMSG_SPACE(MAX_DESCRIPTORS * array("i").itemsize)
 _BUFFER_BYTES = 4 << 20
+Found = TypeVar("Found", bound=Sequence[Any])
 _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(messages.AnyMessage).decode
 
@@ -117,8 +120,18 @@ class Channel:
         self._socket.close()
 
 
-def wait_for(read: Iterable[Channel], write: Iterable[Channel] = (), *, timeout_s: float | None = None) -> set[int]:
-    """Until one can be read or written, to the millisecond. Returns the descriptors of those that can.
+def select_ready(
+    read: Sequence[Channel], write: Sequence[Channel], *, timeout_s: float | None = None, awake_s: float = 0.0
+) -> tuple[list[Channel], list[Channel]]:
+    """Waits until one can be read or written. Returns those that can be read, and those that can be written."""
+    found = _wait(lambda seconds: select.select(read, write, [], seconds), timeout_s, awake_s)
+    return found[0], found[1]
+
+
+def wait_for(
+    read: Iterable[Channel], write: Iterable[Channel] = (), *, timeout_s: float | None = None, awake_s: float = 0.0
+) -> set[int]:
+    """Waits as `select_ready`, to the millisecond. Returns the descriptors of those that can be read or written.
 
     For a user's process, where descriptors may have any number: select takes those below 1,024 only.
     """
@@ -128,4 +141,19 @@ def wait_for(read: Iterable[Channel], write: Iterable[Channel] = (), *, timeout_
     poll = select.poll()
     for descriptor, events in wanted.items():
         poll.register(descriptor, events)
-    return {descriptor for descriptor, _ in poll.poll(None if timeout_s is None else 1e3 * timeout_s)}
+    ready = _wait(lambda seconds: poll.poll(None if seconds is None else 1e3 * seconds), timeout_s, awake_s)
+    return {descriptor for descriptor, _ in ready}
+
+
+def _wait(look: Callable[[float | None], Found], timeout_s: float | None, awake_s: float) -> Found:
+    """What `look` finds, which sleeps for so many seconds (None: for ever) if there is nothing.
+
+    For the first `awake_s` it is asked again and again not to sleep, so that nobody has to wake this process.
+    """
+    awake_s = awake_s if timeout_s is None else min(awake_s, timeout_s)
+    if awake_s:
+        until = time.monotonic() + awake_s
+        while time.monotonic() < until:
+            if any(found := look(0.0)):
+                return found
+    return look(None if timeout_s is None else timeout_s - awake_s)

@@ -1,13 +1,11 @@
 """The process that turns token ids into text, finds stop strings and tells clients that there is something to read."""
 
-import select
-
 import numpy as np
 
 from lightllm.base.errors import Closed
 from lightllm.base.messages import Connect, Progress, Ready, Stopped, TextReady, distinct, parse_references
 from lightllm.processes import child
-from lightllm.processes.channels import Channel
+from lightllm.processes.channels import Channel, select_ready
 from lightllm.serving.text.incremental import Decoders
 from lightllm.serving.text.output_text import OutputText
 from lightllm.serving.text.tokenizer import load_tokenizer
@@ -20,7 +18,7 @@ class Detokenizer:
 
     def __init__(self, me: child.Child, output: OutputText):
         self._output = output
-        self._control = me.control
+        self._control, self._status = me.control, me.status
         self._scheduler: Channel | None = me.channel("scheduler")
         self._records_per_client = me.start.shape.records
         self._clients: list[Channel | None] = [me.channel(f"client:{i}") for i in range(me.start.shape.clients)]
@@ -32,7 +30,7 @@ class Detokenizer:
             sources = [self._control] if self._scheduler is None else [self._control, self._scheduler]
             channels = [self._scheduler, *self._clients]
             blocked = [channel for channel in channels if channel is not None and channel.has_waiting]
-            readable, writable, _ = select.select(sources, blocked, [])
+            readable, writable = select_ready(sources, blocked, awake_s=self._status.awake_s)
             if self._control in readable:
                 self._obey()
             if self._scheduler in readable or self._scheduler in writable:

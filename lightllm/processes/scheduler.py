@@ -4,7 +4,6 @@ One step ahead: while the workers run step n, plan n + 1 lies in the ring. The p
 """
 
 import contextlib
-import select
 import time
 from collections.abc import Callable, Sequence
 
@@ -18,6 +17,7 @@ from lightllm.base.messages import (
     PlanReady,
     Profile,
     Profiled,
+    Progress,
     Ready,
     Requests,
     ResultReady,
@@ -26,7 +26,7 @@ from lightllm.base.messages import (
 from lightllm.base.ring import Ring
 from lightllm.base.step import StepResult, pack, unpack
 from lightllm.processes import child
-from lightllm.processes.channels import Channel
+from lightllm.processes.channels import Channel, select_ready
 from lightllm.serving.scheduling.scheduler import Scheduler
 from lightllm.serving.scheduling.statistics import Statistics
 
@@ -94,7 +94,9 @@ class SchedulerProcess:
         """Waits for messages and takes them in, or until the time of some request is up."""
         blocked = [channel for channel in (self._detokenizer, *self._workers) if channel.has_waiting]
         seconds = min(max(0.0, self._scheduler.next_deadline - time.monotonic()), _LONGEST_WAIT_S)
-        readable, writable, _ = select.select(list(self._receivers), blocked, [], seconds)
+        readable, writable = select_ready(
+            list(self._receivers), blocked, timeout_s=seconds, awake_s=self._status.awake_s
+        )
         for channel in writable:
             channel.flush()
         for channel in readable:
@@ -137,6 +139,13 @@ class SchedulerProcess:
             for reference in message.references:
                 self._scheduler.stop(*reference)
 
+    def _rouse(self) -> None:
+        """Has those who sleep look for what is about to come: the first step, and its tokens."""
+        if self._status.awake_s and not self._scheduler.num_outstanding:
+            for worker in self._workers:
+                worker.send(PlanReady())
+            self._detokenizer.send(Progress(b""))
+
     def _receive_requests(self, client: int) -> None:
         try:
             while (message := self._clients[client].receive()) is not None:
@@ -146,6 +155,8 @@ class SchedulerProcess:
                     case Flush():
                         self._clients[client].send(Flushed(self._scheduler.flush_cache()))
                     case Requests(submit, release):
+                        if submit:
+                            self._rouse()
                         # A record may be released and submitted again in one message, or submitted and released.
                         self._scheduler.submit_samples(submit)
                         for reference in release:

@@ -1,6 +1,5 @@
 """The process that runs the model on one device: plans come in, what they sampled goes out."""
 
-import select
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
@@ -13,8 +12,8 @@ from lightllm.base.masks import MaskMemory
 from lightllm.base.messages import Loading, PlanReady, Profile, Profiled, Ready, ResultReady
 from lightllm.base.ring import Ring
 from lightllm.base.step import StepPlan, StepResult, pack, unpack
-from lightllm.processes import child
-from lightllm.processes.channels import Channel
+from lightllm.processes import awake, child
+from lightllm.processes.channels import select_ready
 from lightllm.processes.mask_makers import MaskMakers
 from lightllm.serving.scheduling.plan import StepLimits
 
@@ -85,7 +84,7 @@ class Steps:
     def __init__(self, me: child.Child, runner: Runner):
         self._runner, self._metrics, self.rank = runner, me.metrics, me.start.index
         self.plans, self._results = Ring(me.memory("plans")), Ring(me.memory("results"))
-        self.scheduler = me.channel("scheduler")
+        self.scheduler, self._status = me.channel("scheduler"), me.status
         self._launched: deque[Launched] = deque()
         self._masks: GrammarMasks | None = None
         if "grammar" in me.descriptors:
@@ -97,9 +96,10 @@ class Steps:
         """Whether another one may be launched."""
         return not self._launched or (len(self._launched) < _MOST_LAUNCHED and not self._launched[0].is_ready())
 
-    @property
-    def is_idle(self) -> bool:
-        return not self._launched
+    def wait(self) -> None:
+        """Until the scheduler says something; at once while the device computes, as to be woken takes too long."""
+        if not self._launched:
+            select_ready([self.scheduler], [], awake_s=self._status.awake_s)
 
     def launch(self, plan: StepPlan) -> None:
         with _other_ranks():
@@ -136,11 +136,11 @@ def serve(me: child.Child, runner: Runner, profiler: Profiler | None = None) -> 
             if not steps.has_room:
                 steps.finish()
                 continue
-            # While the device computes, nobody sleeps here: to be woken takes too long.
-            plan = _next_plan(steps.plans, steps.scheduler, steps.rank, tracing, waits=steps.is_idle)
-            if plan is not None:
-                with tracing.step(plan):
-                    steps.launch(plan)
+            if (plan := _next_plan(steps, tracing)) is None:
+                steps.wait()
+                continue
+            with tracing.step(plan):
+                steps.launch(plan)
 
 
 def _masks(me: child.Child, *, catch_up: Callable[[], None]) -> "GrammarMasks":
@@ -155,22 +155,18 @@ def _masks(me: child.Child, *, catch_up: Callable[[], None]) -> "GrammarMasks":
     )
 
 
-def _next_plan(plans: Ring, scheduler: Channel, rank: int, tracing: Tracing, *, waits: bool) -> StepPlan | None:
-    """The next plan in the ring, or None if there is none yet and `waits` is false. A message only says that there may
-    be one."""
-    while True:
-        while (message := scheduler.receive()) is not None:
-            if isinstance(message, Profile):
-                scheduler.send(tracing.obey(message))
-            else:
-                assert isinstance(message, PlanReady), "the scheduler says nothing else"
-        if (place := plans.place_to_read(rank)) is not None:
-            plan = unpack(StepPlan, place)
-            plans.consume(rank)
-            return plan
-        if not waits:
-            return None
-        select.select([scheduler], [], [])
+def _next_plan(steps: Steps, tracing: Tracing) -> StepPlan | None:
+    """The next plan, if there is one. A message only says that there may be."""
+    while (message := steps.scheduler.receive()) is not None:
+        if isinstance(message, Profile):
+            steps.scheduler.send(tracing.obey(message))
+        else:
+            assert isinstance(message, PlanReady), "the scheduler says nothing else"
+    if (place := steps.plans.place_to_read(steps.rank)) is None:
+        return None
+    plan = unpack(StepPlan, place)
+    steps.plans.consume(steps.rank)
+    return plan
 
 
 @contextmanager
@@ -214,6 +210,8 @@ def main(me: child.Child) -> None:
     profiler = Profiler(folder, me.start.index) if folder else None
     runner = Runner(me.start.config, rank=me.start.index, store=_store(me), progress=show)
     runner.tell_of_compiling(compiled)
+    if me.start.index == 0:
+        me.status.awake_s = awake.seconds(me.start.config, is_on_gpu=runner.is_on_gpu, cores=awake.available_cores())
     me.control.send(Ready(pool_tokens=runner.pool_tokens, memory=runner.memory))
     serve(me, runner, profiler)
 

@@ -6,7 +6,7 @@ import pytest
 
 from lightllm.base.errors import Closed
 from lightllm.base.messages import Connect, Progress, TextReady
-from lightllm.processes.channels import Channel
+from lightllm.processes.channels import Channel, select_ready, wait_for
 
 
 @pytest.fixture
@@ -40,6 +40,16 @@ def test_a_reader_that_does_not_read_delays_nobody_and_loses_nothing(pair):
             received.append(message.progressed[:4])
     assert received == [i.to_bytes(4, "big") for i in range(sent + 1)]
     assert not pair[0].has_waiting
+
+
+@pytest.mark.parametrize("awake_s", [0.0, 0.01])
+def test_news_is_found_awake_or_asleep(pair, awake_s):
+    assert select_ready([pair[1]], [], timeout_s=0, awake_s=awake_s) == ([], [])
+    assert wait_for([pair[1]], timeout_s=0, awake_s=awake_s) == set()
+    assert select_ready([pair[1]], [pair[1]], awake_s=awake_s) == ([], [pair[1]])
+    pair[0].send(TextReady(b"news"))
+    assert select_ready([pair[1]], [], awake_s=awake_s) == ([pair[1]], [])
+    assert wait_for([pair[1]], awake_s=awake_s) == {pair[1].fileno()}
 
 
 def test_descriptors_travel_after_what_waits_and_are_not_inherited(pair):

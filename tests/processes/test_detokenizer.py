@@ -34,6 +34,7 @@ class Engine:
         self.its_channels = {name: Channel(ours) for name, (ours, _) in ends.items()}
         me = SimpleNamespace(
             control=self.its_channels["control"],
+            status=SimpleNamespace(awake_s=0.0),
             start=SimpleNamespace(shape=self.writers.shape),
             channel=self.its_channels.__getitem__,
         )
@@ -84,6 +85,14 @@ def test_each_client_is_told_of_its_own_requests_once_a_step(engine):
     assert engine.told("client:0") == [first, second]
     assert engine.told("client:1") == [other]
     assert engine.writers.text(3) == byte_level().decode([40, 41])
+
+
+def test_being_roused_is_no_news(engine):
+    engine.tell([])
+    reference = engine.writers.submit(0, Options())
+    engine.writers.emit(0, [40])
+    engine.tell([reference])
+    assert engine.told("client:0") == [reference]
 
 
 def test_the_scheduler_is_told_of_stop_strings(engine):

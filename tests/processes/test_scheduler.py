@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 
 import msgspec
 import numpy as np
+import pytest
 
 from lightllm.base import env
 from lightllm.base.config import ServerConfig
@@ -61,6 +62,7 @@ class SlowWorker:
     seconds: float
     next_was_ready: list[bool] = field(default_factory=list)
     rows: list[int] = field(default_factory=list)
+    num_messages: int = 0  # that told it of plans
     others: "list[SlowWorker]" = field(default_factory=list)  # ranks
     goes_on: threading.Event = field(default_factory=threading.Event)
 
@@ -70,8 +72,9 @@ class SlowWorker:
             while True:
                 message = receive(self.channel)
                 assert isinstance(message, PlanReady)
-                place = self.plans.place_to_read(self.rank)
-                assert place is not None
+                self.num_messages += 1
+                if (place := self.plans.place_to_read(self.rank)) is None:
+                    continue  # it is only roused
                 plan = unpack(StepPlan, place)
                 self.plans.consume(self.rank)
                 result = device.run(plan)
@@ -204,16 +207,25 @@ class House:
     @property
     def num_switches(self) -> int:
         """How often the process has gone to sleep."""
+        return int(self.about_process("voluntary_ctxt_switches"))
+
+    @property
+    def is_asleep(self) -> bool:
+        return self.about_process("State") == "S"
+
+    def about_process(self, name: str) -> str:
         with open(f"/proc/{self.process.pid}/status") as status:
-            return next(int(line.split()[1]) for line in status if line.startswith("voluntary_ctxt_switches"))
+            return next(line.split()[1] for line in status if line.startswith(f"{name}:"))
 
 
 def expected(prompt: list[int], max_tokens: int) -> list[int]:
     return alone(prompt, max_tokens=max_tokens, vocabulary=VOCABULARY)
 
 
-def test_requests_are_served_and_what_the_scheduler_knows_is_published():
+@pytest.mark.parametrize("awake_s", [0.0, 0.02])
+def test_requests_are_served_and_what_the_scheduler_knows_is_published(awake_s):
     with House() as house:
+        house.status.awake_s = awake_s
         assert (house.status.pool_tokens, house.status.max_request_tokens) == (POOL, LENGTH)
         first, second = house.ask(0, [1, 2, 3], 20), house.ask(16, [4] * 100, 30)
         house.clients[0].send(Requests(submit=[first]))
@@ -243,15 +255,35 @@ def test_every_rank_is_told_of_every_plan():
     assert [len(worker.rows) for worker in house.workers] == [30, 30]
 
 
-def test_an_idle_scheduler_sleeps():
+@pytest.mark.parametrize("awake_s", [0.0, 0.02])
+def test_an_idle_scheduler_sleeps(awake_s):
     with House() as house:
+        house.status.awake_s = awake_s
         reference = house.ask(0, [1, 2, 3], 30)
         house.clients[0].send(Requests(submit=[reference]))
         house.follow(reference)
         time.sleep(0.1)
+        wait_until(lambda: house.is_asleep)
         before = house.num_switches
         time.sleep(0.3)
         assert house.num_switches - before <= 1
+        assert house.is_asleep
+
+
+@pytest.mark.parametrize("awake_s", [0.0, 0.02])
+def test_others_are_roused_before_a_first_step_if_processes_look_for_news(awake_s):
+    with House() as house:
+        house.status.awake_s = awake_s
+        worker = house.workers[0]
+        worker.goes_on.clear()
+        house.clients[0].send(Requests(submit=[house.ask(0, [1, 2, 3], 2)]))
+        wait_until(lambda: house.metrics.total("batch_current_size") == 1)
+        house.clients[0].send(Requests(submit=[house.ask(1, [4], 2)]))  # others know already that there is work
+        first = receive(house.detokenizer) if awake_s else None
+        worker.goes_on.set()
+        house.follow((0, 1), (1, 1))
+    assert first == (Progress(b"") if awake_s else None)
+    assert worker.num_messages - len(worker.rows) == bool(awake_s)
 
 
 def test_a_stop_string_and_a_release_end_requests():

@@ -86,6 +86,10 @@ class Runner:
             stopwatch=self._stopwatch,
         )
 
+    @property
+    def is_on_gpu(self) -> bool:
+        return self._device.type == "cuda"
+
     def use_masks(self, masks: GrammarMasks) -> None:
         """From now on sampling waits for what grammars allow."""
         self.stepper.masks = masks

@@ -78,7 +78,7 @@ class OfflineEngine:
     def wait(self) -> list[Request]:
         """Waits for something to read; returns the requests that have it. Raises EngineDeadError."""
         blocked = [channel for channel in self._channels.values() if channel.has_waiting]
-        ready = wait_for([self._control, self._channels["detokenizer"]], blocked)
+        ready = wait_for([self._control, self._channels["detokenizer"]], blocked, awake_s=self._status.awake_s)
         try:
             for channel in blocked:
                 channel.flush()
