@@ -30,10 +30,10 @@ class Requests(Message, frozen=True):
 
 
 class Progress(Message, frozen=True):
-    """Scheduler to detokenizer: these requests have new output or have ended; those records were released. Without any,
-    some soon will."""
+    """Scheduler to detokenizer: requests that came; that have new output or have ended; whose records were released."""
 
-    progressed: bytes
+    opened: bytes = b""
+    progressed: bytes = b""
     released: bytes = b""
 
 

@@ -53,6 +53,8 @@ class Detokenizer:
             self._scheduler.flush()
             while (message := self._scheduler.receive()) is not None:
                 assert isinstance(message, Progress), "the scheduler tells the detokenizer of progress only"
+                if message.opened:  # so that their first tokens need not wait for decoders
+                    self._output.open(parse_references(message.opened))
                 news, stopped = self._output.advance(parse_references(message.progressed))
                 self._output.release(parse_references(message.released))
                 if stopped:

@@ -4,6 +4,7 @@ One step ahead: while the workers run step n, plan n + 1 lies in the ring. The p
 """
 
 import contextlib
+import math
 import time
 from collections.abc import Callable, Sequence
 
@@ -17,7 +18,6 @@ from lightllm.base.messages import (
     PlanReady,
     Profile,
     Profiled,
-    Progress,
     Ready,
     Requests,
     ResultReady,
@@ -69,6 +69,7 @@ class SchedulerProcess:
         config = me.start.config
         self._scheduler, self._control, self._status = scheduler, me.control, me.status
         self._statistics = None if config.disable_log_stats else Statistics(me.metrics, config.log_stats_interval)
+        self._last_result = -math.inf
         self._plans, self._results = Ring(me.memory("plans")), Ring(me.memory("results"))
         self._detokenizer = me.channel("detokenizer")
         self._workers = [me.channel(f"worker:{rank}") for rank in range(config.tp)]
@@ -86,8 +87,8 @@ class SchedulerProcess:
             self._receive()
             self._digest()
             self._scheduler.expire()
-            self._report()
             self._launch()
+            self._report()
             self._status.show_queue(*self._scheduler.queue)
 
     def _receive(self) -> None:
@@ -107,11 +108,15 @@ class SchedulerProcess:
         while (place := self._results.place_to_read(_READER)) is not None:
             result = unpack(StepResult, place)
             self._results.consume(_READER)
-            self._scheduler.digest(result)
+            self._last_result = time.monotonic()
+            self._scheduler.digest(result, on_written=self._tell)
 
-    def _report(self) -> None:
+    def _tell(self) -> None:
         if (progress := self._scheduler.drain()) is not None:
             self._detokenizer.send(progress)
+
+    def _report(self) -> None:
+        self._tell()
         # Only now, so that the detokenizer hears of the end of these records before that of their next use.
         while self._lost_clients:
             self._control.send(ClientForgotten(self._lost_clients.pop()))
@@ -140,11 +145,11 @@ class SchedulerProcess:
                 self._scheduler.stop(*reference)
 
     def _rouse(self) -> None:
-        """Has those who sleep look for what is about to come: the first step, and its tokens."""
-        if self._status.awake_s and not self._scheduler.num_outstanding:
+        """Has workers that sleep by now look for the plan which is about to come."""
+        is_idle = not self._scheduler.num_outstanding
+        if is_idle and time.monotonic() - self._last_result > self._status.awake_s > 0:
             for worker in self._workers:
                 worker.send(PlanReady())
-            self._detokenizer.send(Progress(b""))
 
     def _receive_requests(self, client: int) -> None:
         try:

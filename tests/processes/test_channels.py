@@ -28,9 +28,9 @@ def test_messages_arrive_whole_and_in_order(pair):
 def test_a_reader_that_does_not_read_delays_nobody_and_loses_nothing(pair):
     sent = 0
     while not pair[0].has_waiting:
-        pair[0].send(Progress(sent.to_bytes(4, "big") * 1000))
+        pair[0].send(Progress(progressed=sent.to_bytes(4, "big") * 1000))
         sent += 1
-    pair[0].send(Progress(sent.to_bytes(4, "big") * 1000))
+    pair[0].send(Progress(progressed=sent.to_bytes(4, "big") * 1000))
     received = []
     while len(received) <= sent:
         message = pair[1].receive()

@@ -46,8 +46,8 @@ class Engine:
         with pytest.raises(Closed):
             detokenizer.run()
 
-    def tell(self, progressed, released=()) -> None:
-        message = Progress(*(np.array(some, dtype=np.uint32).tobytes() for some in (progressed, released)))
+    def tell(self, progressed, released=(), opened=()) -> None:
+        message = Progress(*(np.array(some, dtype=np.uint32).tobytes() for some in (opened, progressed, released)))
         self.channels["scheduler"].send(message)
 
     def hear(self, name: str):
@@ -87,12 +87,18 @@ def test_each_client_is_told_of_its_own_requests_once_a_step(engine):
     assert engine.writers.text(3) == byte_level().decode([40, 41])
 
 
-def test_being_roused_is_no_news(engine):
-    engine.tell([])
-    reference = engine.writers.submit(0, Options())
+def test_a_request_that_came_has_a_decoder_and_no_news(engine):
+    record, reference = engine.writers.table.records[0], engine.writers.submit(0, Options())
+    engine.tell([], opened=[reference])
+    deadline = time.monotonic() + 5
+    while record["text_generation"] != reference[1]:
+        assert time.monotonic() < deadline
+        time.sleep(0.001)
     engine.writers.emit(0, [40])
     engine.tell([reference])
     assert engine.told("client:0") == [reference]
+    assert engine.channels["client:0"].receive() is None
+    assert engine.writers.text(0) == byte_level().decode([40])
 
 
 def test_the_scheduler_is_told_of_stop_strings(engine):

@@ -81,8 +81,9 @@ class Scheduler:
             self._running, self._waiting, self._flights, self._limits,
             victims(config, self._running, self._limits, forecast), by_priority=config.schedule_policy == "priority",
         )  # fmt: skip
+        self._opened: list[Reference] = []
         self._progressed: list[bytes] = []
-        self._released: list[tuple[int, int]] = []
+        self._released: list[Reference] = []
         self._num_submitted = self._num_steps = 0
         metrics.set("kv_slots_total", pool_tokens)
 
@@ -196,8 +197,11 @@ class Scheduler:
         self._metrics.add("tokens_computed", len(plan.tokens))
         return plan
 
-    def digest(self, result: StepResult) -> None:
-        """Takes in what the oldest outstanding plan has sampled."""
+    def digest(self, result: StepResult, *, on_written: Callable[[], None] = lambda: None) -> None:
+        """Takes in what the oldest outstanding plan has sampled.
+
+        `on_written` is called as soon as `drain` has it: before requests that have ended leave, which takes a while.
+        """
         landed = self._flights.land(result)
         self._budget.note_result(self._clock())
         rows, positions, seated = self._running.rows, landed.positions, landed.rows
@@ -215,8 +219,6 @@ class Scheduler:
         is_stopped = may_stop & rows.are_stops(seated, result.tokens[positions])
         is_written = self._output.append(indexes, positions, result)
         num_tokens = self._output.num_tokens(indexes)
-        for row in seated[num_tokens == 1]:
-            self._note_first_token(self._request_of(int(row)))
         is_longest = num_tokens >= rows.max_tokens[seated]
         if result.vectors.size:
             for at in np.flatnonzero(is_written):
@@ -224,10 +226,24 @@ class Scheduler:
         if len(seated):
             self._progressed.append(references(indexes, rows.generation[seated]))
         self._metrics.add("generated_tokens", int(np.count_nonzero(is_written)))
+        ended = self._publish_ends(seated, is_stopped=is_stopped, is_longest=is_longest, is_written=is_written)
+        on_written()
+        for row in seated[num_tokens == 1]:
+            self._note_first_token(self._request_of(int(row)))
+        for request, reason in ended:
+            self._let_go(request, reason)
+        self._preemption.queue_again()
+
+    def _publish_ends(
+        self, seated: np.ndarray, *, is_stopped: np.ndarray, is_longest: np.ndarray, is_written: np.ndarray
+    ) -> list[tuple[Request, FinishReason]]:
+        """Of the requests in these rows [n], those whose last token this was, or for which there is no page."""
+        ended: list[tuple[Request, FinishReason]] = []
         for at in np.flatnonzero(is_stopped | is_longest | ~is_written):
             reason = FinishReason.STOP if is_stopped[at] else FinishReason.LENGTH
-            self._end(self._request_of(int(seated[at])), reason if is_written[at] else FinishReason.ERROR)
-        self._preemption.queue_again()
+            ended.append((self._request_of(int(seated[at])), reason if is_written[at] else FinishReason.ERROR))
+            self._publish_end(*ended[-1])
+        return ended
 
     def _hear_of_beams(self, positions: np.ndarray, seated: np.ndarray, result: StepResult) -> None:
         """Takes in what may follow beams; those of whose group all is known go on."""
@@ -266,13 +282,13 @@ class Scheduler:
                 self._end(request, FinishReason.ERROR)
 
     def drain(self) -> Progress | None:
-        """What the detokenizer has to be told since the last call, if anything: what progressed or ended, and after
-        that what was released. A request may be named more than once."""
-        if not self._progressed and not self._released:
+        """What the detokenizer has to be told since the last call, if anything: what came, then what progressed or
+        ended, and after that what was released. A request may be named more than once."""
+        if not self._opened and not self._progressed and not self._released:
             return None
-        released = np.array(self._released, dtype=np.uint32).tobytes()
-        message = Progress(progressed=b"".join(self._progressed), released=released)
-        self._progressed, self._released = [], []
+        opened, released = (np.array(some, dtype=np.uint32).tobytes() for some in (self._opened, self._released))
+        message = Progress(opened=opened, progressed=b"".join(self._progressed), released=released)
+        self._opened, self._progressed, self._released = [], [], []
         return message
 
     def _end_failed(
@@ -349,6 +365,7 @@ class Scheduler:
         record["cached_tokens"] = record["preemptions"] = 0
         record["finish_reason"], record["started"] = FinishReason.NONE, 0.0
         record["output_generation"] = request.generation
+        self._opened.append((index, generation))
         return request
 
     def _prefix_length(self, request: Request) -> int:
@@ -400,6 +417,16 @@ class Scheduler:
                 self._running.leave(beam)
 
     def _end_one(self, request: Request, reason: FinishReason) -> None:
+        self._publish_end(request, reason)
+        self._let_go(request, reason)
+
+    def _publish_end(self, request: Request, reason: FinishReason) -> None:
+        request.has_ended = True
+        self._records[request.index]["finish_reason"] = reason
+        self._progressed.append(references(np.array([request.index]), np.array([request.generation])))
+
+    def _let_go(self, request: Request, reason: FinishReason) -> None:
+        """A request that has ended gives up its row, or its place in the queue; what it teaches is learned."""
         if request.row >= 0:
             self._running.leave(request)
         else:
@@ -410,9 +437,7 @@ class Scheduler:
         if request.has_started:
             self._wait.note_end(request.work)
             self._waiting.end(request, int(self._records[request.index]["num_output"]))
-        request.has_ended, request.tokens = True, None
-        self._records[request.index]["finish_reason"] = reason
-        self._progressed.append(references(np.array([request.index]), np.array([request.generation])))
+        request.tokens = None
 
     def _current(self, index: int, generation: int) -> Request | None:
         request = self._requests.get(index)

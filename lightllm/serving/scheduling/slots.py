@@ -33,11 +33,10 @@ class SlotAllocator:
         is_whole, needed = self._room == _BLOCK, -(-count // _BLOCK)
         # Where bytes are as good as an array, they are searched faster.
         if (first := is_whole.tobytes().find(b"\1" * needed)) >= 0:
-            slots = np.arange(first * _BLOCK, first * _BLOCK + count, dtype=np.int32)
-        else:
-            blocks = self._blocks_for(count, is_whole.nonzero()[0])
-            block, offset = np.nonzero(self._by_block[blocks])
-            slots = (blocks[block] * _BLOCK + offset)[:count].astype(np.int32)
+            return self._take_run(first, count)
+        blocks = self._blocks_for(count, is_whole.nonzero()[0])
+        block, offset = np.nonzero(self._by_block[blocks])
+        slots = (blocks[block] * _BLOCK + offset)[:count].astype(np.int32)
         self._mark_taken(slots)
         return slots
 
@@ -64,6 +63,16 @@ class SlotAllocator:
     def free_slots(self) -> Slots:
         """All free slots, ascending."""
         return np.flatnonzero(self._is_free).astype(np.int32)
+
+    def _take_run(self, block: int, count: int) -> Slots:
+        """`count` slots from the start of this block on; it and those after it are wholly free, as far as needed."""
+        start, (whole, rest) = block * _BLOCK, divmod(count, _BLOCK)
+        self._is_free[start : start + count] = False
+        self._room[block : block + whole] = 0
+        if rest:
+            self._room[block + whole] -= rest
+        self.num_free -= count
+        return np.arange(start, start + count, dtype=np.int32)
 
     def _take_apart(self, count: int) -> Slots:
         """`count` slots, each at the start of a wholly free block while there are such."""

@@ -37,12 +37,19 @@ class OutputText:
         self._page = np.full(records, -1, dtype=np.int32)
         self._width = np.ones(records, dtype=np.int32)
 
+    def open(self, references: np.ndarray) -> np.ndarray:
+        """Begins the requests met for the first time; returns those that have not ended."""
+        indexes, generations = references.T
+        for index, generation in references[self._generation[indexes] != generations].tolist():
+            self._begin(index, generation)
+        return references[self._is_open[indexes] & (self._generation[indexes] == generations)]
+
     def advance(self, references: np.ndarray) -> tuple[np.ndarray, list[Reference]]:
         """Writes the text of all new tokens. Returns whose clients to tell, and which requests a stop string ended.
 
         A request may be named more than once.
         """
-        references = self._open(distinct(references))
+        references = self.open(distinct(references))
         indexes = references[:, 0].astype(np.intp)
         finish = self._records["finish_reason"][indexes]  # read before the tokens: published after the last of them
         tokens, counts = self._read_tokens(indexes)
@@ -59,13 +66,6 @@ class OutputText:
         for index, generation in references.tolist():
             if self._generation[index] == generation:
                 self._close(index)
-
-    def _open(self, references: np.ndarray) -> np.ndarray:
-        """Begins the requests met for the first time; returns those that have not ended."""
-        indexes, generations = references.T
-        for index, generation in references[self._generation[indexes] != generations].tolist():
-            self._begin(index, generation)
-        return references[self._is_open[indexes] & (self._generation[indexes] == generations)]
 
     def _begin(self, index: int, generation: int) -> None:
         request = self._read_request(index, generation)

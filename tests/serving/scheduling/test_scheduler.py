@@ -6,6 +6,7 @@ import random
 import numpy as np
 import pytest
 
+from lightllm.base.messages import Progress, references
 from lightllm.base.request import FinishReason
 from lightllm.base.request_table import output_words, rows_per_page
 from lightllm.base.step import FAILED, LAST_SAMPLED
@@ -453,6 +454,31 @@ def test_a_result_that_is_not_due_is_refused_and_changes_nothing():
         with pytest.raises(AssertionError, match="each result comes once"):
             engine.scheduler.digest(dataclasses.replace(engine.results[0], step=again_or_early))
     assert engine.scheduler.num_outstanding == 2
+    finish_and_check(engine, [asked])
+
+
+def test_requests_are_told_of_when_they_come():
+    engine = Engine(running_max_req_size=1)
+    asked = [engine.ask([1, 2, 3], 2), engine.ask([4], 2)]
+    told = engine.scheduler.drain()
+    assert told == Progress(opened=references(*np.array([(one.index, one.generation) for one in asked]).T))
+    finish_and_check(engine, asked)
+
+
+def test_an_end_is_told_of_before_its_request_leaves():
+    engine = Engine(check=False)
+    asked = engine.ask([1, 2, 3], 1)
+    told = []
+
+    def on_written() -> None:
+        engine.drain()
+        told.append((engine.table.records[asked.index]["finish_reason"], len(engine.scheduler._running)))
+
+    engine.launch(engine.scheduler.plan())
+    engine.scheduler.digest(engine.results.popleft(), on_written=on_written)
+    assert told == [(FinishReason.LENGTH, 1)]
+    assert asked.told[-1] == 1
+    assert engine.scheduler.drain() is None
     finish_and_check(engine, [asked])
 
 
