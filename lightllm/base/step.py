@@ -108,25 +108,24 @@ _encode, _decode = msgspec.msgpack.Encoder().encode, msgspec.msgpack.Decoder().d
 
 def pack(message: StepPlan | StepResult, buffer: np.ndarray) -> int:
     """Writes a plan or result into `buffer` [bytes] uint8, returns its length. Raises ValueError without room."""
-    names = _NAMES[type(message)]
-    at, described = _first_array(names), []
+    names, described = _NAMES[type(message)], []
+    parts: list[memoryview | bytes] = []
     for name in names:
         value = getattr(message, name)
-        if not isinstance(value, np.ndarray):
+        if isinstance(value, np.ndarray):
+            described.append((_DTYPES.index(value.dtype), value.shape))
+            parts += np.ascontiguousarray(value).data, bytes(-value.nbytes % _ALIGN)
+        else:
             described.append(value)
-            continue
-        described.append((_DTYPES.index(value.dtype), value.shape))
-        if not value.size:
-            continue
-        end = at + value.nbytes
-        if end > len(buffer):
-            raise ValueError(f"a {type(message).__name__} of {end} bytes and more, room for {len(buffer)}")
-        buffer[at:end] = np.ascontiguousarray(value).reshape(-1).view(np.uint8)
-        at = _round_up(end)
-    description = _encode((at, described))
-    _LENGTH.pack_into(buffer.data, 0, len(description))
-    buffer[_LENGTH.size : _LENGTH.size + len(description)] = np.frombuffer(description, np.uint8)
-    return at
+    data, start = b"".join(parts), _first_array(names)
+    end = start + len(data)
+    if end > len(buffer):
+        raise ValueError(f"a {type(message).__name__} of {end} bytes, room for {len(buffer)}")
+    description, view = _encode((end, described)), buffer.data
+    _LENGTH.pack_into(view, 0, len(description))
+    view[_LENGTH.size : _LENGTH.size + len(description)] = description
+    view[start:end] = data
+    return end
 
 
 def unpack(kind: type, buffer: np.ndarray):
