@@ -256,7 +256,7 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
         A[float, msgspec.Meta(ge=0, le=60)] | None,
         about(
             "Seconds that processes look for news of a step, on a core each, before they sleep; if not given 0.02 on "
-            "GPUs with three cores a process, else 0"
+            "GPUs with two cores a process, else 0"
         ),
     ] = None
     log_level: A[LogLevel, about("Least severe messages shown")] = env.LOG_LEVEL

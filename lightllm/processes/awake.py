@@ -10,7 +10,7 @@ from pathlib import Path
 from lightllm.base.config import EngineConfig
 
 _SECONDS = 0.02  # of longer steps waking is a small part
-_CORES_A_PROCESS = 3  # with fewer, who looks may take time from who works
+_CORES_A_PROCESS = 2  # with fewer, who looks may take time from who works; nine for four processes were enough
 _GROUP = Path("/sys/fs/cgroup")
 
 

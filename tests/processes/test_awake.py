@@ -27,9 +27,9 @@ def test_a_quota_counts_as_fewer_cores(tmp_path, files, expected):
 
 
 def test_nobody_looks_where_that_takes_cores_from_those_who_work():
-    assert seconds(EngineConfig(), is_on_gpu=True, cores=12) > 0
-    assert seconds(EngineConfig(), is_on_gpu=True, cores=11.9) == 0
-    assert seconds(EngineConfig(tp=8), is_on_gpu=True, cores=32) == 0
+    assert seconds(EngineConfig(), is_on_gpu=True, cores=8) > 0
+    assert seconds(EngineConfig(), is_on_gpu=True, cores=7.9) == 0
+    assert seconds(EngineConfig(tp=8), is_on_gpu=True, cores=21) == 0
     assert seconds(EngineConfig(), is_on_gpu=False, cores=64) == 0
 
 
