@@ -7,7 +7,7 @@ from torch import Tensor
 
 from lightllm.compute import ops
 from lightllm.compute.attention.batch import Batch
-from lightllm.compute.layers.linear import InterleavedQKVLinear, Output, Product, QKVLinear, RowLinear
+from lightllm.compute.layers.linear import InterleavedQKVLinear, Output, QKVLinear, RowLinear, Unfinished
 from lightllm.compute.layers.norm import Joining, RMSNorm
 from lightllm.compute.layers.rope import Rope
 from lightllm.compute.ops.joined import DIM, Weighted
@@ -93,7 +93,7 @@ class Attention(Joining):
             return ops.norm_rotate_store(*heads, *how, self.keys, self.values)
         return ops.norm_rotate_store_quantized(*heads, *how, self.keys, self.scales[0], self.values, self.scales[1])
 
-    def forward(self, x: Tensor | Weighted | Rounded, batch: Batch) -> Tensor | Product:
+    def forward(self, x: Tensor | Weighted | Rounded, batch: Batch) -> Unfinished:
         """x [tokens, hidden] -> [outputs, hidden]; stores this step's keys and values in the batch's slots."""
         q = self._project(x, batch)
         asking = batch.queries()

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from lightllm.base.config import Pooling
 from lightllm.compute.attention.batch import Batch
 from lightllm.compute.layers.heads import Reward
-from lightllm.compute.layers.linear import Product
+from lightllm.compute.layers.linear import Unfinished
 from lightllm.compute.layers.norm import Joining, RMSNorm
 from lightllm.compute.layers.rope import Rope
 from lightllm.compute.layers.vocabulary import OutputHead, Vocabulary
@@ -35,7 +35,7 @@ class Block(nn.Module):
             if isinstance(layer, Joining):
                 layer.leaves_product = True
 
-    def forward(self, x: Tensor | Product, residual: Tensor | None, batch: Batch) -> tuple[Tensor | Product, Tensor]:
+    def forward(self, x: Unfinished, residual: Tensor | None, batch: Batch) -> tuple[Unfinished, Tensor]:
         mlp = self.get_submodule(self.mlp_name)
         normed, residual = self.input_layernorm.add_for(self.self_attn, x, residual)
         x = self.self_attn(normed, batch)

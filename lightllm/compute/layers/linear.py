@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -14,7 +14,7 @@ from lightllm.compute.ops.joined import PART, Weighted
 from lightllm.compute.ops.op import Op
 from lightllm.compute.ops.per_channel import Rounded
 from lightllm.compute.parallel.mesh import Group
-from lightllm.compute.quant.method import LinearMethod, TakesRounded
+from lightllm.compute.quant.method import LeavesParts, LinearMethod, TakesRounded
 from lightllm.compute.quant.none import Unquantized
 from lightllm.compute.weights.share import Share, divided, whole
 from lightllm.compute.weights.weight import Declared, Matrix, Part, Run, Weight
@@ -129,13 +129,15 @@ class RowLinear(Projection):
         y = self.group.sum(self.method.multiply(self.tensors, x, None))
         return y if self.bias is None else y + self.bias
 
-    def later(self, x: Tensor) -> "Tensor | Product":
-        """As forward, but may leave the product to whoever adds it to something."""
-        is_alone = self.group.ranks == 1 and self.bias is None and isinstance(self.method, Unquantized)
+    def later(self, x: Tensor) -> "Tensor | Product | Parts":
+        """As forward, but may leave the product, or its last sum, to whoever adds it to something."""
+        if self.group.ranks > 1 or self.bias is not None:
+            return self(x)
         matrix = self.joined(ops.linear_add_weigh, len(x), sum(output.size for output in self.outputs))
-        if is_alone and (matrix is not None or ops.linear_add.pays(len(x))):
+        if isinstance(self.method, Unquantized) and (matrix is not None or ops.linear_add.pays(len(x))):
             return Product(self, x, self.tensors["weight"], is_weighed=matrix is not None)
-        return self(x)
+        parts = self.method.in_parts(self.tensors, x) if isinstance(self.method, LeavesParts) else None
+        return self(x) if parts is None else Parts(parts)
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,6 +151,16 @@ class Product:
 
     def compute(self) -> Tensor:
         return self.layer(self.x)
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """A product that is still to be added up: the sum of parts [n, tokens, outputs] float32."""
+
+    parts: Tensor
+
+
+Unfinished: TypeAlias = Tensor | Product | Parts  # what a block's layer may return to the norm that adds it
 
 
 class QKVLinear(ColumnLinear):

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from lightllm.compute import ops
-from lightllm.compute.layers.linear import ColumnLinear, Output, Product, RowLinear
+from lightllm.compute.layers.linear import ColumnLinear, Output, RowLinear, Unfinished
 from lightllm.compute.layers.norm import Joining
 from lightllm.compute.ops.joined import Weighted
 from lightllm.compute.ops.per_channel import Rounded
@@ -25,6 +25,6 @@ class GatedMLP(Joining):
     def takes_weighted(self, tokens: int) -> bool:
         return self.gate_up_proj.joined(ops.gated_linear_of_weighted, tokens, self.gate_up_proj.in_features) is not None
 
-    def forward(self, x: Tensor | Weighted | Rounded) -> Tensor | Product:
+    def forward(self, x: Tensor | Weighted | Rounded) -> Unfinished:
         x = self.gate_up_proj.gated(x)
         return self.down_proj.later(x) if self.leaves_product else self.down_proj(x)

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from lightllm.compute import ops
 from lightllm.compute.layers.layer import Site
-from lightllm.compute.layers.linear import Product
+from lightllm.compute.layers.linear import Parts, Product, Unfinished
 from lightllm.compute.ops.joined import Weighted
 from lightllm.compute.ops.per_channel import Rounded
 from lightllm.compute.weights.weight import Declared, vector
@@ -31,8 +31,11 @@ class RMSNorm(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         return ops.rms_norm(x, self.weight, self.eps)
 
-    def add(self, x: Tensor | Product, residual: Tensor | None) -> tuple[Tensor, Tensor]:
+    def add(self, x: Unfinished, residual: Tensor | None) -> tuple[Tensor, Tensor]:
         """(norm of the sum, the sum) of x and what came before it, which the sum may overwrite; None: nothing did."""
+        if isinstance(x, Parts):
+            assert residual is not None, "the first block is given a tensor"
+            return ops.add_rms_norm_of_parts(x.parts, residual, self.weight, self.eps)
         if isinstance(x, Product):
             if residual is not None and ops.linear_add.pays(len(x.x)):
                 total = ops.linear_add(x.x, x.matrix, residual)
@@ -43,7 +46,7 @@ class RMSNorm(nn.Module):
         return ops.add_rms_norm(x, residual, self.weight, self.eps)
 
     def add_for(
-        self, reader: nn.Module, x: Tensor | Product, residual: Tensor | None
+        self, reader: nn.Module, x: Unfinished, residual: Tensor | None
     ) -> tuple[Tensor | Weighted | Rounded, Tensor]:
         """As add, for a layer that may take the norm without its scales, or rounded."""
         if residual is None or not isinstance(reader, Joining):
@@ -53,9 +56,12 @@ class RMSNorm(nn.Module):
             return Weighted(weighted, squares, self.eps), total
         if reader.rounded_to is None:
             return self.add(x, residual)
-        x = x.compute() if isinstance(x, Product) else x
-        numbers, scale, total = ops.add_rms_norm_rounded(x, residual, self.weight, self.eps, reader.rounded_to)
-        return Rounded(numbers, scale, x.dtype), total
+        how = (residual, self.weight, self.eps, reader.rounded_to)
+        if isinstance(x, Parts):
+            numbers, scale, total = ops.add_rms_norm_of_parts_rounded(x.parts, *how)
+        else:
+            numbers, scale, total = ops.add_rms_norm_rounded(x.compute() if isinstance(x, Product) else x, *how)
+        return Rounded(numbers, scale, residual.dtype), total
 
 
 class Joining(nn.Module):

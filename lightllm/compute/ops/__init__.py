@@ -19,6 +19,12 @@ from lightllm.compute.ops.kv_formats import (
 from lightllm.compute.ops.linear import gated_linear, linear, linear_add, logits
 from lightllm.compute.ops.masks import allow
 from lightllm.compute.ops.norm import add_rms_norm, add_rms_norm_rounded, rms_norm
+from lightllm.compute.ops.parts import (
+    add_rms_norm_of_parts,
+    add_rms_norm_of_parts_rounded,
+    linear_in_parts,
+    linear_per_channel_in_parts,
+)
 from lightllm.compute.ops.penalties import penalize
 from lightllm.compute.ops.per_channel import (
     gated_experts_per_channel,
@@ -35,6 +41,8 @@ from lightllm.compute.ops.typical import keep_typical
 __all__ = [
     "add_biases",
     "add_rms_norm",
+    "add_rms_norm_of_parts",
+    "add_rms_norm_of_parts_rounded",
     "add_rms_norm_rounded",
     "allow",
     "attend",
@@ -60,9 +68,11 @@ __all__ = [
     "linear_awq",
     "linear_fp6",
     "linear_fp8_block",
+    "linear_in_parts",
     "linear_int4",
     "linear_of_rounded",
     "linear_per_channel",
+    "linear_per_channel_in_parts",
     "linear_rotate_store",
     "logits",
     "logprobs",

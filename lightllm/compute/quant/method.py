@@ -69,3 +69,12 @@ class TakesRounded(LinearMethod, Protocol):
     def gated_rounded(self, tensors: Tensors, x: Rounded, bias: Tensor | None) -> Tensor:
         """As gated."""
         ...
+
+
+@runtime_checkable
+class LeavesParts(LinearMethod, Protocol):
+    """A format whose products may be left in parts, for whoever reads them to add up."""
+
+    def in_parts(self, tensors: Tensors, x: Tensor) -> Tensor | None:
+        """Parts [n, tokens, outputs] float32 of `multiply` without a bias, or None where that is no faster."""
+        ...

@@ -25,6 +25,10 @@ class Unquantized:
     def multiply(self, tensors: Tensors, x: Tensor, bias: Tensor | None) -> Tensor:
         return ops.linear(x, tensors["weight"], bias)
 
+    def in_parts(self, tensors: Tensors, x: Tensor) -> Tensor | None:
+        weight = tensors["weight"]
+        return ops.linear_in_parts(x, weight) if ops.linear_in_parts.pays(len(x), len(weight)) else None
+
     def gated(self, tensors: Tensors, x: Tensor, bias: Tensor | None) -> Tensor:
         return ops.gated_linear(x, tensors["weight"], bias)
 

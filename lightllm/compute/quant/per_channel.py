@@ -69,6 +69,11 @@ class PerChannel:
     def gated(self, tensors: Tensors, x: Tensor, bias: Tensor | None) -> Tensor:
         return ops.gated_linear_per_channel(x, *_of(tensors), bias, self.rounds)
 
+    def in_parts(self, tensors: Tensors, x: Tensor) -> Tensor | None:
+        if not self.rounds or not ops.linear_per_channel_in_parts.pays(len(x), len(tensors["weight"])):
+            return None
+        return ops.linear_per_channel_in_parts(x, *_of(tensors))
+
     def rounded_to(self, dtype: torch.dtype) -> torch.dtype | None:
         return self.kind if self.rounds and dtype != torch.float32 else None
 

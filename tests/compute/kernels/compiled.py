@@ -282,6 +282,9 @@ LAUNCHES: dict[str, Callable[[], Any]] = {
     "add, norm and round": lambda: norm.add_rms_norm_rounded(
         half(TOKENS, 4096), half(TOKENS, 4096), half(4096), 1e-6, torch.float8_e4m3fn
     ),
+    "add parts, norm and round": lambda: norm.add_rms_norm_of_parts_rounded(
+        torch.zeros(2, TOKENS, 4096), half(TOKENS, 4096), half(4096), 1e-6, torch.int8
+    ),
     "silu and mul": lambda: activation.silu_and_mul(half(TOKENS, 28672)),
     "embedding": lambda: embedding.embedding(WHERE, half(1000, 4096), 0),
     "rotate and store": lambda: store(normed=False),
@@ -363,6 +366,9 @@ LAUNCHES: dict[str, Callable[[], Any]] = {
     "fp8 streamed linear, 1 token": lambda: multiply_8_bits(torch.float8_e4m3fn, 1),
     "fp8 streamed gated linear, 64 tokens": lambda: multiply_8_bits(torch.float8_e4m3fn, 64, gated=True),
     "int8 streamed gated linear, 64 tokens": lambda: multiply_8_bits(torch.int8, 64, gated=True),
+    "int8 streamed linear in parts, 64 tokens": lambda: per_channel.linear_per_channel_in_parts(
+        half(64, 4096), torch.zeros(4096, 4096, dtype=torch.int8), torch.ones(4096)
+    ),
     "int8 linear, 2048 tokens": lambda: multiply_8_bits(torch.int8, 2048),
     "fp8 tiles, 64 tokens": lambda: product_of_tiles(64),
     "cut fp8 tiles, 64 tokens": lambda: product_of_tiles(64, cut=True),

@@ -45,8 +45,8 @@ def split_pools(values):
 
 
 def meant(name, outcome):
-    """Logits come in as many parts as an implementation makes."""
-    return outcome.sum(0) if name == "router_logits" else outcome
+    """Some come in as many parts as an implementation makes."""
+    return outcome.sum(0) if name == "router_logits" or name.endswith("in_parts") else outcome
 
 
 def results(name, outcome):

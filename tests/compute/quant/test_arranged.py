@@ -1,4 +1,4 @@
-"""4-bit weights compute the same in the order in which a device has them fastest; activations, rounded where normed."""
+"""Weights and activations compute the same in the order and the parts in which a device has them fastest."""
 
 import pytest
 import torch
@@ -72,3 +72,29 @@ def test_norms_that_round_compute_what_rounding_afterwards_does(llama, quant_typ
     assert bool(rounded) == (quant_type in ("fp8w8a8", "w8a8"))
     monkeypatch.setattr(RMSNorm, "add_for", lambda self, layer, x, residual: self.add(x, residual))
     torch.testing.assert_close(got, logits(), atol=0, rtol=0)
+
+
+@pytest.mark.parametrize("quant_type", ["none", "w8a8"])
+def test_norms_that_add_parts_compute_what_whole_products_do(tmp_path, quant_type, monkeypatch):
+    llama = make(LlamaForCausalLM(LlamaConfig(**SIZES)), tmp_path)
+    made = []
+
+    def two_parts_of(op):
+        def two_parts(*given):
+            whole = op.reference(*given)
+            made.append(op.name)
+            return torch.cat([whole / 4, whole * 0.75])  # which is exact
+
+        return [Implementation("two", two_parts, lambda facts: None)]
+
+    def logits():
+        model = load(llama.directory, dtype=torch.bfloat16, quant_type=quant_type)
+        return run(model, llama.sequences, STEPS["chunked"], form=Format(torch.bfloat16))
+
+    # Another implementation's norms may differ in the last bit.
+    monkeypatch.setattr(ops.add_rms_norm, "implementations", [])
+    expected = logits()
+    for op in (ops.linear_in_parts, ops.linear_per_channel_in_parts):
+        monkeypatch.setattr(op, "implementations", two_parts_of(op))
+    torch.testing.assert_close(logits(), expected, atol=0, rtol=0)
+    assert len(set(made)) == 1, "there are products in parts, of one format"

@@ -58,6 +58,15 @@ def why_not(facts: Facts) -> str | None:
     return None
 
 
+def why_not_hopper(facts: Facts) -> str | None:
+    """The reason no kernel can run that uses the matrix unit and the copy engine of a Hopper card, if there is one."""
+    if (reason := why_not(facts)) is not None:
+        return reason
+    if card(facts.device).capability[0] != HOPPER[0]:
+        return "needs the matrix unit of compute capability 9"
+    return None
+
+
 def depends(device: torch.device) -> bool:
     """Whether kernels are launched dependently: the value of DEPENDENT and of the option launch_pdl."""
     return card(device).capability >= HOPPER

@@ -9,6 +9,7 @@ Suffixes: O rows of the matrix, I inputs of a tile, T tokens, W pairs of rows.
 
 import sys
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -19,9 +20,19 @@ from torch import Tensor
 from lightllm.compute import ops
 from lightllm.compute.kernels.triton import gated_hopper, matmul_hopper, matvec_hopper, tuned
 from lightllm.compute.kernels.triton.activation import silu_and_mul
-from lightllm.compute.kernels.triton.launch import ARRIVALS, HOPPER, arrivals, begin, card, depends, why_not
+from lightllm.compute.kernels.triton.launch import (
+    ARRIVALS,
+    HOPPER,
+    arrivals,
+    begin,
+    card,
+    depends,
+    why_not,
+    why_not_hopper,
+)
 
 MOST_TOKENS = 64
+FEWEST_IN_PARTS = 17  # with fewer tokens a norm has too few programs to add up parts
 FEWEST_ADDED = 513  # tokens from which on the library adds products to what they are to be added to
 NARROWEST = 16  # columns of the smallest matrix product
 
@@ -134,6 +145,20 @@ def _gate_many(x: Tensor, weight: Tensor) -> Tensor:
     return (gated_hopper if by_three else matmul_hopper).multiply_gated(x, weight)
 
 
+def pays_in_parts(tokens: int, outputs: int) -> bool:
+    """Where decode steps were measured to be faster. Source: docs/performance-log.md."""
+    return FEWEST_IN_PARTS <= tokens <= MOST_TOKENS and outputs >= 4096
+
+
+@ops.linear_in_parts.implementation("triton", why_not_hopper, pays=pays_in_parts)
+def linear_in_parts(x: Tensor, weight: Tensor) -> Tensor:
+    streams = 0 < len(x) <= MOST_TOKENS and _is_hopper(x) and matvec_hopper.why_not(x, weight) is None
+    shape = _shape(matvec_hopper, x, weight, gated=False) if streams else None
+    if shape is None:
+        return F.linear(x, weight)[None].float()
+    return matvec_hopper.multiply(x, weight, None, shape, in_parts=True)
+
+
 @ops.logits.implementation("triton", why_not)
 def logits(x: Tensor, weight: Tensor) -> Tensor:
     y = _few(x, weight, None, gated=False, dtype=torch.float32)
@@ -162,10 +187,15 @@ def _few(
     x = x if x.stride(1) == 1 else x.contiguous()
     streams = _is_hopper(x) and matvec_hopper.why_not(x, weight) is None
     module = matvec_hopper if streams else sys.modules[__name__]
+    shape = _shape(module, x, weight, gated=gated)
+    return None if shape is None else module.multiply(x, weight, bias, shape, gated=gated, dtype=dtype)
+
+
+def _shape(module: Any, x: Tensor, weight: Tensor, *, gated: bool) -> Any:
+    """Launch parameters of a module with a kernel for few tokens, or None where the library is faster."""
     tokens, op = max(triton.next_power_of_2(len(x)), NARROWEST), "gated_linear" if gated else "linear"
     default = module.shape_for(tokens, *weight.shape, gated=gated)
-    shape = tuned.shape(x.device, op, module.Shape, (tokens, *weight.shape), default)
-    return None if shape is None else module.multiply(x, weight, bias, shape, gated=gated, dtype=dtype)
+    return tuned.shape(x.device, op, module.Shape, (tokens, *weight.shape), default)
 
 
 def multiply(

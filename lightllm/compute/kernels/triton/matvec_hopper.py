@@ -179,11 +179,72 @@ def _keep_part(part, sum_OT, tokens, outputs, row, ROWS: gl.constexpr, TOKENS: g
     gl.store(part + token_T[None, :] * outputs + row_O[:, None], sum_OT, mask=mask_OT)
 
 
+@gluon.jit
+def _keep_parts(
+    parts, sums, tokens, outputs, rows, ROWS: gl.constexpr, TOKENS: gl.constexpr, HALVES: gl.constexpr,
+    LAYOUT: gl.constexpr,
+):  # fmt: skip
+    """Writes what this program has summed of its rows."""
+    part = parts + gl.program_id(1) * (tokens * outputs)
+    for half in gl.static_range(HALVES):
+        _keep_part(part, sums[half], tokens, outputs, rows[half], ROWS, TOKENS, LAYOUT)
+
+
+@gluon.jit
+def _write(
+    sums, rows, bias, scales, y, tokens, outputs,
+    ROWS: gl.constexpr, TOKENS: gl.constexpr, HALVES: gl.constexpr, BIASED: gl.constexpr, GATED: gl.constexpr,
+    SCALED: gl.constexpr, LAYOUT: gl.constexpr,
+):  # fmt: skip
+    """Writes the results of both halves, or those that one gates."""
+    more = (y, tokens, outputs)
+    _finish(sums[0], sums[1], rows[0], bias, scales, *more, ROWS, TOKENS, LAYOUT, BIASED, GATED, SCALED)
+    if HALVES == 2 and not GATED:
+        if SCALED:
+            scales = (scales[1], scales[1], scales[2])
+        _finish(sums[1], sums[1], rows[1], bias, scales, *more, ROWS, TOKENS, LAYOUT, BIASED, False, SCALED)
+
+
+@gluon.jit
+def _end(
+    sums, rows, bias, scales, y, parts, counters, tokens, outputs,
+    ROWS: gl.constexpr, TOKENS: gl.constexpr, HALVES: gl.constexpr, SPLITS: gl.constexpr, BIASED: gl.constexpr,
+    GATED: gl.constexpr, SCALED: gl.constexpr, IN_PARTS: gl.constexpr, LAYOUT: gl.constexpr,
+):  # fmt: skip
+    """Writes what a program has summed. Programs that share rows leave parts: IN_PARTS, to whoever reads the product,
+    else to the last of them."""
+    if IN_PARTS:
+        if SCALED:
+            scale_O, other_scale_O, scale_T = scales
+            sums = (
+                sums[0] * (scale_O[:, None] * scale_T[None, :]),
+                sums[1] * (other_scale_O[:, None] * scale_T[None, :]),
+            )
+        _keep_parts(parts, sums, tokens, outputs, rows, ROWS, TOKENS, HALVES, LAYOUT)
+    elif SPLITS == 1:
+        _write(sums, rows, bias, scales, y, tokens, outputs, ROWS, TOKENS, HALVES, BIASED, GATED, SCALED, LAYOUT)
+    else:
+        _keep_parts(parts, sums, tokens, outputs, rows, ROWS, TOKENS, HALVES, LAYOUT)
+        # The part of every thread is written before the one thread that counts does so.
+        gl.thread_barrier()
+        counter = counters + gl.program_id(0)
+        if gl.atomic_add(counter, 1, sem="acq_rel") == SPLITS - 1:
+            stride = tokens * outputs
+            sum_OT = _add_parts(parts, stride, tokens, outputs, rows[0], ROWS, TOKENS, SPLITS, LAYOUT)
+            other_OT = sum_OT
+            if HALVES == 2:
+                other_OT = _add_parts(parts, stride, tokens, outputs, rows[1], ROWS, TOKENS, SPLITS, LAYOUT)
+            gl.store(counter, 0)
+            sums = (sum_OT, other_OT)
+            _write(sums, rows, bias, scales, y, tokens, outputs, ROWS, TOKENS, HALVES, BIASED, GATED, SCALED, LAYOUT)
+
+
 @gluon.jit(do_not_specialize=["tokens"])
 def _stream(
     x, weight, bias, scale, x_scale, y, parts, counters, tokens, outputs, inputs,
     TOKENS: gl.constexpr, ROWS: gl.constexpr, INPUTS: gl.constexpr, STAGES: gl.constexpr, HALVES: gl.constexpr,
-    SPLITS: gl.constexpr, BIASED: gl.constexpr, GATED: gl.constexpr, SCALED: gl.constexpr, num_warps: gl.constexpr,
+    SPLITS: gl.constexpr, BIASED: gl.constexpr, GATED: gl.constexpr, SCALED: gl.constexpr, IN_PARTS: gl.constexpr,
+    num_warps: gl.constexpr,
 ):  # fmt: skip
     """x, weight: descriptors of [tokens, inputs] and [outputs, inputs]. SCALED: y is, by token and row."""
     gdc_launch_dependents()
@@ -211,27 +272,8 @@ def _stream(
         x, weight, rows, first, tiles, weights, xs, ready, ROWS, TOKENS, INPUTS, STAGES, HALVES, num_warps
     )
     sum_OT, other_OT = gl.convert_layout(sum_OT, MEMORY), gl.convert_layout(other_OT, MEMORY)
-    is_last = True
-    if SPLITS > 1:
-        stride = tokens * outputs
-        _keep_part(parts + split * stride, sum_OT, tokens, outputs, rows[0], ROWS, TOKENS, MEMORY)
-        if HALVES == 2:
-            _keep_part(parts + split * stride, other_OT, tokens, outputs, rows[1], ROWS, TOKENS, MEMORY)
-        # The part of every thread is written before the one thread that counts does so.
-        gl.thread_barrier()
-        is_last = gl.atomic_add(counters + block, 1, sem="acq_rel") == SPLITS - 1
-    if is_last:
-        if SPLITS > 1:
-            sum_OT = _add_parts(parts, stride, tokens, outputs, rows[0], ROWS, TOKENS, SPLITS, MEMORY)
-            if HALVES == 2:
-                other_OT = _add_parts(parts, stride, tokens, outputs, rows[1], ROWS, TOKENS, SPLITS, MEMORY)
-            gl.store(counters + block, 0)
-        more = (y, tokens, outputs)
-        _finish(sum_OT, other_OT, rows[0], bias, scales, *more, ROWS, TOKENS, MEMORY, BIASED, GATED, SCALED)
-        if HALVES == 2 and not GATED:
-            if SCALED:
-                scales = (scales[1], scales[1], scales[2])
-            _finish(other_OT, other_OT, rows[1], bias, scales, *more, ROWS, TOKENS, MEMORY, BIASED, False, SCALED)
+    sums, more = (sum_OT, other_OT), (rows, bias, scales, y, parts, counters, tokens, outputs)
+    _end(sums, *more, ROWS, TOKENS, HALVES, SPLITS, BIASED, GATED, SCALED, IN_PARTS, MEMORY)
 
 
 def shape_for(tokens: int, outputs: int, inputs: int, *, gated: bool) -> Shape:
@@ -276,17 +318,15 @@ def multiply(
     gated: bool = False,
     scales: tuple[Tensor, Tensor] | None = None,
     dtype: torch.dtype | None = None,
+    in_parts: bool = False,
 ) -> Tensor:
     """As matvec.multiply; gated takes two halves. scales: of x [tokens] and of the weight [outputs], float32, for 8
-    bits. dtype: of the result, if not x's."""
+    bits. dtype: of the result, if not x's. in_parts: it is ops.linear_in_parts, without a bias."""
     assert shape.halves == 2 or not gated, "a gate and its other row are of one program"
     (tokens, inputs), outputs = x.shape, len(weight)
     y = torch.empty(tokens, outputs // 2 if gated else outputs, dtype=dtype or x.dtype, device=x.device)
     blocks = triton.cdiv(outputs // 2, shape.rows) if gated else triton.cdiv(outputs, shape.rows * shape.halves)
-    parts = y
-    if shape.splits > 1:
-        assert blocks <= ARRIVALS, f"{outputs} outputs in {blocks} blocks; at most {ARRIVALS}"
-        parts = torch.empty(shape.splits, tokens, outputs, dtype=torch.float32, device=x.device)
+    parts = room_for_parts(y, shape.splits, outputs, blocks, in_parts=in_parts)
     padded = max(triton.next_power_of_2(tokens), NARROWEST)
     tiles = [[padded, shape.inputs], [shape.rows, shape.inputs]]
     x_tiles, weight_tiles = (
@@ -297,7 +337,15 @@ def multiply(
     _stream[(blocks, shape.splits)](
         x_tiles, weight_tiles, bias, scale, x_scale, y, parts, arrivals(x.device), tokens, outputs, inputs,
         TOKENS=padded, ROWS=shape.rows, INPUTS=shape.inputs, STAGES=shape.stages, HALVES=shape.halves,
-        SPLITS=shape.splits, BIASED=bias is not None, GATED=gated, SCALED=scales is not None, num_warps=shape.warps,
-        launch_pdl=True,
+        SPLITS=shape.splits, BIASED=bias is not None, GATED=gated, SCALED=scales is not None, IN_PARTS=in_parts,
+        num_warps=shape.warps, launch_pdl=True,
     )  # fmt: skip
-    return y
+    return parts if in_parts else y
+
+
+def room_for_parts(y: Tensor, splits: int, outputs: int, blocks: int, *, in_parts: bool = False) -> Tensor:
+    """What programs that share the rows of a product y have summed: [splits, tokens, outputs] float32."""
+    if splits == 1 and not in_parts:
+        return y
+    assert blocks <= ARRIVALS, f"{outputs} outputs in {blocks} blocks; at most {ARRIVALS}"
+    return torch.empty(splits, len(y), outputs, dtype=torch.float32, device=y.device)

@@ -26,11 +26,9 @@ from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 from lightllm.compute import ops
 from lightllm.compute.kernels.triton import tuned
 from lightllm.compute.kernels.triton.activation import silu_and_mul
-from lightllm.compute.kernels.triton.launch import ARRIVALS, HOPPER, arrivals, begin, card, depends, rows_of
-from lightllm.compute.kernels.triton.launch import why_not as why_not_triton
-from lightllm.compute.kernels.triton.matvec_hopper import MANY_ROWS, MOST_SPLITS, _add_parts, _finish, _keep_part
+from lightllm.compute.kernels.triton.launch import HOPPER, arrivals, begin, card, depends, rows_of, why_not_hopper
+from lightllm.compute.kernels.triton.matvec_hopper import MANY_ROWS, MOST_SPLITS, _end, room_for_parts
 from lightllm.compute.ops.int4 import COLUMNS, ROWS, WORDS
-from lightllm.compute.ops.op import Facts
 
 MOST_TOKENS = 64
 MOST_BY_WARPS = 16  # tokens for which the matrix unit's older instructions are as fast
@@ -260,25 +258,8 @@ def _stream(
         TOKENS, UNIT, PIECE, UNITS, GROUP, STAGES, HALVES, GATED, GROUPED, num_warps,
     )  # fmt: skip
     sum_OT, other_OT = gl.convert_layout(sum_OT, MEMORY), gl.convert_layout(other_OT, MEMORY)
-    is_last = True
-    if SPLITS > 1:
-        stride = tokens * outputs
-        _keep_part(parts + split * stride, sum_OT, tokens, outputs, rows[0], 64, TOKENS, MEMORY)
-        if HALVES == 2:
-            _keep_part(parts + split * stride, other_OT, tokens, outputs, rows[1], 64, TOKENS, MEMORY)
-        # The part of every thread is written before the one thread that counts does so.
-        gl.thread_barrier()
-        is_last = gl.atomic_add(counters + block, 1, sem="acq_rel") == SPLITS - 1
-    if is_last:
-        if SPLITS > 1:
-            sum_OT = _add_parts(parts, stride, tokens, outputs, rows[0], 64, TOKENS, SPLITS, MEMORY)
-            if HALVES == 2:
-                other_OT = _add_parts(parts, stride, tokens, outputs, rows[1], 64, TOKENS, SPLITS, MEMORY)
-            gl.store(counters + block, 0)
-        more = (bias, (), y, tokens, outputs)
-        _finish(sum_OT, other_OT, rows[0], *more, 64, TOKENS, MEMORY, BIASED, GATED, False)
-        if HALVES == 2 and not GATED:
-            _finish(other_OT, other_OT, rows[1], *more, 64, TOKENS, MEMORY, BIASED, False, False)
+    sums, more = (sum_OT, other_OT), (rows, bias, (), y, parts, counters, tokens, outputs)
+    _end(sums, *more, 64, TOKENS, HALVES, SPLITS, BIASED, GATED, False, False, MEMORY)
 
 
 def shape_for(tokens: int, outputs: int, inputs: int, *, gated: bool) -> Shape:
@@ -306,10 +287,7 @@ def multiply(
     tokens, outputs, tiles = len(x), steps.shape[1], words.shape[1]
     y = torch.empty(tokens, outputs // 2 if gated else outputs, dtype=x.dtype, device=x.device)
     blocks = triton.cdiv(outputs // 2, ROWS) if gated else triton.cdiv(outputs, ROWS * shape.halves)
-    parts = y
-    if shape.splits > 1:
-        assert blocks <= ARRIVALS, f"{outputs} outputs in {blocks} blocks; at most {ARRIVALS}"
-        parts = torch.empty(shape.splits, tokens, outputs, dtype=torch.float32, device=x.device)
+    parts = room_for_parts(y, shape.splits, outputs, blocks)
     padded = max(triton.next_power_of_2(tokens), NARROWEST)
     group = group if group < x.shape[1] else ALL_INPUTS
     # A stage has whole groups, or is part of one; tokens are copied in pieces, one behind another.
@@ -384,21 +362,14 @@ def reordered(x: Tensor, order: Tensor) -> Tensor:
     return y
 
 
-def why_not(facts: Facts) -> str | None:
-    """The reason weights are not kept in tiles, if there is one."""
-    if (reason := why_not_triton(facts)) is not None:
-        return reason
-    return None if card(facts.device).capability[0] == HOPPER[0] else "needs the matrix unit of compute capability 9"
-
-
-@ops.linear_int4.implementation("triton", why_not)
+@ops.linear_int4.implementation("triton", why_not_hopper)
 def linear_int4(
     x: Tensor, words: Tensor, steps: Tensor, order: Tensor | None, group: int, bias: Tensor | None
 ) -> Tensor:
     return _product(x, words, steps, order, group, bias, gated=False)
 
 
-@ops.gated_linear_int4.implementation("triton", why_not)
+@ops.gated_linear_int4.implementation("triton", why_not_hopper)
 def gated_linear_int4(
     x: Tensor, words: Tensor, steps: Tensor, order: Tensor | None, group: int, bias: Tensor | None
 ) -> Tensor:
@@ -408,18 +379,24 @@ def gated_linear_int4(
 def _product(
     x: Tensor, words: Tensor, steps: Tensor, order: Tensor | None, group: int, bias: Tensor | None, *, gated: bool
 ) -> Tensor:
-    x = rows_of(x) if order is None else reordered(rows_of(x), order)
-    (tokens, inputs), outputs = x.shape, steps.shape[1]
+    x = _ordered(x, order)
     if not _streams(x, steps):
-        y = F.linear(x, dequantized(words, steps, group, inputs, x.dtype), bias)
+        y = F.linear(x, dequantized(words, steps, group, x.shape[1], x.dtype), bias)
         return silu_and_mul(y) if gated else y
     # Gates and what they gate are multiplied by one program where both begin with a tile.
-    joined = gated and outputs // 2 % ROWS == 0
-    sizes = (max(triton.next_power_of_2(tokens), NARROWEST), outputs, inputs)
-    op, default = "gated_linear_int4" if joined else "linear_int4", shape_for(*sizes, gated=joined)
-    shape = tuned.shape(x.device, op, Shape, sizes, default) or default
-    y = multiply(x, words, steps, group, bias, shape, gated=joined)
+    joined = gated and steps.shape[1] // 2 % ROWS == 0
+    y = multiply(x, words, steps, group, bias, _shape(x, steps, gated=joined), gated=joined)
     return silu_and_mul(y) if gated and not joined else y
+
+
+def _ordered(x: Tensor, order: Tensor | None) -> Tensor:
+    return rows_of(x) if order is None else reordered(rows_of(x), order)
+
+
+def _shape(x: Tensor, steps: Tensor, *, gated: bool) -> Shape:
+    sizes = (max(triton.next_power_of_2(len(x)), NARROWEST), steps.shape[1], x.shape[1])
+    op, default = "gated_linear_int4" if gated else "linear_int4", shape_for(*sizes, gated=gated)
+    return tuned.shape(x.device, op, Shape, sizes, default) or default
 
 
 def _streams(x: Tensor, steps: Tensor) -> bool:

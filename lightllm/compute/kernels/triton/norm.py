@@ -1,5 +1,8 @@
 # ruff: noqa: N803, N806 (shape suffixes and compile-time constants are upper case)
-"""Root mean square norm, with and without adding first, and rounded to 8 bits. Suffixes: R rows, W width."""
+"""Root mean square norm, with and without adding first, of products in parts, and rounded to 8 bits.
+
+Suffixes: R rows, W width.
+"""
 
 import torch
 import triton
@@ -26,10 +29,11 @@ NUMBERS_A_THREAD = 8  # a 16-byte load of bfloat16
 @triton.jit(do_not_specialize=["rows"])
 def _rms_norm(
     x, residual, weight, normed, scale, total, rows, width, x_stride, residual_stride, eps,
-    ADD: tl.constexpr, LARGEST: tl.constexpr, SMALLEST_SCALE: tl.constexpr, ROWS: tl.constexpr, WIDTH: tl.constexpr,
-    DEPENDENT: tl.constexpr,
+    ADD: tl.constexpr, PARTS: tl.constexpr, LARGEST: tl.constexpr, SMALLEST_SCALE: tl.constexpr, ROWS: tl.constexpr,
+    WIDTH: tl.constexpr, DEPENDENT: tl.constexpr,
 ):  # fmt: skip
-    """LARGEST: of the 8-bit numbers that the norm is rounded to; None: it is not."""
+    """LARGEST: of the 8-bit numbers that the norm is rounded to; None: it is not. PARTS: of x, which are its sum; 0: it
+    is whole."""
     row_R = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
     column_W = tl.arange(0, WIDTH)
     mask_RW = (row_R < rows)[:, None] & (column_W < width)[None, :]
@@ -37,7 +41,12 @@ def _rms_norm(
     # Before anything waits, as memory is busy with the next product's weights afterwards.
     weight_W = tl.load(weight + column_W, mask=column_W < width, other=0.0)
     wait(DEPENDENT)
-    x_RW = tl.load(x + row_R[:, None] * x_stride + column_W[None, :], mask=mask_RW, other=0.0)
+    from_RW = x + row_R[:, None] * x_stride + column_W[None, :]
+    x_RW = tl.load(from_RW, mask=mask_RW, other=0.0)
+    if PARTS > 0:
+        for part in tl.static_range(1, PARTS):
+            x_RW += tl.load(from_RW + part * rows * x_stride, mask=mask_RW, other=0.0)
+        x_RW = x_RW.to(residual.dtype.element_ty)
     if ADD:
         before_RW = tl.load(residual + row_R[:, None] * residual_stride + column_W[None, :], mask=mask_RW, other=0.0)
         # Rounded before it is normed: the sum that travels on is the one that was normed.
@@ -54,13 +63,20 @@ def _rms_norm(
 
 
 def _launch(
-    x: Tensor, residual: Tensor, weight: Tensor, eps: float, *, add: bool, kind: torch.dtype | None = None
+    x: Tensor,
+    residual: Tensor,
+    weight: Tensor,
+    eps: float,
+    *,
+    add: bool,
+    kind: torch.dtype | None = None,
+    parts: int = 0,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Norms, their scales if they are rounded to `kind`, and sums."""
-    rows, before = rows_of(x), rows_of(residual)
-    normed = torch.empty(x.shape, dtype=kind or x.dtype, device=x.device)
+    """Norms, their scales if they are rounded to `kind`, and sums. parts: that x has on a first axis."""
+    rows, before = rows_of(x[0] if parts else x), rows_of(residual)
+    normed = torch.empty(residual.shape, dtype=kind or residual.dtype, device=x.device)
     scale = normed if kind is None else torch.empty(len(rows), dtype=torch.float32, device=x.device)
-    total = torch.empty(x.shape, dtype=x.dtype, device=x.device) if add else normed
+    total = torch.empty(residual.shape, dtype=residual.dtype, device=x.device) if add else normed
     width = next_power_of_2(x.shape[-1])
     rows_a_program = max(TILE // width, 1)
     grid = (cdiv(len(rows), rows_a_program),)
@@ -68,7 +84,7 @@ def _launch(
         dependent = depends(x.device)
         _rms_norm[grid](
             rows, before, weight, normed, scale, total, len(rows), x.shape[-1], rows.stride(0), before.stride(0), eps,
-            ADD=add, LARGEST=None if kind is None else LARGEST[kind], SMALLEST_SCALE=SMALLEST_SCALE,
+            ADD=add, PARTS=parts, LARGEST=None if kind is None else LARGEST[kind], SMALLEST_SCALE=SMALLEST_SCALE,
             ROWS=rows_a_program, WIDTH=width, DEPENDENT=dependent, launch_pdl=dependent,
             num_warps=min(max(rows_a_program * width // (32 * NUMBERS_A_THREAD), 1), 16),
         )  # fmt: skip
@@ -91,3 +107,16 @@ def add_rms_norm_rounded(
     x: Tensor, residual: Tensor, weight: Tensor, eps: float, kind: torch.dtype
 ) -> tuple[Tensor, Tensor, Tensor]:
     return _launch(x, residual, weight, eps, add=True, kind=kind)
+
+
+@ops.add_rms_norm_of_parts.implementation("triton", why_not)
+def add_rms_norm_of_parts(parts: Tensor, residual: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+    normed, _, total = _launch(parts, residual, weight, eps, add=True, parts=len(parts))
+    return normed, total
+
+
+@ops.add_rms_norm_of_parts_rounded.implementation("triton", why_not)
+def add_rms_norm_of_parts_rounded(
+    parts: Tensor, residual: Tensor, weight: Tensor, eps: float, kind: torch.dtype
+) -> tuple[Tensor, Tensor, Tensor]:
+    return _launch(parts, residual, weight, eps, add=True, kind=kind, parts=len(parts))

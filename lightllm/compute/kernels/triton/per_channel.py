@@ -17,7 +17,7 @@ from torch import Tensor
 from lightllm.compute import ops
 from lightllm.compute.kernels.triton import matvec, matvec_hopper, tuned
 from lightllm.compute.kernels.triton.activation import silu_and_mul
-from lightllm.compute.kernels.triton.launch import HOPPER, begin, card, depends, why_not
+from lightllm.compute.kernels.triton.launch import HOPPER, begin, card, depends, why_not, why_not_hopper
 from lightllm.compute.kernels.triton.quantize import quantize_tokens
 from lightllm.compute.ops.per_channel import dequantized
 
@@ -149,11 +149,7 @@ def _product_of_rounded(
     gated: bool,
 ) -> Tensor:
     if _streams(numbers, weight):
-        sizes = (max(triton.next_power_of_2(len(numbers)), NARROWEST), *weight.shape)
-        default = matvec_hopper.shape_of_8_bits(*sizes, gated=gated)
-        op = "gated_linear_per_channel" if gated else "linear_per_channel"
-        shape = tuned.shape(numbers.device, op, matvec_hopper.Shape, sizes, default) or default
-        scales = (x_scale, scale)
+        shape, scales = _shape(numbers, weight, gated=gated), (x_scale, scale)
         return matvec_hopper.multiply(numbers, weight, bias, shape, gated=gated, scales=scales, dtype=dtype)
     if why_not_library(numbers, weight, dtype) is None:
         # Its scales are matrices of one column and one row.
@@ -163,6 +159,23 @@ def _product_of_rounded(
     else:
         y = multiply(numbers, x_scale, weight, scale, bias, dtype)
     return silu_and_mul(y) if gated else y
+
+
+@ops.linear_per_channel_in_parts.implementation("triton", why_not_hopper, pays=matvec.pays_in_parts)
+def linear_per_channel_in_parts(x: Tensor, weight: Tensor, scale: Tensor) -> Tensor:
+    if x.dtype != torch.float32:
+        numbers, x_scale = quantize_tokens(x, weight.dtype)
+        if _streams(numbers, weight):
+            shape, scales = _shape(numbers, weight, gated=False), (x_scale, scale)
+            return matvec_hopper.multiply(numbers, weight, None, shape, scales=scales, in_parts=True)
+    return linear_per_channel(x, weight, scale, None, True)[None].float()
+
+
+def _shape(numbers: Tensor, weight: Tensor, *, gated: bool) -> matvec_hopper.Shape:
+    sizes = (max(triton.next_power_of_2(len(numbers)), NARROWEST), *weight.shape)
+    default = matvec_hopper.shape_of_8_bits(*sizes, gated=gated)
+    op = "gated_linear_per_channel" if gated else "linear_per_channel"
+    return tuned.shape(numbers.device, op, matvec_hopper.Shape, sizes, default) or default
 
 
 def _streams(x: Tensor, weight: Tensor) -> bool:
