@@ -83,10 +83,14 @@ class Projection(nn.Module):
 
     def product(self, x: Tensor | Rounded) -> Tensor:
         """x [tokens, local inputs] -> W x + b [tokens, local outputs]."""
+        return self.multiplied(x, self.bias)
+
+    def multiplied(self, x: Tensor | Rounded, bias: Tensor | None) -> Tensor:
+        """As product, with another bias or none."""
         if isinstance(x, Rounded):
             assert isinstance(self.method, TakesRounded), "rounded_to says so"
-            return self.method.multiply_rounded(self.tensors, x, self.bias)
-        return self.method.multiply(self.tensors, x, self.bias)
+            return self.method.multiply_rounded(self.tensors, x, bias)
+        return self.method.multiply(self.tensors, x, bias)
 
     def gated(self, x: Tensor | Weighted | Rounded) -> Tensor:
         """silu(gate) * up, where the product is gate then up: [tokens, local inputs] -> [tokens, local outputs / 2]."""
@@ -96,6 +100,15 @@ class Projection(nn.Module):
             assert isinstance(self.method, TakesRounded), "rounded_to says so"
             return self.method.gated_rounded(self.tensors, x, self.bias)
         return self.method.gated(self.tensors, x, self.bias)
+
+    def gated_for(self, reader: "Projection", x: Tensor | Weighted | Rounded) -> Tensor | Rounded:
+        """As gated, and rounded where `reader` would do that before anything else."""
+        if isinstance(x, Rounded) and reader.rounded_to == x.numbers.dtype:
+            assert isinstance(self.method, TakesRounded), "rounded_to says so"
+            rounded = self.method.gated_to_rounded(self.tensors, x, self.bias)
+            if rounded is not None:
+                return rounded
+        return self.gated(x)
 
 
 class Linear(Projection):
@@ -122,19 +135,20 @@ class RowLinear(Projection):
         names = ", ".join(output.name for output in self.outputs)
         return divided(self.in_features, self.group, unit=self.unit, what=f"the inputs of {names}")
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor | Rounded) -> Tensor:
         """x [tokens, local inputs] -> [tokens, outputs], the same on every rank."""
         if self.group.ranks == 1:
             return self.product(x)
-        y = self.group.sum(self.method.multiply(self.tensors, x, None))
+        y = self.group.sum(self.multiplied(x, None))
         return y if self.bias is None else y + self.bias
 
-    def later(self, x: Tensor) -> "Tensor | Product | Parts":
+    def later(self, x: Tensor | Rounded) -> "Tensor | Product | Parts":
         """As forward, but may leave the product, or its last sum, to whoever adds it to something."""
         if self.group.ranks > 1 or self.bias is not None:
             return self(x)
         matrix = self.joined(ops.linear_add_weigh, len(x), sum(output.size for output in self.outputs))
-        if isinstance(self.method, Unquantized) and (matrix is not None or ops.linear_add.pays(len(x))):
+        can_wait = isinstance(self.method, Unquantized) and (matrix is not None or ops.linear_add.pays(len(x)))
+        if can_wait and isinstance(x, Tensor):
             return Product(self, x, self.tensors["weight"], is_weighed=matrix is not None)
         parts = self.method.in_parts(self.tensors, x) if isinstance(self.method, LeavesParts) else None
         return self(x) if parts is None else Parts(parts)

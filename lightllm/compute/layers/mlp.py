@@ -26,5 +26,5 @@ class GatedMLP(Joining):
         return self.gate_up_proj.joined(ops.gated_linear_of_weighted, tokens, self.gate_up_proj.in_features) is not None
 
     def forward(self, x: Tensor | Weighted | Rounded) -> Unfinished:
-        x = self.gate_up_proj.gated(x)
-        return self.down_proj.later(x) if self.leaves_product else self.down_proj(x)
+        gated = self.gate_up_proj.gated_for(self.down_proj, x)
+        return self.down_proj.later(gated) if self.leaves_product else self.down_proj(gated)

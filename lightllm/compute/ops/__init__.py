@@ -23,6 +23,7 @@ from lightllm.compute.ops.parts import (
     add_rms_norm_of_parts,
     add_rms_norm_of_parts_rounded,
     linear_in_parts,
+    linear_of_rounded_in_parts,
     linear_per_channel_in_parts,
 )
 from lightllm.compute.ops.penalties import penalize
@@ -30,6 +31,7 @@ from lightllm.compute.ops.per_channel import (
     gated_experts_per_channel,
     gated_linear_of_rounded,
     gated_linear_per_channel,
+    gated_linear_rounded,
     linear_of_rounded,
     linear_per_channel,
 )
@@ -61,6 +63,7 @@ __all__ = [
     "gated_linear_of_rounded",
     "gated_linear_of_weighted",
     "gated_linear_per_channel",
+    "gated_linear_rounded",
     "keep_typical",
     "linear",
     "linear_add",
@@ -71,6 +74,7 @@ __all__ = [
     "linear_in_parts",
     "linear_int4",
     "linear_of_rounded",
+    "linear_of_rounded_in_parts",
     "linear_per_channel",
     "linear_per_channel_in_parts",
     "linear_rotate_store",

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from lightllm.compute.ops.norm import add_rms_norm, add_rms_norm_rounded
 from lightllm.compute.ops.op import TOLERANCE, Facts, op
-from lightllm.compute.ops.per_channel import linear_per_channel
+from lightllm.compute.ops.per_channel import linear_of_rounded, linear_per_channel
 
 _ROUGH = TOLERANCE | {torch.float32: 1e-4, torch.float16: 6e-2, torch.bfloat16: 6e-2}
 
@@ -25,6 +25,12 @@ def _linear_per_channel_cases(facts: Facts):
     for x, weight, scale, _, rounds in linear_per_channel.cases(facts):
         if rounds and len(x):
             yield x, weight, scale
+
+
+def _rounded_linear_cases(facts: Facts):
+    for *tensors, _, dtype in linear_of_rounded.cases(facts):
+        if len(tensors[0]):
+            yield *tensors, dtype
 
 
 def _norm_cases(facts: Facts):
@@ -51,6 +57,14 @@ def linear_in_parts(x: Tensor, weight: Tensor) -> Tensor:
 def linear_per_channel_in_parts(x: Tensor, weight: Tensor, scale: Tensor) -> Tensor:
     """Parts [n, tokens, outputs] float32 of linear_per_channel, as many as there are. It rounds activations."""
     return linear_per_channel.reference(x, weight, scale, None, True)[None].float()
+
+
+@op(cases=_rounded_linear_cases, tolerance=_ROUGH)
+def linear_of_rounded_in_parts(
+    numbers: Tensor, x_scale: Tensor, weight: Tensor, scale: Tensor, dtype: torch.dtype
+) -> Tensor:
+    """Parts [n, tokens, outputs] float32 of linear_of_rounded, as many as there are."""
+    return linear_of_rounded.reference(numbers, x_scale, weight, scale, None, dtype)[None].float()
 
 
 @op(cases=_norm_cases)

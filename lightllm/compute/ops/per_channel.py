@@ -16,6 +16,7 @@ from lightllm.compute.ops.op import TOLERANCE, Facts, op
 
 LARGEST = {torch.float8_e4m3fn: 448.0, torch.int8: 127.0}
 SMALLEST_SCALE = 1e-12
+GROUP = 64  # of a token's numbers that have one scale where products round what they make
 _KINDS = [(torch.float8_e4m3fn, True), (torch.int8, True), (torch.float8_e4m3fn, False), (torch.int8, False)]
 # What rounding to 8 bits makes of a difference in the last of 16 bits.
 _TOLERANCE = TOLERANCE | {torch.float32: 1e-4, torch.float16: 6e-2, torch.bfloat16: 6e-2}
@@ -24,7 +25,7 @@ _TOLERANCE = TOLERANCE | {torch.float32: 1e-4, torch.float16: 6e-2, torch.bfloat
 @dataclass(frozen=True, slots=True)
 class Rounded:
     """Activations as they are multiplied: numbers [tokens, inputs] of 8 bits, each token's times its scale [tokens]
-    float32. dtype: what they were rounded from, and what products of them are."""
+    float32, or GROUP of them at a time times theirs [groups, tokens]. dtype: what products of them are."""
 
     numbers: Tensor
     scale: Tensor
@@ -56,6 +57,22 @@ def _rounded_cases(facts: Facts):
             yield *quantized(x, weight.dtype), weight, scale, bias, facts.dtype
 
 
+def _grouped_cases(facts: Facts):
+    yield from _rounded_cases(facts)
+    for tokens, outputs, inputs in [(1, 128, 128), (7, 48, 320), (40, 64, 64)]:
+        x = torch.randn(tokens, inputs, dtype=facts.dtype, device=facts.device)
+        for kind in LARGEST:
+            yield *in_groups(x, kind), *random_matrix(outputs, inputs, kind, facts), None, facts.dtype
+
+
+def _gated_to_groups_cases(facts: Facts):
+    for tokens, outputs, inputs in [(1, 128, 256), (7, 256, 80), (40, 128, 144)]:
+        x = torch.randn(tokens, inputs, dtype=facts.dtype, device=facts.device)
+        bias = torch.randn(outputs, dtype=facts.dtype, device=facts.device)
+        for kind in LARGEST:
+            yield *quantized(x, kind), *random_matrix(outputs, inputs, kind, facts), bias, facts.dtype
+
+
 def _expert_cases(facts: Facts):
     for tokens, experts, local, first, hidden, width, top_k in [(1, 4, 4, 0, 32, 64, 2), (9, 8, 3, 4, 64, 48, 3)]:
         choice = torch.stack([torch.randperm(experts, device=facts.device)[:top_k] for _ in range(tokens)])
@@ -72,6 +89,19 @@ def quantized(x: Tensor, kind: torch.dtype) -> tuple[Tensor, Tensor]:
     scale = (x.abs().amax(-1).float() / LARGEST[kind]).clamp(min=SMALLEST_SCALE)
     scaled = x.float() / scale.unsqueeze(-1)
     return (scaled if kind.is_floating_point else scaled.round()).to(kind), scale
+
+
+def in_groups(x: Tensor, kind: torch.dtype) -> tuple[Tensor, Tensor]:
+    """x [tokens, n] as numbers of `kind` and the scales of GROUP of them at a time [n / GROUP, tokens] float32."""
+    numbers, scale = quantized(x.unflatten(1, (-1, GROUP)), kind)
+    return numbers.flatten(1), scale.T
+
+
+def restored(numbers: Tensor, scale: Tensor, dtype: torch.dtype) -> Tensor:
+    """What numbers with either kind of scales stand for. See Rounded."""
+    if scale.ndim == 1:
+        return dequantized(numbers, scale, dtype)
+    return dequantized(numbers.unflatten(1, (-1, GROUP)), scale.T, dtype).flatten(1)
 
 
 def dequantized(weight: Tensor, scale: Tensor, dtype: torch.dtype) -> Tensor:
@@ -101,12 +131,12 @@ def gated_linear_per_channel(x: Tensor, weight: Tensor, scale: Tensor, bias: Ten
     return silu_and_mul.reference(linear_per_channel.reference(x, weight, scale, bias, rounds))
 
 
-@op(cases=_rounded_cases, tolerance=_TOLERANCE)
+@op(cases=_grouped_cases, tolerance=_TOLERANCE)
 def linear_of_rounded(
     numbers: Tensor, x_scale: Tensor, weight: Tensor, scale: Tensor, bias: Tensor | None, dtype: torch.dtype
 ) -> Tensor:
     """linear_per_channel of tokens that were rounded before: see Rounded."""
-    return F.linear(dequantized(numbers, x_scale, dtype), dequantized(weight, scale, dtype), bias)
+    return F.linear(restored(numbers, x_scale, dtype), dequantized(weight, scale, dtype), bias)
 
 
 @op(cases=_rounded_cases, tolerance=_TOLERANCE)
@@ -115,6 +145,16 @@ def gated_linear_of_rounded(
 ) -> Tensor:
     """gated_linear_per_channel of tokens that were rounded before: see Rounded."""
     return silu_and_mul.reference(linear_of_rounded.reference(numbers, x_scale, weight, scale, bias, dtype))
+
+
+@op(cases=_gated_to_groups_cases, tolerance=_TOLERANCE)
+def gated_linear_rounded(
+    numbers: Tensor, x_scale: Tensor, weight: Tensor, scale: Tensor, bias: Tensor | None, dtype: torch.dtype
+) -> tuple[Tensor, Tensor]:
+    """gated_linear_of_rounded in numbers of the weight's type and the scales of GROUP of them at a time, which divides
+    the outputs: [tokens, outputs / 2], [groups, tokens] float32. x_scale [tokens]."""
+    y = gated_linear_of_rounded.reference(numbers, x_scale, weight, scale, bias, dtype)
+    return in_groups(y, weight.dtype)
 
 
 @op(cases=_expert_cases, tolerance=_TOLERANCE)

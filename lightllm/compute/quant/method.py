@@ -70,11 +70,15 @@ class TakesRounded(LinearMethod, Protocol):
         """As gated."""
         ...
 
+    def gated_to_rounded(self, tensors: Tensors, x: Rounded, bias: Tensor | None) -> Rounded | None:
+        """As gated, rounded for another product of this format; None where that is no faster."""
+        ...
+
 
 @runtime_checkable
 class LeavesParts(LinearMethod, Protocol):
     """A format whose products may be left in parts, for whoever reads them to add up."""
 
-    def in_parts(self, tensors: Tensors, x: Tensor) -> Tensor | None:
+    def in_parts(self, tensors: Tensors, x: Tensor | Rounded) -> Tensor | None:
         """Parts [n, tokens, outputs] float32 of `multiply` without a bias, or None where that is no faster."""
         ...

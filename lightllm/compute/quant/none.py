@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 
 from lightllm.compute import ops
+from lightllm.compute.ops.per_channel import Rounded
 from lightllm.compute.quant.method import Routed, Tensors
 from lightllm.compute.weights.weight import Matrix, Part, Weight
 
@@ -25,7 +26,8 @@ class Unquantized:
     def multiply(self, tensors: Tensors, x: Tensor, bias: Tensor | None) -> Tensor:
         return ops.linear(x, tensors["weight"], bias)
 
-    def in_parts(self, tensors: Tensors, x: Tensor) -> Tensor | None:
+    def in_parts(self, tensors: Tensors, x: Tensor | Rounded) -> Tensor | None:
+        assert isinstance(x, Tensor), "floats are never rounded"
         weight = tensors["weight"]
         return ops.linear_in_parts(x, weight) if ops.linear_in_parts.pays(len(x), len(weight)) else None
 

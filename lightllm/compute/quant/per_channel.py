@@ -69,9 +69,11 @@ class PerChannel:
     def gated(self, tensors: Tensors, x: Tensor, bias: Tensor | None) -> Tensor:
         return ops.gated_linear_per_channel(x, *_of(tensors), bias, self.rounds)
 
-    def in_parts(self, tensors: Tensors, x: Tensor) -> Tensor | None:
+    def in_parts(self, tensors: Tensors, x: Tensor | Rounded) -> Tensor | None:
         if not self.rounds or not ops.linear_per_channel_in_parts.pays(len(x), len(tensors["weight"])):
             return None
+        if isinstance(x, Rounded):
+            return ops.linear_of_rounded_in_parts(x.numbers, x.scale, *_of(tensors), x.dtype)
         return ops.linear_per_channel_in_parts(x, *_of(tensors))
 
     def rounded_to(self, dtype: torch.dtype) -> torch.dtype | None:
@@ -82,6 +84,11 @@ class PerChannel:
 
     def gated_rounded(self, tensors: Tensors, x: Rounded, bias: Tensor | None) -> Tensor:
         return ops.gated_linear_of_rounded(x.numbers, x.scale, *_of(tensors), bias, x.dtype)
+
+    def gated_to_rounded(self, tensors: Tensors, x: Rounded, bias: Tensor | None) -> Rounded | None:
+        if not ops.gated_linear_rounded.pays(len(x), len(tensors["weight"]) // 2):
+            return None
+        return Rounded(*ops.gated_linear_rounded(x.numbers, x.scale, *_of(tensors), bias, x.dtype), x.dtype)
 
     def dense(self, tensors: Tensors, dtype: torch.dtype) -> Tensor:
         return dequantized(*_of(tensors), dtype)

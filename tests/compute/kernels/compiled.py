@@ -185,6 +185,14 @@ def multiply_rotated(*, normed: bool) -> None:
     matmul_hopper.multiply_rotated(half(2048, 4096), half(6144, 4096), None, *how)
 
 
+def gate_and_round(kind: torch.dtype, tokens: int) -> None:
+    """A gated product that rounds what it makes, and the product that reads it."""
+    numbers, x_scale = quantize.quantize_tokens(half(tokens, 4096), kind)
+    matrices = [(half(*size).to(kind), torch.ones(size[0])) for size in ((28672, 4096), (4096, 14336))]
+    numbers, x_scale = per_channel.gated_linear_rounded(numbers, x_scale, *matrices[0], None, torch.bfloat16)
+    per_channel.linear_of_rounded(numbers, x_scale, *matrices[1], None, torch.bfloat16)
+
+
 def multiply_8_bits(kind: torch.dtype, tokens: int, *, gated: bool = False) -> None:
     weight, ones = half(28672, 4096).to(kind), torch.ones(28672)
     x, x_scale = quantize.quantize_tokens(half(tokens, 4096), kind)
@@ -369,6 +377,8 @@ LAUNCHES: dict[str, Callable[[], Any]] = {
     "int8 streamed linear in parts, 64 tokens": lambda: per_channel.linear_per_channel_in_parts(
         half(64, 4096), torch.zeros(4096, 4096, dtype=torch.int8), torch.ones(4096)
     ),
+    "fp8 streamed gated linear, rounded, and its reader, 64 tokens": lambda: gate_and_round(torch.float8_e4m3fn, 64),
+    "int8 streamed gated linear, rounded, and its reader, 1 token": lambda: gate_and_round(torch.int8, 1),
     "int8 linear, 2048 tokens": lambda: multiply_8_bits(torch.int8, 2048),
     "fp8 tiles, 64 tokens": lambda: product_of_tiles(64),
     "cut fp8 tiles, 64 tokens": lambda: product_of_tiles(64, cut=True),

@@ -8,6 +8,7 @@ from lightllm.compute import kernels, ops
 from lightllm.compute.layers.linear import Projection
 from lightllm.compute.layers.norm import RMSNorm
 from lightllm.compute.ops.op import Facts, Implementation
+from lightllm.compute.ops.per_channel import GROUP, Rounded, in_groups
 from lightllm.compute.state.layer_state import Format
 from tests.compute.driver import load, run, tensor_mesh
 from tests.compute.models.twins import SIZES, STEPS, make
@@ -98,3 +99,26 @@ def test_norms_that_add_parts_compute_what_whole_products_do(tmp_path, quant_typ
         monkeypatch.setattr(op, "implementations", two_parts_of(op))
     torch.testing.assert_close(logits(), expected, atol=0, rtol=0)
     assert len(set(made)) == 1, "there are products in parts, of one format"
+
+
+@pytest.mark.parametrize("quant_type", ["fp8w8a8", "w8a8"])
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_gates_that_round_compute_what_rounding_in_groups_afterwards_does(tmp_path, quant_type, ranks, monkeypatch):
+    sizes = SIZES | {"intermediate_size": 2 * ranks * GROUP}
+    llama = make(LlamaForCausalLM(LlamaConfig(**sizes, mlp_bias=True)), tmp_path)
+    rounded, reference = [], ops.gated_linear_rounded.reference
+
+    def logits(group):
+        model = load(llama.directory, tensor_mesh(group), dtype=torch.bfloat16, quant_type=quant_type)
+        return run(model, llama.sequences, STEPS["chunked"], form=Format(torch.bfloat16))
+
+    def round_afterwards(self, reader, x):
+        y = self.gated(x)
+        return Rounded(*in_groups(y, reader.rounded_to), y.dtype) if isinstance(x, Rounded) else y
+
+    one = Implementation("one", lambda *args: rounded.append(1) or reference(*args), lambda facts: None)
+    monkeypatch.setattr(ops.gated_linear_rounded, "implementations", [one])
+    got = ThreadRanks(ranks).run(logits)
+    assert rounded
+    monkeypatch.setattr(Projection, "gated_for", round_afterwards)
+    torch.testing.assert_close(got, ThreadRanks(ranks).run(logits), atol=0, rtol=0)

@@ -7,7 +7,9 @@ still run, so that memory is read without a gap from one matrix to the next. In 
 Triton asks for nothing of a loop before all that comes before the loop.
 
 Weights and tokens of 8 bits are multiplied as they are, and what a program has summed is scaled by row and token at the
-end. Products of 8-bit floats keep few bits while the matrix unit adds them up, so each tile is summed by itself.
+end. Products of 8-bit floats keep few bits while the matrix unit adds them up, so each tile is summed by itself. What a
+gated product makes may be rounded by the program that made it: a token has a scale for each of its tiles of rows then,
+and what these many inputs give in the product that reads them is scaled before it is added.
 
 Suffixes: O rows of the matrix, T tokens.
 """
@@ -24,8 +26,10 @@ from triton.experimental.gluon.nvidia.hopper import TensorDescriptor
 from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
 from lightllm.compute.kernels.triton.launch import ARRIVALS, arrivals
+from lightllm.compute.ops.per_channel import LARGEST, SMALLEST_SCALE
 
 NARROWEST = 16  # tokens of the smallest product
+LINES_OF_SCALES = gl.NVMMASharedLayout(swizzle_byte_width=0, element_bitwidth=32, rank=2)
 ROWS_OF_A_WARP = 16
 MANY_ROWS = 1 << 16
 MOST_SPLITS = 8
@@ -65,27 +69,34 @@ def _fetch(weight, weights, ready, stage, rows, tile, is_tile, bytes_a_stage: gl
 
 
 @gluon.jit
+def _fetch_tokens(x, x_scale, xs, x_scales, ready, stage, tile, is_tile, X_GROUP: gl.constexpr):
+    """Asks for the tokens of a stage, and for their scales if they have several."""
+    INPUTS: gl.constexpr = x.block_type.shape[1]
+    tma.async_copy_global_to_shared(x, [0, tile * INPUTS], ready.index(stage), xs.index(stage), pred=is_tile)
+    if X_GROUP > 0:
+        at = [tile * (INPUTS // X_GROUP), 0]
+        tma.async_copy_global_to_shared(x_scale, at, ready.index(stage), x_scales.index(stage), pred=is_tile)
+
+
+@gluon.jit
 def _ask(
-    x, weight, rows, first, tiles, weights, xs, ready,
-    INPUTS: gl.constexpr, STAGES: gl.constexpr, HALVES: gl.constexpr,
+    x, x_scale, weight, rows, first, tiles, weights, xs, x_scales, ready,
+    STAGES: gl.constexpr, HALVES: gl.constexpr, X_GROUP: gl.constexpr, BYTES: gl.constexpr,
 ):  # fmt: skip
     """Asks for the first STAGES tiles of weights, waits for the kernel that makes x, and asks for x's tiles."""
     for ahead in gl.static_range(STAGES):
         mbarrier.init(ready.index(ahead), count=1)
-    BYTES: gl.constexpr = HALVES * weight.block_type.nbytes + x.block_type.nbytes
     for ahead in gl.static_range(STAGES):
         _fetch(weight, weights, ready, ahead, rows, first + ahead, ahead < tiles, BYTES, HALVES)
     gdc_wait()
     for ahead in gl.static_range(STAGES):
-        tma.async_copy_global_to_shared(
-            x, [0, (first + ahead) * INPUTS], ready.index(ahead), xs.index(ahead), pred=ahead < tiles
-        )
+        _fetch_tokens(x, x_scale, xs, x_scales, ready, ahead, first + ahead, ahead < tiles, X_GROUP)
 
 
 @gluon.jit
 def _sum_tiles(
     x, weight, rows, first, tiles, weights, xs, ready,
-    ROWS: gl.constexpr, TOKENS: gl.constexpr, INPUTS: gl.constexpr, STAGES: gl.constexpr, HALVES: gl.constexpr,
+    ROWS: gl.constexpr, TOKENS: gl.constexpr, STAGES: gl.constexpr, HALVES: gl.constexpr, BYTES: gl.constexpr,
     num_warps: gl.constexpr,
 ):  # fmt: skip
     """The products of both halves' rows with all tokens, over the tiles that `_ask` began with."""
@@ -94,7 +105,6 @@ def _sum_tiles(
     )
     SUM: gl.constexpr = gl.int32 if x.dtype == gl.int8 else gl.float32
     IS_EXACT: gl.constexpr = x.dtype != gl.float8e4nv
-    BYTES: gl.constexpr = HALVES * weight.block_type.nbytes + x.block_type.nbytes
     sum_OT = gl.zeros([ROWS, TOKENS], SUM, SUMS)
     other_OT = gl.zeros([ROWS, TOKENS], SUM, SUMS)
     for number in range(tiles):
@@ -116,8 +126,47 @@ def _sum_tiles(
         is_tile = number + STAGES < tiles
         tile = first + number + STAGES
         _fetch(weight, weights, ready, stage, rows, tile, is_tile, BYTES, HALVES)
-        tma.async_copy_global_to_shared(x, [0, tile * INPUTS], ready.index(stage), xs.index(stage), pred=is_tile)
+        _fetch_tokens(x, x, xs, xs, ready, stage, tile, is_tile, 0)
     return sum_OT.to(gl.float32), other_OT.to(gl.float32)
+
+
+@gluon.jit
+def _sum_groups(
+    x, x_scale, weight, rows, first, tiles, weights, xs, x_scales, ready,
+    ROWS: gl.constexpr, TOKENS: gl.constexpr, STAGES: gl.constexpr, X_GROUP: gl.constexpr, BYTES: gl.constexpr,
+    num_warps: gl.constexpr,
+):  # fmt: skip
+    """As _sum_tiles, for one half, of tokens that have a scale for each X_GROUP inputs."""
+    SUMS: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [num_warps, 1], [16, TOKENS, 32])
+    LINE: gl.constexpr = gl.SwizzledSharedLayout(1, 1, 1, [0])
+    GROUPS: gl.constexpr = x.block_type.shape[1] // X_GROUP
+    lines = x_scales._reinterpret(gl.float32, [STAGES * GROUPS, TOKENS], LINE)
+    nothing_OT = gl.zeros([ROWS, TOKENS], gl.int32 if x.dtype == gl.int8 else gl.float32, SUMS)
+    sum_OT = gl.zeros([ROWS, TOKENS], gl.float32, SUMS)
+    for number in range(tiles):
+        stage = number % STAGES
+        mbarrier.wait(ready.index(stage), number // STAGES & 1)
+        before_OT = nothing_OT
+        # Each group is added while the next one is multiplied.
+        for group in gl.static_range(GROUPS):
+            weight_OI = weights.index(stage).slice(group * X_GROUP, X_GROUP, 1)
+            tokens_IT = xs.index(stage).slice(group * X_GROUP, X_GROUP, 1).permute((1, 0))
+            part_OT = warpgroup_mma(weight_OI, tokens_IT, nothing_OT, use_acc=False, is_async=True)
+            if group > 0:
+                before_T = lines.index(stage * GROUPS + group - 1).load(gl.SliceLayout(0, SUMS))
+                before_OT = warpgroup_mma_wait(1, deps=(before_OT,))
+                sum_OT += before_OT.to(gl.float32) * before_T[None, :]
+            before_OT = part_OT
+        before_T = lines.index(stage * GROUPS + GROUPS - 1).load(gl.SliceLayout(0, SUMS))
+        before_OT = warpgroup_mma_wait(0, deps=(before_OT,))
+        sum_OT += before_OT.to(gl.float32) * before_T[None, :]
+        # All warps have read the stage before it is filled again.
+        gl.thread_barrier()
+        is_tile = number + STAGES < tiles
+        tile = first + number + STAGES
+        _fetch(weight, weights, ready, stage, rows, tile, is_tile, BYTES, 1)
+        _fetch_tokens(x, x_scale, xs, x_scales, ready, stage, tile, is_tile, X_GROUP)
+    return sum_OT
 
 
 @gluon.jit
@@ -128,14 +177,16 @@ def _scale_of_rows(scale, row, outputs, ROWS: gl.constexpr, LAYOUT: gl.constexpr
 
 @gluon.jit
 def _finish(
-    sum_OT, other_OT, row, bias, scales, y, tokens, outputs,
+    sum_OT, other_OT, row, bias, scales, to, tokens, outputs,
     ROWS: gl.constexpr, TOKENS: gl.constexpr, LAYOUT: gl.constexpr, BIASED: gl.constexpr, GATED: gl.constexpr,
-    SCALED: gl.constexpr,
+    SCALED: gl.constexpr, LARGEST: gl.constexpr, SMALLEST_SCALE: gl.constexpr,
 ):  # fmt: skip
     """Writes a tile of results. GATED: sum_OT are the gates of other_OT; `outputs` counts the rows of both.
 
-    SCALED: scales are those of the rows of both, and of tokens.
+    SCALED: scales are those of the rows of both, and of tokens. LARGEST: of the 8-bit numbers that each token's results
+    in this tile are rounded to, with a scale in a line of y_scale; None: they are not.
     """
+    y, y_scale = to
     row_O = row + gl.arange(0, ROWS, gl.SliceLayout(1, LAYOUT))
     token_T = gl.arange(0, TOKENS, gl.SliceLayout(0, LAYOUT))
     width = outputs // 2 if GATED else outputs
@@ -151,6 +202,13 @@ def _finish(
             other_OT += gl.load(bias + width + row_O, mask=is_row_O, other=0.0).to(gl.float32)[:, None]
     if GATED:
         sum_OT = sum_OT / (1.0 + gl.exp(-sum_OT)) * other_OT
+    if LARGEST is not None:
+        scale_T = gl.maximum(gl.max(gl.abs(sum_OT), axis=0) / LARGEST, SMALLEST_SCALE)
+        sum_OT = sum_OT / scale_T[None, :]
+        if y.dtype.element_ty == gl.int8:
+            # Where a float32's last bit is a whole number.
+            sum_OT = (sum_OT + 12582912.0) - 12582912.0
+        gl.store(y_scale + row // ROWS * TOKENS + token_T, scale_T, mask=token_T < tokens)
     mask_OT = is_row_O[:, None] & (token_T < tokens)[None, :]
     gl.store(y + token_T[None, :] * width + row_O[:, None], sum_OT.to(y.dtype.element_ty), mask=mask_OT)
 
@@ -192,27 +250,34 @@ def _keep_parts(
 
 @gluon.jit
 def _write(
-    sums, rows, bias, scales, y, tokens, outputs,
+    sums, rows, bias, scales, to, tokens, outputs,
     ROWS: gl.constexpr, TOKENS: gl.constexpr, HALVES: gl.constexpr, BIASED: gl.constexpr, GATED: gl.constexpr,
-    SCALED: gl.constexpr, LAYOUT: gl.constexpr,
+    SCALED: gl.constexpr, LARGEST: gl.constexpr, SMALLEST_SCALE: gl.constexpr, LAYOUT: gl.constexpr,
 ):  # fmt: skip
     """Writes the results of both halves, or those that one gates."""
-    more = (y, tokens, outputs)
-    _finish(sums[0], sums[1], rows[0], bias, scales, *more, ROWS, TOKENS, LAYOUT, BIASED, GATED, SCALED)
+    more = (to, tokens, outputs)
+    _finish(
+        sums[0], sums[1], rows[0], bias, scales, *more,
+        ROWS, TOKENS, LAYOUT, BIASED, GATED, SCALED, LARGEST, SMALLEST_SCALE,
+    )  # fmt: skip
     if HALVES == 2 and not GATED:
         if SCALED:
             scales = (scales[1], scales[1], scales[2])
-        _finish(sums[1], sums[1], rows[1], bias, scales, *more, ROWS, TOKENS, LAYOUT, BIASED, False, SCALED)
+        _finish(
+            sums[1], sums[1], rows[1], bias, scales, *more,
+            ROWS, TOKENS, LAYOUT, BIASED, False, SCALED, None, SMALLEST_SCALE,
+        )  # fmt: skip
 
 
 @gluon.jit
 def _end(
-    sums, rows, bias, scales, y, parts, counters, tokens, outputs,
+    sums, rows, bias, scales, to, parts, counters, tokens, outputs,
     ROWS: gl.constexpr, TOKENS: gl.constexpr, HALVES: gl.constexpr, SPLITS: gl.constexpr, BIASED: gl.constexpr,
-    GATED: gl.constexpr, SCALED: gl.constexpr, IN_PARTS: gl.constexpr, LAYOUT: gl.constexpr,
+    GATED: gl.constexpr, SCALED: gl.constexpr, LARGEST: gl.constexpr, SMALLEST_SCALE: gl.constexpr,
+    IN_PARTS: gl.constexpr, LAYOUT: gl.constexpr,
 ):  # fmt: skip
-    """Writes what a program has summed. Programs that share rows leave parts: IN_PARTS, to whoever reads the product,
-    else to the last of them."""
+    """Writes what a program has summed, `to` results and their scales. Programs that share rows leave parts: IN_PARTS,
+    to whoever reads the product, else to the last of them."""
     if IN_PARTS:
         if SCALED:
             scale_O, other_scale_O, scale_T = scales
@@ -222,7 +287,10 @@ def _end(
             )
         _keep_parts(parts, sums, tokens, outputs, rows, ROWS, TOKENS, HALVES, LAYOUT)
     elif SPLITS == 1:
-        _write(sums, rows, bias, scales, y, tokens, outputs, ROWS, TOKENS, HALVES, BIASED, GATED, SCALED, LAYOUT)
+        _write(
+            sums, rows, bias, scales, to, tokens, outputs,
+            ROWS, TOKENS, HALVES, BIASED, GATED, SCALED, LARGEST, SMALLEST_SCALE, LAYOUT,
+        )  # fmt: skip
     else:
         _keep_parts(parts, sums, tokens, outputs, rows, ROWS, TOKENS, HALVES, LAYOUT)
         # The part of every thread is written before the one thread that counts does so.
@@ -236,21 +304,30 @@ def _end(
                 other_OT = _add_parts(parts, stride, tokens, outputs, rows[1], ROWS, TOKENS, SPLITS, LAYOUT)
             gl.store(counter, 0)
             sums = (sum_OT, other_OT)
-            _write(sums, rows, bias, scales, y, tokens, outputs, ROWS, TOKENS, HALVES, BIASED, GATED, SCALED, LAYOUT)
+            _write(
+                sums, rows, bias, scales, to, tokens, outputs,
+                ROWS, TOKENS, HALVES, BIASED, GATED, SCALED, LARGEST, SMALLEST_SCALE, LAYOUT,
+            )  # fmt: skip
 
 
 @gluon.jit(do_not_specialize=["tokens"])
 def _stream(
-    x, weight, bias, scale, x_scale, y, parts, counters, tokens, outputs, inputs,
+    x, weight, bias, scale, x_scale, y, y_scale, parts, counters, tokens, outputs, inputs,
     TOKENS: gl.constexpr, ROWS: gl.constexpr, INPUTS: gl.constexpr, STAGES: gl.constexpr, HALVES: gl.constexpr,
-    SPLITS: gl.constexpr, BIASED: gl.constexpr, GATED: gl.constexpr, SCALED: gl.constexpr, IN_PARTS: gl.constexpr,
-    num_warps: gl.constexpr,
+    SPLITS: gl.constexpr, BIASED: gl.constexpr, GATED: gl.constexpr, SCALED: gl.constexpr, X_GROUP: gl.constexpr,
+    LARGEST: gl.constexpr, SMALLEST_SCALE: gl.constexpr, IN_PARTS: gl.constexpr, num_warps: gl.constexpr,
 ):  # fmt: skip
-    """x, weight: descriptors of [tokens, inputs] and [outputs, inputs]. SCALED: y is, by token and row."""
+    """x, weight: descriptors of [tokens, inputs] and [outputs, inputs]. SCALED: y is, by token and row; X_GROUP: inputs
+    of a token that have one of its scales, of which x_scale is a descriptor; 0: all have."""
     gdc_launch_dependents()
     MEMORY: gl.constexpr = gl.BlockedLayout([2, 1], [32, 1], [1, num_warps], [0, 1])
+    BYTES_OF_SCALES: gl.constexpr = x_scale.block_type.nbytes if X_GROUP > 0 else 0
+    BYTES: gl.constexpr = HALVES * weight.block_type.nbytes + x.block_type.nbytes + BYTES_OF_SCALES
     weights = gl.allocate_shared_memory(weight.dtype, [STAGES * HALVES, ROWS, INPUTS], weight.layout)
     xs = gl.allocate_shared_memory(x.dtype, [STAGES, TOKENS, INPUTS], x.layout)
+    x_scales = xs
+    if X_GROUP > 0:
+        x_scales = gl.allocate_shared_memory(gl.float32, [STAGES, INPUTS // X_GROUP, TOKENS], x_scale.layout)
     ready = gl.allocate_shared_memory(gl.int64, [STAGES, 1], mbarrier.MBarrierLayout())
 
     block, split = gl.program_id(0), gl.program_id(1)
@@ -263,17 +340,27 @@ def _stream(
         # Before anything waits, as memory is busy with weights afterwards.
         scale_O = _scale_of_rows(scale, rows[0], outputs, ROWS, MEMORY)
         other_scale_O = _scale_of_rows(scale, rows[1], outputs, ROWS, MEMORY)
-    _ask(x, weight, rows, first, tiles, weights, xs, ready, INPUTS, STAGES, HALVES)
+    _ask(x, x_scale, weight, rows, first, tiles, weights, xs, x_scales, ready, STAGES, HALVES, X_GROUP, BYTES)
     scales = ()
     if SCALED:
         token_T = gl.arange(0, TOKENS, gl.SliceLayout(0, MEMORY))
-        scales = (scale_O, other_scale_O, gl.load(x_scale + token_T, mask=token_T < tokens, other=0.0))
-    sum_OT, other_OT = _sum_tiles(
-        x, weight, rows, first, tiles, weights, xs, ready, ROWS, TOKENS, INPUTS, STAGES, HALVES, num_warps
-    )
+        scale_T = gl.full([TOKENS], 1.0, gl.float32, gl.SliceLayout(0, MEMORY))
+        if X_GROUP == 0:
+            scale_T = gl.load(x_scale + token_T, mask=token_T < tokens, other=0.0)
+        scales = (scale_O, other_scale_O, scale_T)
+    if X_GROUP > 0:
+        sum_OT = _sum_groups(
+            x, x_scale, weight, rows, first, tiles, weights, xs, x_scales, ready,
+            ROWS, TOKENS, STAGES, X_GROUP, BYTES, num_warps,
+        )  # fmt: skip
+        other_OT = sum_OT
+    else:
+        sum_OT, other_OT = _sum_tiles(
+            x, weight, rows, first, tiles, weights, xs, ready, ROWS, TOKENS, STAGES, HALVES, BYTES, num_warps
+        )
     sum_OT, other_OT = gl.convert_layout(sum_OT, MEMORY), gl.convert_layout(other_OT, MEMORY)
-    sums, more = (sum_OT, other_OT), (rows, bias, scales, y, parts, counters, tokens, outputs)
-    _end(sums, *more, ROWS, TOKENS, HALVES, SPLITS, BIASED, GATED, SCALED, IN_PARTS, MEMORY)
+    sums, more = (sum_OT, other_OT), (rows, bias, scales, (y, y_scale), parts, counters, tokens, outputs)
+    _end(sums, *more, ROWS, TOKENS, HALVES, SPLITS, BIASED, GATED, SCALED, LARGEST, SMALLEST_SCALE, IN_PARTS, MEMORY)
 
 
 def shape_for(tokens: int, outputs: int, inputs: int, *, gated: bool) -> Shape:
@@ -320,24 +407,67 @@ def multiply(
     dtype: torch.dtype | None = None,
     in_parts: bool = False,
 ) -> Tensor:
-    """As matvec.multiply; gated takes two halves. scales: of x [tokens] and of the weight [outputs], float32, for 8
-    bits. dtype: of the result, if not x's. in_parts: it is ops.linear_in_parts, without a bias."""
+    """As matvec.multiply; gated takes two halves. scales: of x [tokens], or [groups of inputs, tokens] for shapes of
+    one half, and of the weight [outputs], float32, for 8 bits. dtype: of the result, if not x's. in_parts: it
+    is ops.linear_in_parts, without a bias."""
+    y = torch.empty(len(x), len(weight) // 2 if gated else len(weight), dtype=dtype or x.dtype, device=x.device)
+    return _multiply(x, weight, bias, shape, y, None, gated=gated, scales=scales, in_parts=in_parts)
+
+
+def multiply_rounded(
+    x: Tensor, weight: Tensor, bias: Tensor | None, shape: Shape, *, scales: tuple[Tensor, Tensor]
+) -> tuple[Tensor, Tensor]:
+    """A gated product in numbers of x's type, of 8 bits, and scales of shape.rows of them [groups, tokens] float32."""
+    width = len(weight) // 2
+    assert width % shape.rows == 0, f"groups of {shape.rows} cut {width} outputs"
+    y = torch.empty(len(x), width, dtype=x.dtype, device=x.device)
+    y_scale = torch.empty(width // shape.rows, padded(len(x)), dtype=torch.float32, device=x.device)
+    _multiply(x, weight, bias, shape, y, y_scale, gated=True, scales=scales, in_parts=False)
+    return y, y_scale[:, : len(x)]
+
+
+def padded(tokens: int) -> int:
+    """Tokens of a tile."""
+    return max(triton.next_power_of_2(tokens), NARROWEST)
+
+
+def _multiply(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    shape: Shape,
+    y: Tensor,
+    y_scale: Tensor | None,
+    *,
+    gated: bool,
+    scales: tuple[Tensor, Tensor] | None,
+    in_parts: bool,
+) -> Tensor:
+    """y or its parts. y_scale: to round y, whose dtype is of 8 bits then."""
     assert shape.halves == 2 or not gated, "a gate and its other row are of one program"
     (tokens, inputs), outputs = x.shape, len(weight)
-    y = torch.empty(tokens, outputs // 2 if gated else outputs, dtype=dtype or x.dtype, device=x.device)
     blocks = triton.cdiv(outputs // 2, shape.rows) if gated else triton.cdiv(outputs, shape.rows * shape.halves)
     parts = room_for_parts(y, shape.splits, outputs, blocks, in_parts=in_parts)
-    padded = max(triton.next_power_of_2(tokens), NARROWEST)
-    tiles = [[padded, shape.inputs], [shape.rows, shape.inputs]]
+    tiles = [[padded(tokens), shape.inputs], [shape.rows, shape.inputs]]
     x_tiles, weight_tiles = (
         TensorDescriptor.from_tensor(tensor, tile, gl.NVMMASharedLayout.get_default_for(tile, _ELEMENTS[x.dtype]))
         for tensor, tile in zip((x, weight), tiles, strict=True)
     )
     x_scale, scale = scales or (None, None)
+    group = 0
+    if x_scale is not None and x_scale.ndim == 2:
+        group = inputs // len(x_scale)
+        assert shape.halves == 1, "one half has groups"
+        assert shape.inputs % group == 0, f"{shape} cuts groups of {group}"
+        if x_scale.stride(1) != 1 or x_scale.stride(0) % 4:
+            # The copy engine wants lines that begin at multiples of 16 bytes.
+            x_scale = x_scale.new_zeros(len(x_scale), padded(tokens))[:, :tokens].copy_(x_scale)
+        x_scale = TensorDescriptor.from_tensor(x_scale, [shape.inputs // group, padded(tokens)], LINES_OF_SCALES)
     _stream[(blocks, shape.splits)](
-        x_tiles, weight_tiles, bias, scale, x_scale, y, parts, arrivals(x.device), tokens, outputs, inputs,
-        TOKENS=padded, ROWS=shape.rows, INPUTS=shape.inputs, STAGES=shape.stages, HALVES=shape.halves,
-        SPLITS=shape.splits, BIASED=bias is not None, GATED=gated, SCALED=scales is not None, IN_PARTS=in_parts,
+        x_tiles, weight_tiles, bias, scale, x_scale, y, y_scale, parts, arrivals(x.device), tokens, outputs, inputs,
+        TOKENS=padded(tokens), ROWS=shape.rows, INPUTS=shape.inputs, STAGES=shape.stages, HALVES=shape.halves,
+        SPLITS=shape.splits, BIASED=bias is not None, GATED=gated, SCALED=scales is not None, X_GROUP=group,
+        LARGEST=None if y_scale is None else LARGEST[y.dtype], SMALLEST_SCALE=SMALLEST_SCALE, IN_PARTS=in_parts,
         num_warps=shape.warps, launch_pdl=True,
     )  # fmt: skip
     return parts if in_parts else y

@@ -258,8 +258,8 @@ def _stream(
         TOKENS, UNIT, PIECE, UNITS, GROUP, STAGES, HALVES, GATED, GROUPED, num_warps,
     )  # fmt: skip
     sum_OT, other_OT = gl.convert_layout(sum_OT, MEMORY), gl.convert_layout(other_OT, MEMORY)
-    sums, more = (sum_OT, other_OT), (rows, bias, (), y, parts, counters, tokens, outputs)
-    _end(sums, *more, 64, TOKENS, HALVES, SPLITS, BIASED, GATED, False, False, MEMORY)
+    sums, more = (sum_OT, other_OT), (rows, bias, (), (y, None), parts, counters, tokens, outputs)
+    _end(sums, *more, 64, TOKENS, HALVES, SPLITS, BIASED, GATED, False, None, 0.0, False, MEMORY)
 
 
 def shape_for(tokens: int, outputs: int, inputs: int, *, gated: bool) -> Shape:

@@ -108,7 +108,8 @@ def _sums(
     all_tiles = gl.cdiv(inputs, INPUTS)
     first = split * all_tiles // SPLITS
     tiles = (split + 1) * all_tiles // SPLITS - first
-    _ask(x, weight, rows, first, tiles, weights, xs, ready, INPUTS, STAGES, HALVES)
+    BYTES: gl.constexpr = HALVES * weight.block_type.nbytes + x.block_type.nbytes
+    _ask(x, x, weight, rows, first, tiles, weights, xs, xs, ready, STAGES, HALVES, 0, BYTES)
     scale_T = gl.full([HERE], 1.0, gl.float32, gl.SliceLayout(0, MEMORY))
     if PARTS > 0:
         scale_T = gl.convert_layout(
@@ -121,7 +122,7 @@ def _sums(
         )
     else:
         sum_OT, other_OT = _sum_tiles(
-            x, weight, rows, first, tiles, weights, xs, ready, ROWS, TOKENS, INPUTS, STAGES, HALVES, num_warps
+            x, weight, rows, first, tiles, weights, xs, ready, ROWS, TOKENS, STAGES, HALVES, BYTES, num_warps
         )
     sum_OT, other_OT = gl.convert_layout(sum_OT, MEMORY), gl.convert_layout(other_OT, MEMORY)
     if SPLITS > 1:

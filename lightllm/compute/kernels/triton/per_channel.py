@@ -6,7 +6,7 @@ library if they are floats, or here. Where they are not, weights become 16 bits 
 Suffixes: T tokens, O outputs, I inputs.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
@@ -19,10 +19,11 @@ from lightllm.compute.kernels.triton import matvec, matvec_hopper, tuned
 from lightllm.compute.kernels.triton.activation import silu_and_mul
 from lightllm.compute.kernels.triton.launch import HOPPER, begin, card, depends, why_not, why_not_hopper
 from lightllm.compute.kernels.triton.quantize import quantize_tokens
-from lightllm.compute.ops.per_channel import dequantized
+from lightllm.compute.ops.per_channel import GROUP, dequantized, in_groups, restored
 
 NARROWEST = 16
 FEW_NUMBERS = 1 << 22  # of y
+MOST_TO_ROUND = 32  # tokens: with more, scaling each group takes as long as rounding apart
 NEIGHBOURS = 8  # blocks of tokens that are computed side by side, so that they share matrices in the second cache
 
 
@@ -149,8 +150,10 @@ def _product_of_rounded(
     gated: bool,
 ) -> Tensor:
     if _streams(numbers, weight):
-        shape, scales = _shape(numbers, weight, gated=gated), (x_scale, scale)
+        shape, scales = _shape_for(numbers, x_scale, weight, gated=gated), (x_scale, scale)
         return matvec_hopper.multiply(numbers, weight, bias, shape, gated=gated, scales=scales, dtype=dtype)
+    if x_scale.ndim == 2:
+        return F.linear(restored(numbers, x_scale, dtype), dequantized(weight, scale, dtype), bias)
     if why_not_library(numbers, weight, dtype) is None:
         # Its scales are matrices of one column and one row.
         y = torch._scaled_mm(
@@ -169,6 +172,36 @@ def linear_per_channel_in_parts(x: Tensor, weight: Tensor, scale: Tensor) -> Ten
             shape, scales = _shape(numbers, weight, gated=False), (x_scale, scale)
             return matvec_hopper.multiply(numbers, weight, None, shape, scales=scales, in_parts=True)
     return linear_per_channel(x, weight, scale, None, True)[None].float()
+
+
+@ops.linear_of_rounded_in_parts.implementation("triton", why_not_hopper)
+def linear_of_rounded_in_parts(
+    numbers: Tensor, x_scale: Tensor, weight: Tensor, scale: Tensor, dtype: torch.dtype
+) -> Tensor:
+    if not _streams(numbers, weight):
+        return linear_of_rounded(numbers, x_scale, weight, scale, None, dtype)[None].float()
+    shape = _shape_for(numbers, x_scale, weight, gated=False)
+    return matvec_hopper.multiply(numbers, weight, None, shape, scales=(x_scale, scale), in_parts=True)
+
+
+def pays_to_round(tokens: int, width: int) -> bool:
+    """Where decode steps were measured to be faster. Source: docs/performance-log.md."""
+    return 0 < tokens <= MOST_TO_ROUND and width % GROUP == 0
+
+
+@ops.gated_linear_rounded.implementation("triton", why_not_hopper, pays=pays_to_round)
+def gated_linear_rounded(
+    numbers: Tensor, x_scale: Tensor, weight: Tensor, scale: Tensor, bias: Tensor | None, dtype: torch.dtype
+) -> tuple[Tensor, Tensor]:
+    if _streams(numbers, weight):
+        shape = replace(_shape(numbers, weight, gated=True), warps=GROUP // matvec_hopper.ROWS_OF_A_WARP)
+        return matvec_hopper.multiply_rounded(numbers, weight, bias, shape, scales=(x_scale, scale))
+    return in_groups(gated_linear_of_rounded(numbers, x_scale, weight, scale, bias, dtype), weight.dtype)
+
+
+def _shape_for(numbers: Tensor, x_scale: Tensor, weight: Tensor, *, gated: bool) -> matvec_hopper.Shape:
+    shape = _shape(numbers, weight, gated=gated)
+    return shape if x_scale.ndim == 1 else replace(shape, halves=1)
 
 
 def _shape(numbers: Tensor, weight: Tensor, *, gated: bool) -> matvec_hopper.Shape:
