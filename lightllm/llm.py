@@ -222,7 +222,8 @@ class LLM:
         with self._lock, progress as bar:
             self._engine.wait_until_serving()
             run = _Run(self._engine, self._most_open, bar, wants_vectors=wants_vectors)
-            for at in sorted(range(len(results)), key=priorities.__getitem__):
+            # Those that run longest begin first, as far as that is known: then all of them together end sooner.
+            for at in sorted(range(len(results)), key=lambda at: (priorities[at], -(params[at].known_length or 0))):
                 result, add_special_tokens = results[at]
                 run.add(result, params[at], Terms(priority=priorities[at]), add_special_tokens=add_special_tokens)
             run.finish()

@@ -76,6 +76,24 @@ def test_the_smallest_priority_goes_first_and_results_stay_in_order(llm, monkeyp
         llm.generate([5], GREEDY, priority=5000)
 
 
+def test_answers_that_are_known_to_be_longer_begin_first(llm, monkeypatch):
+    client, submitted = llm._engine.service.client, []
+    submit = client.submit
+
+    def note(tokens, params, **more):
+        submitted.extend(tokens)
+        return submit(tokens, params, **more)
+
+    monkeypatch.setattr(client, "submit", note)
+    known = [SamplingParams(max_tokens=n, ignore_eos=True) for n in (3, 9, 6)]
+    may_stop = [SamplingParams(max_tokens=n, ignore_eos=n > 20, stop_token_ids=[5]) for n in (20, 30)]
+    llm.generate([[5], [6], [7], [8], [9]], [*may_stop, *known])
+    assert list(dict.fromkeys(submitted)) == [8, 9, 7, 5, 6]
+    submitted.clear()
+    llm.generate([[5], [6], [7]], known, priority=[0, 1, 0])
+    assert list(dict.fromkeys(submitted)) == [7, 5, 6], "priority counts before length"
+
+
 def test_samples_come_in_order_and_repeat_with_their_seed(llm):
     params = SamplingParams(n=3, seed=7, max_tokens=5, ignore_eos=True)
     first, second = (llm.generate("seeds", params)[0] for _ in range(2))

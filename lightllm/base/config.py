@@ -177,8 +177,9 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     prompts_first: A[
         bool,
         about(
-            "While prompts fill whole steps, leave running requests out of these: all of them together end sooner, but "
-            "streams pause"
+            "Let all requests together end sooner, though streams pause or begin later: while prompts fill steps, "
+            "running requests are left out of these; or where all lengths are known and no more steps are needed, "
+            "prompts run beside them in steps of graph_max_tokens (on a GPU)"
         ),
     ] = False
     running_max_req_size: A[int, at_least(1), about("Most requests that run at a time")] = 1000

@@ -132,6 +132,12 @@ class SamplingParams(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
         )
 
     @property
+    def known_length(self) -> int | None:
+        """How many tokens will be generated, if nothing can end the answer earlier."""
+        can_stop = not self.ignore_eos or self.stop or self.stop_token_ids or self.num_beams is not None
+        return None if can_stop else self.max_tokens
+
+    @property
     def num_samples(self) -> int:
         """How many continuations are generated."""
         return self.n if self.best_of is None else self.best_of

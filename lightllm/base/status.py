@@ -26,6 +26,7 @@ STATUS = np.dtype(
         ("waiting_tokens", np.int64),  # written by the scheduler: tokens of their prompts
         ("predicted_wait", np.float64),  # written by the scheduler: seconds until all of them are admitted, or NaN
         ("awake_s", np.float64),  # written by rank 0: for how long processes look for news before they sleep
+        ("graph_tokens", np.int64),  # written by rank 0: most tokens of a step, whatever it runs, that is recorded
     ]
 )
 
@@ -83,6 +84,14 @@ class Status:
     @awake_s.setter
     def awake_s(self, seconds: float) -> None:
         self.record["awake_s"][0] = seconds
+
+    @property
+    def graph_tokens(self) -> int:
+        return int(self.record["graph_tokens"][0])
+
+    @graph_tokens.setter
+    def graph_tokens(self, tokens: int) -> None:
+        self.record["graph_tokens"][0] = tokens
 
     def show_queue(self, requests: int, tokens: int, predicted_wait: float) -> None:
         """Tells clients how much waits, so that they need not ask where there is no room."""

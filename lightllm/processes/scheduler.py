@@ -203,6 +203,7 @@ def main(me: child.Child) -> None:
         max_length=max_length,
         metrics=me.metrics,
         ttft_target_s=config.ttft_target_s,
+        small_tokens=me.status.graph_tokens,
     )
     me.status.record["pool_tokens"] = pool_tokens
     # The last token of a request needs no slot.

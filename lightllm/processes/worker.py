@@ -212,6 +212,7 @@ def main(me: child.Child) -> None:
     runner.tell_of_compiling(compiled)
     if me.start.index == 0:
         me.status.awake_s = awake.seconds(me.start.config, is_on_gpu=runner.is_on_gpu, cores=awake.available_cores())
+        me.status.graph_tokens = runner.graph_tokens
     me.control.send(Ready(pool_tokens=runner.pool_tokens, memory=runner.memory))
     serve(me, runner, profiler)
 

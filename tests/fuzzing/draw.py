@@ -100,6 +100,8 @@ class _Drawing:
             default_max_tokens=draw.choice([6, 9, 12] if self._is_tight else [2, 6, 12]),
             outstanding=draw.choice([1, 2, 2, 2]),
             ttft_target_s=draw.choice([None, 0.03]),
+            # From what was drawn before, so that a seed's other draws are what they were without this setting.
+            small_tokens=random.Random(str(config)).choice([0, 3, 8, 512]),
             bans_stops=draw.random() < 0.5,
             has_small_constants=draw.random() < 0.5,
             gives_vectors=draw.random() < 0.1,

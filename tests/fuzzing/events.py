@@ -25,6 +25,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, repr_omit_defaults=Tru
     default_max_tokens: int = 8  # of requests that state none
     outstanding: int = 2  # plans that may be on their way
     ttft_target_s: float | None = None
+    small_tokens: int = 0
     bans_stops: bool = True  # the worker samples no stop token before min_tokens
     has_small_constants: bool = False  # what is built in for large servers is reached by small ones
     gives_vectors: bool = False  # the model does not generate: whatever is asked for, an answer is a vector

@@ -245,6 +245,7 @@ class World:
         self.scheduler = Scheduler(
             self.config, self.table, pool_tokens=settings.pool_tokens, max_length=settings.max_length,
             metrics=self.metrics, clock=lambda: self.watch.now, ttft_target_s=settings.ttft_target_s,
+            small_tokens=settings.small_tokens,
         )  # fmt: skip
         self.watch.starts(self.scheduler)
         self._worker = Worker(

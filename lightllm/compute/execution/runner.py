@@ -90,6 +90,11 @@ class Runner:
     def is_on_gpu(self) -> bool:
         return self._device.type == "cuda"
 
+    @property
+    def graph_tokens(self) -> int:
+        """Most tokens of a step, whatever it runs, that is recorded; 0 if none is."""
+        return max(self._mixed_sizes, default=0) if self.is_on_gpu else 0
+
     def use_masks(self, masks: GrammarMasks) -> None:
         """From now on sampling waits for what grammars allow."""
         self.stepper.masks = masks

@@ -143,7 +143,10 @@ def slowest_prefill(pending: Counts, to_run: Counts, limits: StepLimits) -> Coun
     tokens that a step has left a request gets a full chunk, unless older ones use them up, which they can do only as
     often as their tokens last. Where prompts go first, to decode may have to wait for the last of them.
     """
-    left = max(1, min(limits.tokens - len(pending) + 1, limits.prompt_tokens))
+    left = limits.tokens - len(pending) + 1
+    if limits.small_tokens:
+        left = min(left, max(limits.small_tokens - len(pending) + 1, limits.least_room))
+    left = max(1, min(left, limits.prompt_tokens))
     chunk = min(limits.chunk, left)
     total = np.cumsum(to_run)
     is_late = (pending > 0) & (total - to_run + chunk > left)

@@ -35,9 +35,10 @@ class StepLimits:
     stop_tokens: int
     words: int
     prompts_first: bool  # decodes may have to wait for prompts
+    small_tokens: int  # of a step in which prompts run beside decodes, where that is better (spreading); 0: nowhere
 
     @classmethod
-    def of(cls, config: EngineConfig, max_length: int) -> "StepLimits":
+    def of(cls, config: EngineConfig, max_length: int, *, small_tokens: int = 0) -> "StepLimits":
         tokens = config.batch_max_tokens
         return cls(
             # Every running request can run a token in every step.
@@ -50,7 +51,13 @@ class StepLimits:
             stop_tokens=_STOP_TOKENS,
             words=_WORDS,
             prompts_first=config.prompts_first,
+            small_tokens=min(small_tokens, tokens) if config.prompts_first else 0,
         )
+
+    @property
+    def least_room(self) -> int:
+        """Tokens that small steps have for prompts at least."""
+        return -(-self.small_tokens // 4)
 
 
 def plan_bytes(config: EngineConfig, max_length: int) -> int:

@@ -19,7 +19,7 @@ from lightllm.base.metrics import Metrics
 from lightllm.base.request import FinishReason
 from lightllm.base.request_table import RequestTable
 from lightllm.base.step import FAILED, StepPlan, StepResult
-from lightllm.serving.scheduling import admission, orders
+from lightllm.serving.scheduling import admission, orders, spreading
 from lightllm.serving.scheduling.beam_group import BeamGroup, members, written
 from lightllm.serving.scheduling.beam_search import Candidates
 from lightllm.serving.scheduling.flights import Flights, Landed
@@ -57,13 +57,14 @@ class Scheduler:
         clock: Callable[[], float] = time.monotonic,
         predictor: LengthPredictor | None = None,
         ttft_target_s: float | None = None,
+        small_tokens: int = 0,
     ):
         """`predictor` stands in for the history of output lengths. With `ttft_target_s` requests are refused that
-        would wait longer for their first token.
+        would wait longer for their first token. small_tokens: see StepLimits.
         """
         self._table, self._records, self._metrics, self._clock = table, table.records, metrics, clock
         self._pool_tokens, self._max_length = pool_tokens, max_length
-        self._limits, self._prompts_first = StepLimits.of(config, max_length), config.prompts_first
+        self._limits = StepLimits.of(config, max_length, small_tokens=small_tokens)
         self._predictor = predictor if predictor is not None else LengthHistory(config)
         forecast = Forecast(config, self._limits, self._predictor)
         self._policy = admission.policy(config, pool_tokens=pool_tokens, limits=self._limits, forecast=forecast)
@@ -172,11 +173,14 @@ class Scheduler:
         """The next step, or None if there is nothing to run before a result is digested or a request submitted."""
         self.expire()
         tokens = self._budget.tokens(len(self._running.rows.decoding()))
+        is_small = spreading.is_better(self._running.rows, self._waiting, self._limits)
+        if is_small:
+            tokens = min(tokens, self._limits.small_tokens)
         preempted = self._preemption.make_room(tokens)
         for request in preempted:
             self._note_preemption(request)
         draft = PlanDraft(self._limits, tokens=tokens)
-        prompts_alone = self._prompts_first and self._prompts_fill_a_step()
+        prompts_alone = self._limits.prompts_first and not is_small and self._prompts_fill_a_step()
         if not prompts_alone:
             self._running.run_decodes(draft)
         all_run = all(self._running.run_chunk(int(row), draft) for row in self._running.rows.prefilling())

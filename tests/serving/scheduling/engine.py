@@ -47,7 +47,7 @@ class Engine:
     def __init__(
         self, *, pool_tokens: int = 4096, max_length: int = 2048, records: int = 256, clients: int = 2,
         output_pages: int | None = None, check: bool = True, vocabulary: int = VOCABULARY,
-        ttft_target_s: float | None = None, **settings
+        ttft_target_s: float | None = None, small_tokens: int = 0, **settings
     ):  # fmt: skip
         self.config = EngineConfig(**settings)
         shape = TableShape.of(clients=clients, records=records, max_length=max_length)
@@ -61,7 +61,7 @@ class Engine:
         self.now = 1.0
         self.scheduler = Scheduler(
             self.config, self.table, pool_tokens=pool_tokens, max_length=max_length, metrics=self.metrics,
-            clock=lambda: self.now, ttft_target_s=ttft_target_s,
+            clock=lambda: self.now, ttft_target_s=ttft_target_s, small_tokens=small_tokens,
         )  # fmt: skip
         rows = self.config.running_max_req_size
         self.device = Device(pool_tokens=pool_tokens, rows=rows, max_length=max_length, vocabulary=vocabulary)

@@ -499,3 +499,12 @@ def test_prompts_that_fill_steps_go_before_decodes_where_wanted():
 def test_prompts_first_or_not_every_request_gets_what_it_gets_alone(tokens: int, pool: dict):
     engine = Engine(batch_max_tokens=tokens, prompts_first=True, running_max_req_size=16, **pool)
     finish_and_check(engine, load(engine, stops=(7, 9)))
+
+
+@pytest.mark.parametrize("pool", [TINY, AMPLE], ids=["tiny", "ample"])
+@pytest.mark.parametrize("small", [8, 24])
+def test_where_prompts_are_spread_every_request_gets_what_it_gets_alone(small: int, pool: dict):
+    engine = Engine(batch_max_tokens=64, prompts_first=True, small_tokens=small, running_max_req_size=6, **pool)
+    finish_and_check(engine, load(engine))
+    mixed = [len(plan.tokens) for plan in engine.plans if 1 in plan.counts and plan.counts.max() > 1]
+    assert small in mixed
