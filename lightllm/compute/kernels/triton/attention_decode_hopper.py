@@ -339,7 +339,8 @@ def _share_out(
     SEQUENCES: gl.constexpr, TILE: gl.constexpr, WINDOWED: gl.constexpr, LEAST: gl.constexpr, num_warps: gl.constexpr,
 ):  # fmt: skip
     """Writes down each program's share: of all, units and programs, of its first unit, head, sequence, first unit and
-    length."""
+    length; and which sequence is the last that has tokens. A graph of mixed steps has places for many decodes, and
+    to pass by the empty ones one after another takes long."""
     program, all_programs = gl.program_id(0), gl.num_programs(0)
     tiles, _, _, _ = _locate(0, lengths, sequences, window, SEQUENCES, TILE, WINDOWED)
     units = tiles * kv_heads
@@ -354,11 +355,15 @@ def _share_out(
     gl.store(share + 3, sequence)
     gl.store(share + 4, first)
     gl.store(share + 5, gl.load(lengths + sequence))
+    LINE: gl.constexpr = gl.BlockedLayout([1], [32], [4], [0])
+    index_S = gl.arange(0, SEQUENCES, LINE)
+    length_S = gl.load(lengths + index_S, mask=index_S < sequences, other=0)
+    gl.store(share + 6, gl.max(gl.where(length_S > 0, index_S, 0), axis=0))
 
 
-@gluon.jit(do_not_specialize=["sequences"], do_not_specialize_on_alignment=["row", "lengths"])
+@gluon.jit(do_not_specialize_on_alignment=["row", "lengths"])
 def _attend_decodes(
-    q, keys, values, out, slot_table, row, lengths, work, parts, stats, counters, sequences, kv_heads, scale, window,
+    q, keys, values, out, slot_table, row, lengths, work, parts, stats, counters, kv_heads, scale, window,
     q_stride, q_head_stride, keys_stride, keys_head_stride, values_stride, values_head_stride,
     table_stride, out_stride, out_head_stride,
     GROUP: gl.constexpr, GROUPED: gl.constexpr, HEADS: gl.constexpr, DIM: gl.constexpr,
@@ -380,6 +385,7 @@ def _attend_decodes(
     share = work + program * SHARE
     units, programs, head = gl.load(share), gl.load(share + 1), gl.load(share + 2)
     sequence, first, length = gl.load(share + 3), gl.load(share + 4), gl.load(share + 5)
+    sequences = gl.load(share + 6) + 1
     if program >= programs:
         # See attention_decode.
         if program == 0:
@@ -496,7 +502,7 @@ def attend_decodes(
     if memo is not None:
         memo[key] = work
     _attend_decodes[(programs,)](
-        q, keys, values, out, slot_table, row, lengths, work, parts, stats, arrivals(device), sequences, kv_heads,
+        q, keys, values, out, slot_table, row, lengths, work, parts, stats, arrivals(device), kv_heads,
         scale * LOG2_E, window or 0, q.stride(0), q.stride(1), keys.stride(0), keys.stride(1), values.stride(0),
         values.stride(1), slot_table.stride(0), out.stride(0), out.stride(1),
         GROUP=group, GROUPED=grouped, HEADS=max(grouped, NARROWEST), DIM=dim, TILE=shape.tile, STAGES=shape.stages,
