@@ -92,7 +92,14 @@ class Layer:
         yield "first", first
         wide, wide_scale = first()
         second = functools.partial(
-            multiply, wide, wide_scale, self.down, rows, shape.narrow, group=shape.outputs, dtype=self.x.dtype
+            multiply,
+            wide,
+            wide_scale,
+            self.down,
+            rows,
+            shape.narrow(self.down.inputs),
+            group=shape.outputs,
+            dtype=self.x.dtype,
         )
         yield "second", second
         narrow = second()

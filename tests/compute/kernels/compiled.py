@@ -244,11 +244,12 @@ def mixture_fp8(tokens: int, count: int, hidden: int, width: int) -> None:
     experts.mixture(half(tokens, hidden), *made, *choices(tokens), 0)
 
 
-def mixture_of_integers() -> None:
+def mixture_of_integers(tokens: int) -> None:
     def matrix(outputs: int, inputs: int) -> tuple[torch.Tensor, torch.Tensor]:
         return torch.zeros(16, outputs, inputs, dtype=torch.int8), torch.zeros(16, outputs)
 
-    experts.gated_experts_per_channel(half(8, 2048), *matrix(1536, 2048), *matrix(2048, 768), *choices(8), 0, True)
+    matrices = *matrix(1536, 2048), *matrix(2048, 768)
+    experts.gated_experts_per_channel(half(tokens, 2048), *matrices, *choices(tokens), 0, True)
 
 
 def mixture_awq() -> None:
@@ -368,7 +369,8 @@ LAUNCHES: dict[str, Callable[[], Any]] = {
     "router, 256 experts": lambda: routing.router_logits(half(TOKENS, 7168), torch.zeros(256, 7168)),
     "router, 256 experts, 256 tokens": lambda: routing.router_logits(half(256, 7168), torch.zeros(256, 7168)),
     "awq experts of 2048 x 768": mixture_awq,
-    "experts of 2048 x 768 in integers, 8 tokens": mixture_of_integers,
+    "experts of 2048 x 768 in integers, 8 tokens": lambda: mixture_of_integers(8),
+    "experts of 2048 x 768 in integers, 3000 tokens": lambda: mixture_of_integers(3000),
     "experts of 2048 x 768, 8 tokens": lambda: mixture(8, 16, 2048, 768),
     "experts of 7168 x 256 in 8 bits, 256 tokens": lambda: mixture_fp8(256, 16, 7168, 256),
     "fp8 streamed linear, 1 token": lambda: multiply_8_bits(torch.float8_e4m3fn, 1),
@@ -391,6 +393,7 @@ LAUNCHES: dict[str, Callable[[], Any]] = {
     "draw": draw,
     "logprobs": lambda: sampling.logprobs(half(TOKENS, 128256), WHERE, 5),
 }
+SHARED = 227 << 10  # bytes that a program may have
 STACK = {  # bytes a thread may have in memory
     "prefill, 16/2 heads of 256": 72,
     "fp8 prefill by slots, 32/8 heads of 128": 16,
@@ -409,6 +412,7 @@ STACK = {  # bytes a thread may have in memory
 def test_compiles_for_hopper_without_spilling(name):
     compiled = hopper.compiled_by(LAUNCHES[name])
     assert max(kernel.stack_bytes for kernel in compiled) <= STACK.get(name, 0)
+    assert max(kernel.shared_bytes for kernel in compiled) <= SHARED
     if "prefill" in name or name.startswith("early"):
         assert compiled[-1].wgmma, "the matrix unit's own instructions are used"
     if name.startswith("experts"):

@@ -17,6 +17,7 @@ from lightllm.compute.ops.fp8_block import TILE
 
 MOST_TOKENS = 4096  # what parameters depend on: more tokens have those of this many
 NARROWEST = 16
+MOST_OF_A_RUN = 2  # tiles along the inputs, of which there are as many as stages: six would not fit
 
 
 @dataclass(frozen=True)
@@ -38,9 +39,10 @@ class Shape:
     def wide(self) -> Product:
         return Product(self.outputs, self.inputs, self.warps, self.stages)
 
-    @property
-    def narrow(self) -> Product:
-        return Product(self.down_outputs, self.down_inputs, self.down_warps, self.down_stages, self.down_run)
+    def narrow(self, inputs: int) -> Product:
+        """Of the second product, with so many inputs. A run has all their tiles in shared memory, if these are few."""
+        run = self.down_run if triton.cdiv(inputs, self.down_inputs) <= MOST_OF_A_RUN else 1
+        return Product(self.down_outputs, self.down_inputs, self.down_warps, self.down_stages, run)
 
 
 # By rows of an expert on average, at most so many. Source: docs/performance-log.md.
@@ -96,7 +98,7 @@ def mixture(
     rows = sort(choice, first, experts, shape.rows)
     given, scale = quantize_groups(x, gate_up.weight.dtype) if gate_up.format == "scaled" else (x, None)
     wide, scale = multiply_gated(given, scale, gate_up, rows, shape.wide, top_k=top_k, dtype=x.dtype)
-    narrow = multiply(wide, scale, down, rows, shape.narrow, group=shape.outputs, dtype=x.dtype)
+    narrow = multiply(wide, scale, down, rows, shape.narrow(down.inputs), group=shape.outputs, dtype=x.dtype)
     return combine(narrow, rows.place, share, beside)
 
 
