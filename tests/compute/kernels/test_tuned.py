@@ -56,6 +56,16 @@ def test_measured_parameters_count_at_the_sizes_they_were_measured_for(folders):
     assert asked(op="attend") == Shape(1)
 
 
+def test_tensors_without_memory_are_computed_as_on_the_device_that_they_stand_for(folders, monkeypatch):
+    """Else kernels are compiled at start that nobody launches, and those that are launched only then."""
+    write(folders[1], {"parameters": {"linear by test_tuned": {"16 x 4096": {"tile": 64}}}})
+    without_memory = torch.device("meta")
+    assert tuned.shape(without_memory, "linear", Shape, (16, 4096), Shape(1)) == Shape(1)
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
+    assert tuned.shape(without_memory, "linear", Shape, (16, 4096), Shape(1)) == asked() == Shape(64)
+
+
 def test_which_file_counts_can_be_said(folders):
     assert tuned.describe(CUDA).startswith("compiled in")
     write(folders[1], {"parameters": {"linear by test_tuned": {"16 x 4096": {"tile": 64}, "1 x 1": None}}})

@@ -18,6 +18,7 @@ import triton.language as tl
 from torch import Tensor
 from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
+from lightllm.compute.kernels.triton.tuned import meant_by
 from lightllm.compute.ops.op import Facts
 
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
@@ -38,9 +39,7 @@ INTERPRETED = Card((0, 0), 2)  # a CPU, where Triton interprets
 
 @functools.cache
 def card(device: torch.device) -> Card:
-    if device.type == "meta":
-        # Kernels are compiled for the card that will run them.
-        device = torch.device("cuda", torch.cuda.current_device())
+    device = meant_by(device)
     if device.type != "cuda":
         return INTERPRETED
     facts = torch.cuda.get_device_properties(device)

@@ -29,9 +29,18 @@ def shape(device: torch.device, op: str, kind: type[T], sizes: Sequence[int], de
     cannot be read, or was made for another version of the kernel.
     """
     if device.type != "cuda":
-        return default
+        device = meant_by(device)
+        if device.type != "cuda":
+            return default
     found = _found(device, op, kind, tuple(sizes))
     return default if found is _NOTHING else found
+
+
+def meant_by(device: torch.device) -> torch.device:
+    """Tensors without memory stand for such on the card that this thread uses, if it uses one."""
+    if device.type == "meta" and torch.cuda.is_initialized():
+        return torch.device("cuda", torch.cuda.current_device())
+    return device
 
 
 def path_for(device_name: str, folder: Path) -> Path:
