@@ -1,5 +1,6 @@
 """The process that runs the model on one device: plans come in, what they sampled goes out."""
 
+import gc
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
@@ -195,6 +196,7 @@ def _store(me: child.Child) -> "TCPStore | None":
 
 
 def main(me: child.Child) -> None:
+    gc.disable()  # what is made while it starts stays; to look for garbage in it takes half a second
     from lightllm.compute.execution.profiler import Profiler
     from lightllm.compute.execution.runner import Runner
 
@@ -210,6 +212,8 @@ def main(me: child.Child) -> None:
     profiler = Profiler(folder, me.start.index) if folder else None
     runner = Runner(me.start.config, rank=me.start.index, store=_store(me), progress=show)
     runner.tell_of_compiling(compiled)
+    gc.freeze()
+    gc.enable()
     if me.start.index == 0:
         me.status.awake_s = awake.seconds(me.start.config, is_on_gpu=runner.is_on_gpu, cores=awake.available_cores())
         me.status.graph_tokens = runner.graph_tokens

@@ -9,6 +9,7 @@ from step to step; small steps that only want likeliest tokens have graphs for t
 """
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -230,15 +231,18 @@ def compute_again(compute: Compute) -> tuple[Callable[[], object], Tensor]:
 class CudaRecorder:
     """Records CUDA graphs that share memory: they must be replayed one after another, on one stream."""
 
-    def __init__(self, device: torch.device):
+    def __init__(self, device: torch.device, briefly: Callable[[], AbstractContextManager[None]] = nullcontext):
+        """briefly: while it lasts, computing is enough to meet every kernel, and takes less time."""
+        self._briefly = briefly
         self._stream = torch.cuda.Stream(device)  # recording needs one by itself
         self._memory = torch.cuda.graph_pool_handle()
 
     def __call__(self, compute: Compute) -> tuple[Callable[[], None], Tensor]:
         torch.cuda.synchronize()
         with torch.cuda.stream(self._stream):
-            # Once outside the graph: compiles kernels, and makes what libraries keep.
-            compute()
+            # Once outside the graph: loads kernels, and makes what libraries keep.
+            with self._briefly():
+                compute()
             self._stream.synchronize()
             graph = torch.cuda.CUDAGraph()
             graph.capture_begin(pool=self._memory, capture_error_mode="thread_local")

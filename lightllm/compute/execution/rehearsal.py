@@ -1,21 +1,20 @@
 """Steps without weights, memory or results: so that kernels are compiled while weights are still being read."""
 
 import sys
-from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from types import ModuleType
 from typing import Any
 
 import torch
-from torch import Tensor, nn
 
 from lightllm.base.step import StepPlan
 from lightllm.compute.execution.graphs import compute_again
 from lightllm.compute.execution.loading import Blueprint
 from lightllm.compute.execution.materialize import allocate, place
+from lightllm.compute.execution.shortened import shortened
 from lightllm.compute.execution.stepper import Stepper
 from lightllm.compute.execution.transfers import Upload
-from lightllm.compute.layers.decoder import CausalLM
 from lightllm.compute.parallel.mesh import Group, Mesh
 
 META = torch.device("meta")
@@ -61,50 +60,27 @@ def rehearse(
     model = blueprint.build().eval()
     for placed in place(model, mesh=Mesh(tensor=alone), dtype=blueprint.dtype, method_for=blueprint.method_for()):
         placed.layer.fill(allocate(placed, dtype=blueprint.dtype, device=META))
-    _keep_one_of_each_kind(model)
-    stepper = Stepper(
-        model,
-        rows=rows,
-        longest=longest,
-        slots=longest,
-        form=blueprint.state_format,
-        group=alone,
-        upload=Upload(META),
-    )
     plans, needed = list(plans), []
-    for plan in plans:
-        before = kernels()
-        stepper.launch(plan)
-        if kernels() > before:
-            needed.append(plan)
-    if graph_sizes:
-        stepper.capture(graph_sizes, compute_again, most_read_again=longest**2)
+    with shortened(model):
+        stepper = Stepper(
+            model,
+            rows=rows,
+            longest=longest,
+            slots=longest,
+            form=blueprint.state_format,
+            group=alone,
+            upload=Upload(META),
+        )
         for plan in plans:
-            if len(plan.tokens) <= max(graph_sizes):
-                stepper.launch(plan)
-    if mixed_sizes:
-        stepper.capture_mixed(mixed_sizes, compute_again)
+            before = kernels()
+            stepper.launch(plan)
+            if kernels() > before:
+                needed.append(plan)
+        if graph_sizes:
+            stepper.capture(graph_sizes, compute_again, most_read_again=longest**2)
+            for plan in plans:
+                if len(plan.tokens) <= max(graph_sizes):
+                    stepper.launch(plan)
+        if mixed_sizes:
+            stepper.capture_mixed(mixed_sizes, compute_again)
     return needed
-
-
-def _keep_one_of_each_kind(model: CausalLM) -> None:
-    """Drops blocks that launch what others launch. The last one stays, which computes fewer tokens than the others."""
-    blocks = list(model.model.layers)
-    kinds = {_kind(block): block for block in reversed(blocks)}
-    model.model.layers = nn.ModuleList([*kinds.values(), blocks[-1]])
-
-
-def _kind(block: nn.Module) -> Hashable:
-    """All that a block was made with and holds, but for its name and the numbers in its tensors."""
-    return tuple(
-        (path, type(module), tuple((name, _trait(value)) for name, value in sorted(vars(module).items())))
-        for path, module in block.named_modules()
-    )
-
-
-def _trait(value: Any) -> Hashable:
-    if isinstance(value, Tensor):
-        return value.shape, value.dtype
-    if isinstance(value, Mapping):
-        return tuple((name, _trait(one)) for name, one in sorted(value.items()))
-    return value if isinstance(value, (bool, int, float, str, type(None))) else type(value)

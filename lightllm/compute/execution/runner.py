@@ -3,9 +3,12 @@
 import math
 import time
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager
+from functools import partial
 
 import torch
+from torch import Tensor
 from torch.distributed.distributed_c10d import Store
 
 from lightllm.base import log
@@ -14,19 +17,23 @@ from lightllm.base.step import StepPlan, StepResult
 from lightllm.compute import kernels
 from lightllm.compute.execution import made_up_steps, memory, mixed_graphs
 from lightllm.compute.execution.grammar_masks import GrammarMasks
-from lightllm.compute.execution.graphs import CudaRecorder, sizes_up_to
+from lightllm.compute.execution.graphs import Compute, CudaRecorder, sizes_up_to
 from lightllm.compute.execution.launched import Launched, Stopwatch
 from lightllm.compute.execution.loading import Progress, choose_device, load, read_blueprint
 from lightllm.compute.execution.rehearsal import rehearse
 from lightllm.compute.execution.rows import Rows
+from lightllm.compute.execution.shortened import shortened
 from lightllm.compute.execution.stepper import Stepper
 from lightllm.compute.execution.transfers import Download, Upload
+from lightllm.compute.layers.decoder import CausalLM
 from lightllm.compute.ops.op import Facts
 from lightllm.compute.parallel.mesh import Group, Mesh
 from lightllm.compute.parallel.process_group import join
 
 _log = log.get(__name__)
-_WARM_UP_TOKENS = 2048  # larger steps launch the same kernels, and take longer
+# Graphs are captured once the pool is there. How much memory they need is found out before, from one of so many sizes.
+_GRAPHS_APART = 8
+_GRAPHS_MARGIN = 32 << 20
 
 
 class Runner:
@@ -50,18 +57,11 @@ class Runner:
         self._upload, self._stopwatch = Upload(self._device), Stopwatch()
         self._blueprint = read_blueprint(config, self._device)
         self._warm_up: list[StepPlan] = []  # steps that launch all kernels once
-        with (
-            self._compiling(),
-            memory.explained("loading the weights", "use more ranks (--tp) or a smaller checkpoint"),
-        ):
-            self._model, weight_bytes = load(self._blueprint, config, Mesh(tensor=self._group), progress)
+        self._model, weight_bytes = self._load_beside_compiling(progress)
         form = self._blueprint.state_format
         self._token_bytes = 4 + sum(state.bytes_per_token(form) for state in self._model.states())
         self.memory: list[tuple[str, int]] = [("weights", weight_bytes)]
-        self.pool_tokens = self._fit_pool(available, weight_bytes)
-        with memory.explained(f"making a KV pool of {self.pool_tokens} tokens", "lower --mem_fraction"):
-            self.stepper = self._stepper_with(self.pool_tokens)
-            self._capture()
+        self.pool_tokens = self._make_pool(available, weight_bytes)
 
     def step(self, plan: StepPlan) -> StepResult:
         """Computes a plan and waits for it."""
@@ -107,12 +107,25 @@ class Runner:
 
             compiling.tell_of_each(listener)
 
-    # ---- kernels ----
+    # ---- weights and kernels ----
+
+    def _load_beside_compiling(self, progress: Progress | None) -> tuple[CausalLM, int]:
+        """The model and the bytes of its weights. All kernels are compiled, too."""
+        if self._device.type != "cuda" or self._config.allow_reference_ops:
+            return self._load(progress)
+        with ThreadPoolExecutor(1, "loader") as loader:
+            loading = loader.submit(self._load, progress)
+            with self._compiling():
+                return loading.result()
+
+    def _load(self, progress: Progress | None) -> tuple[CausalLM, int]:
+        if self._device.type == "cuda":
+            torch.cuda.set_device(self._device)  # of this thread
+        with memory.explained("loading the weights", "use more ranks (--tp) or a smaller checkpoint"):
+            return load(self._blueprint, self._config, Mesh(tensor=self._group), progress)
 
     def _compiling(self) -> AbstractContextManager[None]:
         """While it lasts kernels are compiled; it ends when all are."""
-        if self._device.type != "cuda" or self._config.allow_reference_ops:
-            return nullcontext()
         from lightllm.compute.kernels.triton.compiling import compiled_beside
 
         kernels.load(Facts(self._device, self._blueprint.dtype), allow_reference=False)
@@ -171,55 +184,94 @@ class Runner:
             upload=self._upload,
         )
 
-    def _capture(self) -> None:
-        """Graphs for the pool as it is."""
-        if self._device.type != "cuda" or not self._graph_sizes:
+    def _capture(self, every: int = 1, note: Callable[[], object] = lambda: None) -> None:
+        """Graphs for the pool as it is, of each `every`-th size down from the largest. note: called after each."""
+        if not self._graph_sizes:
             return
-        record = CudaRecorder(self._device)
+        recorder = CudaRecorder(self._device, partial(shortened, self._model))
+
+        def record(compute: Compute) -> tuple[Callable[[], None], Tensor]:
+            recorded = recorder(compute)
+            note()
+            return recorded
+
         with torch.inference_mode():
             # Those that need more memory first, which the others then use too.
             if self._mixed_sizes:
-                self.stepper.capture_mixed(self._mixed_sizes, record)
+                self.stepper.capture_mixed(self._mixed_sizes[::-every], record)
             again = self._config.graph_max_read_again
-            self.stepper.capture(self._graph_sizes, record, most_read_again=again)
+            self.stepper.capture(self._graph_sizes[::-every], record, most_read_again=again)
 
-    def _fit_pool(self, available: int, weight_bytes: int) -> int:
-        """Slots of the pool, the same on all ranks. Adds to `memory` what is counted on the way."""
-        config = self._config
+    def _make_pool(self, available: int, weight_bytes: int) -> int:
+        """Makes what runs steps, with as many slots as there is room for, and its graphs. Returns how many slots.
+
+        Adds to `memory` what is counted on the way.
+        """
         if self._device.type == "cuda":
-            room, cap = self._room_beside_largest_step(), math.inf
-        else:
-            room = config.mem_fraction * available / config.tp - weight_bytes
-            cap = memory.CPU_POOL_BYTES / config.tp
-        most = self._num_rows * self._blueprint.longest
+            return self._make_pool_and_graphs(*self._room_beside_largest_step())
+        room = self._config.mem_fraction * available / self._config.tp - weight_bytes
+        return self._make_stepper(room, cap=memory.CPU_POOL_BYTES / self._config.tp)
+
+    def _make_pool_and_graphs(self, room: float, expected: int) -> int:
+        """The same within `room` bytes, of which graphs are expected to take so many. Where they take more, which is
+        known when they are there, all ranks begin again."""
+        while True:
+            tokens = self._make_stepper(room - expected)
+            with memory.explained("capturing CUDA graphs", "lower --graph_max_batch_size or --graph_max_tokens"):
+                graph_bytes = memory.kept_by(self._capture, self._device)
+            if self._least(int(room) - tokens * self._token_bytes - graph_bytes) >= 0:
+                self.memory.insert(-1, ("CUDA graphs", graph_bytes))
+                return tokens
+            expected = max(expected, graph_bytes + _GRAPHS_MARGIN)
+            self.stepper = self._stepper_with(1)  # frees the one before, and its graphs
+            self.memory.pop()
+
+    def _make_stepper(self, room: float, *, cap: float = math.inf) -> int:
+        """With the slots that `room` bytes hold on all ranks, `cap` bytes at most; says how many."""
+        config, most = self._config, self._num_rows * self._blueprint.longest
         tokens = memory.pool_tokens(config, room=room, per_token=self._token_bytes, most=most, cap=cap)
-        tokens = int(self._group.gather_last(torch.tensor([tokens], device=self._device)).min())
+        tokens = self._least(tokens)
+        with memory.explained(f"making a KV pool of {tokens} tokens", "lower --mem_fraction"):
+            self.stepper = self._stepper_with(tokens)
         is_capped = config.max_total_token_num is None and tokens == cap // self._token_bytes
         note = f", limited to {memory.gib(cap)} on a CPU" if is_capped else ""
         self.memory.append((f"KV pool, {tokens} tokens{note}", tokens * self._token_bytes))
         return tokens
 
-    def _room_beside_largest_step(self) -> float:
-        """Bytes of a CUDA device that may go to the pool."""
+    def _least(self, count: int) -> int:
+        """The least of all ranks' counts."""
+        return int(self._group.gather_last(torch.tensor([count], device=self._device)).min())
+
+    def _room_beside_largest_step(self) -> tuple[float, int]:
+        """Bytes of a CUDA device that may go to the pool and the graphs, and about how many the graphs will take."""
         config, tokens, longest = self._config, self._config.batch_max_tokens, self._blueprint.longest
         with memory.explained("running the largest step", "lower --batch_max_tokens or --running_max_req_size"):
             self.stepper = self._stepper_with(tokens, longest)
             before = memory.used(self._device)
-            for plan in self._warm_up:
-                if len(plan.tokens) <= _WARM_UP_TOKENS:
+            with shortened(self._model):
+                for plan in self._warm_up:
                     self.step(plan)
             kernel_bytes = memory.used(self._device) - before
             plans = made_up_steps.largest_steps(tokens=tokens, rows=self._num_rows, longest=longest)
             step_bytes = memory.peak_of(lambda: [self.step(plan) for plan in plans], self._device)
         with memory.explained("capturing CUDA graphs", "lower --graph_max_batch_size or --graph_max_tokens"):
-            graph_bytes = memory.kept_by(self._capture, self._device)
+            graph_bytes = self._graph_bytes()
         self.stepper = self._stepper_with(1)  # frees the one before, and its graphs
         table_bytes = Rows.table_bytes(self._num_rows, longest)
         self.memory += [
             ("kernels and libraries", kernel_bytes),
             ("largest step", step_bytes),
-            ("CUDA graphs", graph_bytes),
             ("slot table", table_bytes),
         ]
         total = torch.cuda.get_device_properties(self._device).total_memory
-        return config.mem_fraction * total - memory.used(self._device) - step_bytes - graph_bytes - table_bytes
+        room = config.mem_fraction * total - memory.used(self._device) - step_bytes - table_bytes
+        return room, graph_bytes
+
+    def _graph_bytes(self) -> int:
+        """About how much memory all graphs will keep, rather more than less: some are captured. The first one has what
+        the others use, too; what those keep by themselves is counted for the rest."""
+        used = [memory.used(self._device)]
+        self._capture(_GRAPHS_APART, lambda: used.append(memory.used(self._device)))
+        if len(used) == 1:
+            return 0
+        return used[-1] - used[0] + max(used[-1] - used[1], 0) * (_GRAPHS_APART - 1) + _GRAPHS_MARGIN

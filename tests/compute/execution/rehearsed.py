@@ -3,6 +3,8 @@ process of its own: here launching a kernel compiles it for an H200 at most, and
 
 import itertools
 import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -220,6 +222,25 @@ def test_kernels_are_compiled_beside_other_work_and_once(monkeypatch):
     finally:
         compiling.tell_of_each(None)
     assert [name.rpartition(".")[2] for name in named] == ["_silu_and_mul"]
+
+
+def test_what_other_threads_launch_meanwhile_runs(monkeypatch):
+    """Weights may need kernels while they are loaded."""
+    ran = []
+
+    def run(self, *arguments, grid, warmup, **options):
+        ran.append((threading.current_thread().name, not warmup))
+
+    monkeypatch.setattr(JITFunction, "run", run)
+
+    def launched(count):
+        activation.silu_and_mul(torch.empty(3, 64, dtype=torch.float16, device=META))
+        with ThreadPoolExecutor(1, "other") as other:
+            other.submit(activation.silu_and_mul, torch.empty(3, 64, dtype=torch.float16)).result()
+
+    with compiling.compiled_beside(launched, lambda *line: None):
+        pass
+    assert ran == [(threading.current_thread().name, False), ("other_0", True)]
 
 
 def test_what_the_compiler_refuses_ends_the_start():

@@ -296,6 +296,22 @@ def test_the_pool_is_sized_by_what_memory_allows(checkpoint, monkeypatch):
         pool(mem_fraction=0.01)
 
 
+def test_a_pool_makes_room_for_graphs_that_are_larger_than_expected(checkpoint, monkeypatch):
+    """As on a GPU, where it is known only when all graphs have been captured beside the pool."""
+    runner = Runner(config(checkpoint[0]))
+    runner.memory = []
+    taken = iter([30 << 20, 80 << 20, 81 << 20])
+    monkeypatch.setattr("lightllm.compute.execution.memory.kept_by", lambda make, device: next(taken))
+    room, token_bytes = 200 << 20, 4 + 2 * 2 * 2 * 16 * 4
+    monkeypatch.setattr(runner, "_config", config(checkpoint[0], max_total_token_num=None))
+    monkeypatch.setattr(runner, "_num_rows", 1 << 20)
+    for expected, of_graphs in ((40 << 20, 30 << 20), (40 << 20, 81 << 20)):
+        tokens = runner._make_pool_and_graphs(room, expected)
+        assert runner.memory[-2:] == [("CUDA graphs", of_graphs), (f"KV pool, {tokens} tokens", tokens * token_bytes)]
+        assert 0 <= room - tokens * token_bytes - of_graphs <= 33 << 20
+    assert len(runner.memory) == 4
+
+
 def test_what_cannot_be_done_is_refused_by_name(checkpoint, tmp_path):
     with pytest.raises(ConfigError, match=r"config\.json"):
         Runner(config(tmp_path))

@@ -26,11 +26,21 @@ H200 = launch.Card((9, 0), 132)
 TOOL = Path(triton.__file__).parent / "backends/nvidia/bin/cuobjdump"
 
 
+class FakeUtilities:
+    """Says that a kernel was loaded."""
+
+    def get_device_properties(self, device):
+        return {"max_shared_mem": 232_448}
+
+    def load_binary(self, name, kernel, shared, device):
+        return "module", "function", 0, 0, 1024
+
+
 class FakeHopper(DriverBase):
     """Just enough of a driver for a kernel to be specialized and compiled."""
 
     def __init__(self):
-        self.utils, self.launcher_cls = None, lambda source, metadata: None
+        self.utils, self.launcher_cls = FakeUtilities(), lambda source, metadata: None
 
     @classmethod
     def is_active(cls):
@@ -41,6 +51,9 @@ class FakeHopper(DriverBase):
 
     def get_current_device(self):
         return 0
+
+    def set_current_device(self, device):
+        pass
 
     def get_current_stream(self, device=None):
         return 0

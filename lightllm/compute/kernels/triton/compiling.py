@@ -3,12 +3,14 @@
 import os
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import triton
 from triton.runtime import driver
+from triton.runtime._async_compile import active_mode
 from triton.runtime.jit import JITFunction
 
 # Passes of the compiler run beside one another; what Python does of a kernel takes about a tenth of its time.
@@ -21,46 +23,76 @@ def compiled_beside(call: Callable[[Callable[[], int]], object], say: Callable[.
 
     `call` is given what says how many that are so far.
 
-    `call` has been made when the context begins: what is inside it runs beside the compiler. Raises what the compiler
-    raises. Kernels are specialized by their arguments' types, alignment and numbers; memory is not touched, so tensors
-    may be on the device `meta`. say: logs a line.
+    `call` has been made when the context begins, and then the compiler: what is inside it runs beside it. Raises what
+    the compiler raises. Kernels are specialized by their arguments' types, alignment and numbers; memory is not
+    touched, so tensors may be on the device `meta`. What other threads launch meanwhile runs. say: logs a line.
     """
     began = time.perf_counter()
     threads = min(len(os.sched_getaffinity(0)), _MOST_THREADS)
-    with _Compilers(threads, "compiler") as executor:
-        with triton.AsyncCompileMode(executor) as compiler:
-            with _nothing_launched():
-                call(lambda: len(compiler.future_kernels))
-            count, found = len(compiler.future_kernels), time.perf_counter() - began
-            say("kernels: %d are compiled, or read from the cache, by %d threads", count, threads)
-            yield
-        say("kernels: ready after %.1f s, of which finding them took %.1f", time.perf_counter() - began, found)
+    with _Compilers(threads) as compilers, triton.AsyncCompileMode(compilers) as compiler:
+        with _nothing_launched():
+            call(lambda: len(compiler.future_kernels))
+        compilers.begin()
+        count, found = len(compiler.future_kernels), time.perf_counter() - began
+        say("kernels: %d are compiled, or read from the cache, by %d threads", count, threads)
+        yield
+    say("kernels: ready after %.1f s, of which finding them took %.1f", time.perf_counter() - began, found)
 
 
-class _Compilers(ThreadPoolExecutor):
-    """Besides each kernel they build what launches it: C, which would be compiled at its first launch, one by one."""
+class _Compilers(Executor):
+    """Threads that compile when they are told to begin: before, they would take turns with what finds the kernels, and
+    Python is passed from one to another slowly. They also load each kernel into the device, and build what launches it:
+    C, which would be compiled at its first launch, one by one."""
+
+    def __init__(self, threads: int):
+        here = driver.active.get_current_device()  # a new thread has the first one
+        self._threads = ThreadPoolExecutor(threads, "compiler", driver.active.set_current_device, (here,))
+        self._waiting: list[tuple[Future[Any], Callable[[], Any]]] = []
 
     def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
-        def compile_both() -> Any:
-            kernel = fn(*args, **kwargs)
-            driver.active.launcher_cls(kernel.src, kernel.metadata)
-            return kernel
+        kernel: Future[Any] = Future()
+        self._waiting.append((kernel, partial(fn, *args, **kwargs)))
+        return kernel
 
-        return super().submit(compile_both)
+    def begin(self) -> None:
+        for kernel, compile_it in self._waiting:
+            self._threads.submit(_compile, kernel, compile_it)
+        self._waiting.clear()
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+        for kernel, _ in self._waiting:
+            kernel.cancel()
+        self._threads.shutdown(wait, cancel_futures=cancel_futures)
+
+
+def _compile(future: Future[Any], compile_it: Callable[[], Any]) -> None:
+    try:
+        kernel = compile_it()
+        kernel._init_handles()
+        future.set_result(kernel)
+    except BaseException as error:
+        future.set_exception(error)
 
 
 @contextmanager
 def _nothing_launched() -> Iterator[None]:
-    launch = JITFunction.run
+    """What this thread launches is only looked at; what it has launched before, not even that."""
+    launch, look_at = JITFunction.run, JITFunction._do_compile
 
     def only_compile(self: Any, *arguments: Any, grid: Any, warmup: bool, **options: Any) -> Any:
-        return launch(self, *arguments, grid=grid, warmup=True, **options)
+        return launch(self, *arguments, grid=grid, warmup=warmup or active_mode.get() is not None, **options)
 
-    JITFunction.run = only_compile
+    def once(self: Any, key: Any, signature: Any, device: Any, *rest: Any, **options: Any) -> Any:
+        kernel = look_at(self, key, signature, device, *rest, **options)
+        if active_mode.get() is not None and kernel is not None:
+            self.device_caches[device][0][key] = kernel
+        return kernel
+
+    JITFunction.run, JITFunction._do_compile = only_compile, once
     try:
         yield
     finally:
-        JITFunction.run = launch
+        JITFunction.run, JITFunction._do_compile = launch, look_at
 
 
 def tell_of_each(listener: Callable[[str], None] | None) -> None:
