@@ -105,7 +105,7 @@ def check(name, arguments, dtype):
     if name == "gated_experts_per_channel" and dtype != torch.float32:
         limit = LIMITS_OF_EXPERTS[arguments[1].dtype]
     if name == "gated_linear_rounded" and dtype == torch.float32:
-        limit = 1e-3  # one number in many is rounded to the next one
+        limit = 6e-3  # one number in many is rounded to the next one
     # Some of these values are a thousandth of others, whose rounding they share.
     limit = 1e-4 if name.endswith("quantized") and dtype == torch.float32 else limit
     assert_close(results(name, KERNELS[name](*mine)), expected, limit)

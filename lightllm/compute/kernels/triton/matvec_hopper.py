@@ -29,7 +29,8 @@ from lightllm.compute.kernels.triton.launch import ARRIVALS, arrivals
 from lightllm.compute.ops.per_channel import LARGEST, SMALLEST_SCALE
 
 NARROWEST = 16  # tokens of the smallest product
-LINES_OF_SCALES = gl.NVMMASharedLayout(swizzle_byte_width=0, element_bitwidth=32, rank=2)
+# Of lines of numbers of 32 bits, without a swizzle, so that any one can be taken.
+UNSWIZZLED = gl.NVMMASharedLayout(swizzle_byte_width=0, element_bitwidth=32, rank=2)
 ROWS_OF_A_WARP = 16
 MANY_ROWS = 1 << 16
 MOST_SPLITS = 8
@@ -462,7 +463,7 @@ def _multiply(
         if x_scale.stride(1) != 1 or x_scale.stride(0) % 4:
             # The copy engine wants lines that begin at multiples of 16 bytes.
             x_scale = x_scale.new_zeros(len(x_scale), padded(tokens))[:, :tokens].copy_(x_scale)
-        x_scale = TensorDescriptor.from_tensor(x_scale, [shape.inputs // group, padded(tokens)], LINES_OF_SCALES)
+        x_scale = TensorDescriptor.from_tensor(x_scale, [shape.inputs // group, padded(tokens)], UNSWIZZLED)
     _stream[(blocks, shape.splits)](
         x_tiles, weight_tiles, bias, scale, x_scale, y, y_scale, parts, arrivals(x.device), tokens, outputs, inputs,
         TOKENS=padded(tokens), ROWS=shape.rows, INPUTS=shape.inputs, STAGES=shape.stages, HALVES=shape.halves,

@@ -27,7 +27,7 @@ from lightllm.compute import ops
 from lightllm.compute.kernels.triton import tuned
 from lightllm.compute.kernels.triton.activation import silu_and_mul
 from lightllm.compute.kernels.triton.launch import HOPPER, arrivals, begin, card, depends, rows_of, why_not_hopper
-from lightllm.compute.kernels.triton.matvec_hopper import MANY_ROWS, MOST_SPLITS, _end, room_for_parts
+from lightllm.compute.kernels.triton.matvec_hopper import MANY_ROWS, MOST_SPLITS, UNSWIZZLED, _end, room_for_parts
 from lightllm.compute.ops.int4 import COLUMNS, ROWS, WORDS
 
 MOST_TOKENS = 64
@@ -37,8 +37,6 @@ WARPS = 4
 PIECE = 64  # inputs that one row of the copied tokens has
 WORDS_A_LINE = WORDS[1]
 ALL_INPUTS = 1 << 30  # a group that has them all
-# Without a swizzle, so that any one can be taken.
-LINES_OF_STEPS = gl.NVMMASharedLayout(swizzle_byte_width=0, element_bitwidth=32, rank=2)
 _ELEMENTS = {torch.bfloat16: gl.bfloat16, torch.float16: gl.float16}
 
 
@@ -300,7 +298,7 @@ def multiply(
         _tiles(x.unflatten(1, (-1, piece)).transpose(0, 1), [stage // piece, padded, piece], _ELEMENTS[x.dtype]),
         # A gate's tile and the one that it gates are half of all apart; other halves follow one another.
         _tiles(words.view(2 if gated else len(words), -1, WORDS_A_LINE), [shape.halves, lines, WORDS_A_LINE], gl.int32),
-        TensorDescriptor.from_tensor(steps, [max(stage // group, 1), ROWS], LINES_OF_STEPS),
+        TensorDescriptor.from_tensor(steps, [max(stage // group, 1), ROWS], UNSWIZZLED),
         bias, y, parts, arrivals(x.device), tokens, outputs, tiles,
         TOKENS=padded, UNIT=unit, PIECE=piece, UNITS=stage // unit, GROUP=group, STAGES=shape.stages,
         HALVES=shape.halves, SPLITS=shape.splits, BIASED=bias is not None, GATED=gated, GROUPED=shape.grouped,
