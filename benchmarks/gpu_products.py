@@ -21,7 +21,7 @@ from torch import Tensor
 
 from lightllm.bench.kernels.timing import seconds_of
 from lightllm.compute import ops
-from lightllm.compute.kernels.triton import matvec_hopper, matvec_int4, tuned
+from lightllm.compute.kernels.triton import matvec_hopper, matvec_int4, matvec_weights, tuned
 from lightllm.compute.kernels.triton.compiling import compiled_beside
 from lightllm.compute.kernels.triton.quantize import quantize_tokens
 from lightllm.compute.ops import int4
@@ -49,6 +49,7 @@ TOKENS = (8, 16, 32, 64)
 AGAIN = 4
 GROUP = 128
 EIGHT_BIT_STAGES = ((128, 5), (128, 6), (256, 2), (256, 3), (256, 4), (256, 5))
+WEIGHT_STAGES = ((128, 2), (128, 3), (128, 4), (128, 6), (256, 2), (256, 4))
 INT4_STAGES = ((128, 4), (128, 8), (256, 3), (256, 6), (512, 2), (512, 3))
 
 
@@ -139,7 +140,39 @@ class EightBits:
         return op.reference(x, weight, scale, None, True)
 
 
-FORMATS: dict[str, Any] = {"int4": Int4(), "fp8": EightBits(torch.float8_e4m3fn), "int8": EightBits(torch.int8)}
+class Weights(EightBits):
+    """As EightBits, of tokens that are not rounded."""
+
+    def default(self, product: Product, tokens: int) -> Any:
+        return matvec_weights.shape_for(max(tokens, 16), product.outputs, product.inputs, gated=product.gated)
+
+    def shapes(self, product: Product, tokens: int) -> Iterator[Any]:
+        halves = (2,) if product.gated else (1, 2)
+        for (inputs, stages), split, half in itertools.product(WEIGHT_STAGES, (1, 2, 4), halves):
+            programs = product.outputs // 64 // half * split
+            each = inputs * (64 * half + 2 * max(tokens, 16))
+            fits = 40_000 <= each * stages <= SHARED_BYTES // (2 if tokens < 64 else 1)
+            if fits and 90 <= programs <= 400 and stages * split * inputs <= product.inputs:
+                yield matvec_hopper.Shape(inputs, stages, split, half)
+
+    def given(self, x: Tensor) -> Tensor:
+        return x
+
+    def run(self, product: Product, shape: Any, x: Tensor, weight: Tensor, scale: Tensor) -> Tensor:
+        return matvec_weights.multiply(x, weight, scale, None, shape, gated=product.gated)
+
+    def reference(self, product: Product, x: Tensor, weight: Tensor, scale: Tensor) -> Tensor:
+        op = ops.gated_linear_per_channel if product.gated else ops.linear_per_channel
+        return op.reference(x.float(), weight, scale, None, False)
+
+
+FORMATS: dict[str, Any] = {
+    "int4": Int4(),
+    "fp8": EightBits(torch.float8_e4m3fn),
+    "int8": EightBits(torch.int8),
+    "fp8-weights": Weights(torch.float8_e4m3fn),
+    "int8-weights": Weights(torch.int8),
+}
 
 
 def padded(tokens: int) -> int:

@@ -15,6 +15,7 @@ _TRITON = (
     "biases",
     "embedding",
     "experts",
+    "fp6",
     "grouped",
     "masks",
     "matvec",

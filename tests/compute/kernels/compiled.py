@@ -31,6 +31,7 @@ from lightllm.compute.kernels.triton import (
     matvec_hopper,
     matvec_int4,
     matvec_joined,
+    matvec_weights,
     norm,
     penalties,
     per_channel,
@@ -202,6 +203,12 @@ def multiply_8_bits(kind: torch.dtype, tokens: int, *, gated: bool = False) -> N
         shape = matvec_hopper.shape_of_8_bits(max(tokens, 16), *weight.shape, gated=gated)
         scales = (x_scale, ones)
         matvec_hopper.multiply(x, weight, None, shape, gated=gated, scales=scales, dtype=torch.bfloat16)
+
+
+def multiply_by_weights_of_8_bits(kind: torch.dtype, tokens: int, *, gated: bool = False) -> None:
+    weight, ones = half(28672, 4096).to(kind), torch.ones(28672)
+    shape = matvec_weights.shape_for(max(tokens, 16), *weight.shape, gated=gated)
+    matvec_weights.multiply(half(tokens, 4096), weight, ones, None, shape, gated=gated)
 
 
 def prepare() -> None:
@@ -386,6 +393,12 @@ LAUNCHES: dict[str, Callable[[], Any]] = {
     "cut fp8 tiles, 64 tokens": lambda: product_of_tiles(64, cut=True),
     "int4 linear, 1 token": lambda: product_of_4_bits(1),
     "int4 linear, 64 tokens": lambda: product_of_4_bits(64),
+    "streamed int8 weights, 1 token": lambda: multiply_by_weights_of_8_bits(torch.int8, 1),
+    "streamed fp8 weights, 64 tokens": lambda: multiply_by_weights_of_8_bits(torch.float8_e4m3fn, 64),
+    "streamed int8 weights, gated, 128 tokens": lambda: multiply_by_weights_of_8_bits(torch.int8, 128, gated=True),
+    "dequantize int8 weights": lambda: matvec_weights.dequantized(
+        torch.zeros(4096, 14336, dtype=torch.int8), torch.ones(4096), torch.bfloat16
+    ),
     "streamed int4 linear, 1 token": lambda: product_of_tiled_4_bits(1),
     "streamed int4 gated linear, 1 token": lambda: product_of_tiled_4_bits(1, gated=True),
     "streamed int4 gated linear in groups of 32, 1 token": lambda: product_of_tiled_4_bits(1, gated=True, group=32),

@@ -20,7 +20,7 @@ import triton.language as tl
 from torch import Tensor
 
 from lightllm.compute.kernels.triton.expert_rows import ENTRY, Rows
-from lightllm.compute.kernels.triton.grouped import floats_of_6_bits
+from lightllm.compute.kernels.triton.fp6 import floats_of_6_bits
 from lightllm.compute.kernels.triton.launch import begin, depends
 from lightllm.compute.kernels.triton.quantize import rounded
 from lightllm.compute.ops.fp8_block import TILE

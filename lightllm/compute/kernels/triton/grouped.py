@@ -4,8 +4,7 @@
 As in matvec.py a program streams OUTPUTS rows of the matrix past a block of tokens. The sums of each tile are scaled,
 and added in float32.
 FORMAT "8": E4M3, a scale for each tile of weights and for each TILE inputs of a token. "cut": the same where tiles of
-weights begin or end anywhere: they are scaled before they are multiplied. "6": E3M2, a scale for each output. "4":
-AWQ's packing.
+weights begin or end anywhere: they are scaled before they are multiplied. "4": AWQ's packing.
 Suffixes: O outputs, I inputs of a tile, T tokens, P packed numbers of eight outputs.
 """
 
@@ -17,7 +16,9 @@ import triton.language as tl
 from torch import Tensor
 
 from lightllm.compute import ops
+from lightllm.compute.kernels.triton import matvec_tiles
 from lightllm.compute.kernels.triton.launch import begin, depends, rows_of, why_not
+from lightllm.compute.kernels.triton.matvec_hopper import padded
 from lightllm.compute.kernels.triton.quantize import quantize_groups, rounded
 from lightllm.compute.ops.fp8_block import LARGEST, SMALLEST_SCALE, TILE
 
@@ -74,14 +75,6 @@ def _part_of_4_bits(
 
 
 @triton.jit
-def floats_of_6_bits(upper, lower, input_I, KIND: tl.constexpr):
-    """Numbers of E3M2 at some inputs, from the bytes in which they are: see ops.fp6."""
-    code = ((upper.to(tl.int32) >> (input_I % 2 * 4)) & 15) << 2 | (lower.to(tl.int32) >> (input_I % 4 * 2)) & 3
-    half = ((code & 31) << 8 | (code & 32) << 10).to(tl.int16).to(tl.float16, bitcast=True)
-    return (half.to(tl.float32) * 4096).to(KIND)
-
-
-@triton.jit
 def _part_of_cut_tiles(
     x_TI, weight_OI, scale, column_tile, tile_O, here_I, mask_OI, is_input_I, lines, LARGEST: tl.constexpr,
     SMALLEST_SCALE: tl.constexpr, PRECISION: tl.constexpr,
@@ -116,14 +109,7 @@ def _multiply(
         here_I = start + tl.arange(0, INPUTS)
         is_input_I = here_I < inputs
         x_TI = tl.load(x_T[:, None] + here_I[None, :], mask=is_token_T[:, None] & is_input_I[None, :], other=0.0)
-        if FORMAT == "6":
-            byte_O = weight + row_O.to(tl.int64) * (inputs // 4 * 3)
-            mask_OI = is_row_O[:, None] & is_input_I[None, :]
-            upper_OI = tl.load(byte_O[:, None] + (here_I // 2)[None, :], mask=mask_OI, other=0)
-            lower_OI = tl.load(byte_O[:, None] + (inputs // 2 + here_I // 4)[None, :], mask=mask_OI, other=0)
-            weight_OI = floats_of_6_bits(upper_OI, lower_OI, here_I[None, :], x_TI.dtype)
-            sum_OT = tl.dot(weight_OI, x_TI.T, sum_OT, input_precision=PRECISION)
-        elif FORMAT == "4":
+        if FORMAT == "4":
             sum_OT += _part_of_4_bits(
                 x_TI, weight, second, scale, third, row_O, packed_P, here_I, is_input_I, outputs,
                 INPUTS, OUTPUTS, PRECISION,
@@ -141,8 +127,6 @@ def _multiply(
                 scale_O = tl.load(scale + tile_O * lines + start // TILE, mask=is_row_O, other=0.0)
                 scale_T = tl.load(x_scale + token_T * lines + start // TILE, mask=is_token_T, other=0.0)
                 sum_OT += tl.dot(weight_OI, x_TI.T) * scale_O[:, None] * scale_T[None, :]
-    if FORMAT == "6":
-        sum_OT *= tl.load(scale + row_O, mask=is_row_O, other=0.0)[:, None]
     if BIASED:
         sum_OT += tl.load(bias + row_O, mask=is_row_O, other=0.0).to(tl.float32)[:, None]
     at_OT = y + token_T.to(tl.int64)[None, :] * outputs + row_O[:, None]
@@ -196,6 +180,9 @@ def linear_fp8_block(
         tensors = weight, scale, row_tile, column_tile
         return multiply("cut", x, None, tensors, bias, outputs=outputs, dtype=x.dtype)
     numbers, x_scale = quantize_groups(x, weight.dtype)
+    if matvec_tiles.streams(len(numbers), weight):
+        shape = matvec_tiles.shape_for(padded(len(numbers)), outputs, inputs)
+        return matvec_tiles.multiply(numbers, x_scale, weight, scale, row_tile, bias, shape, x.dtype)
     tensors = weight, scale, row_tile, None
     return multiply("8", numbers, x_scale, tensors, bias, outputs=outputs, dtype=x.dtype)
 
@@ -206,8 +193,3 @@ def linear_awq(
 ) -> Tensor:
     tensors = weight, scales, zeros, group_of
     return multiply("4", x, None, tensors, bias, outputs=scales.shape[1], dtype=x.dtype)
-
-
-@ops.linear_fp6.implementation("triton", why_not)
-def linear_fp6(x: Tensor, weight: Tensor, scale: Tensor, bias: Tensor | None) -> Tensor:
-    return multiply("6", x, None, (weight, scale, None, None), bias, outputs=len(weight), dtype=x.dtype)

@@ -2,7 +2,8 @@
 """Products with weights of 8 bits that have a scale an output.
 
 Where tokens are rounded, 8-bit numbers are multiplied as they are: few tokens by matvec_hopper.py, others by the
-library if they are floats, or here. Where they are not, weights become 16 bits again before the library multiplies.
+library if they are floats, or here. Where they are not, few tokens are multiplied by matvec_weights.py; for others
+weights become floats as wide as tokens, one matrix at a time, before the library multiplies.
 Suffixes: T tokens, O outputs, I inputs.
 """
 
@@ -15,11 +16,11 @@ import triton.language as tl
 from torch import Tensor
 
 from lightllm.compute import ops
-from lightllm.compute.kernels.triton import matvec, matvec_hopper, tuned
+from lightllm.compute.kernels.triton import matvec, matvec_hopper, matvec_weights, tuned
 from lightllm.compute.kernels.triton.activation import silu_and_mul
-from lightllm.compute.kernels.triton.launch import HOPPER, begin, card, depends, why_not, why_not_hopper
+from lightllm.compute.kernels.triton.launch import HOPPER, begin, card, depends, rows_of, why_not, why_not_hopper
 from lightllm.compute.kernels.triton.quantize import quantize_tokens
-from lightllm.compute.ops.per_channel import GROUP, dequantized, in_groups, restored
+from lightllm.compute.ops.per_channel import GROUP, in_groups, restored
 
 NARROWEST = 16
 FEW_NUMBERS = 1 << 22  # of y
@@ -134,9 +135,17 @@ def gated_linear_of_rounded(
 
 def _product(x: Tensor, weight: Tensor, scale: Tensor, bias: Tensor | None, *, rounds: bool, gated: bool) -> Tensor:
     if not rounds or x.dtype == torch.float32:
-        y = F.linear(x, dequantized(weight, scale, x.dtype), bias)
-        return silu_and_mul(y) if gated else y
+        return _product_of_floats(x, weight, scale, bias, gated=gated)
     return _product_of_rounded(*quantize_tokens(x, weight.dtype), weight, scale, bias, x.dtype, gated=gated)
+
+
+def _product_of_floats(x: Tensor, weight: Tensor, scale: Tensor, bias: Tensor | None, *, gated: bool) -> Tensor:
+    x = rows_of(x)
+    if matvec_weights.why_not(x, weight) is None:
+        shape = matvec_weights.shape_for(matvec_hopper.padded(len(x)), *weight.shape, gated=gated)
+        return matvec_weights.multiply(x, weight, scale, bias, shape, gated=gated)
+    y = F.linear(x, matvec_weights.dequantized(weight, scale, x.dtype), bias)
+    return silu_and_mul(y) if gated else y
 
 
 def _product_of_rounded(
@@ -153,7 +162,7 @@ def _product_of_rounded(
         shape, scales = _shape_for(numbers, x_scale, weight, gated=gated), (x_scale, scale)
         return matvec_hopper.multiply(numbers, weight, bias, shape, gated=gated, scales=scales, dtype=dtype)
     if x_scale.ndim == 2:
-        return F.linear(restored(numbers, x_scale, dtype), dequantized(weight, scale, dtype), bias)
+        return F.linear(restored(numbers, x_scale, dtype), matvec_weights.dequantized(weight, scale, dtype), bias)
     if why_not_library(numbers, weight, dtype) is None:
         # Its scales are matrices of one column and one row.
         y = torch._scaled_mm(
