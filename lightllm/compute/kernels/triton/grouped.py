@@ -11,19 +11,22 @@ Suffixes: O outputs, I inputs of a tile, T tokens, P packed numbers of eight out
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 import triton
 import triton.language as tl
 from torch import Tensor
 
 from lightllm.compute import ops
 from lightllm.compute.kernels.triton import matvec_tiles
-from lightllm.compute.kernels.triton.launch import begin, depends, rows_of, why_not
+from lightllm.compute.kernels.triton.launch import HOPPER, begin, card, depends, rows_of, why_not
 from lightllm.compute.kernels.triton.matvec_hopper import padded
 from lightllm.compute.kernels.triton.quantize import quantize_groups, rounded
 from lightllm.compute.ops.fp8_block import LARGEST, SMALLEST_SCALE, TILE
 
 MOST_TOKENS = 64  # of a block
 NARROWEST = 16
+LIBRARY = (12, 9)  # CUDA whose library multiplies tiles
+ALIGNED = 4  # scales that it reads at once
 
 
 @dataclass(frozen=True)
@@ -179,12 +182,38 @@ def linear_fp8_block(
         # Ranks share tiles in parts, or they have other sizes.
         tensors = weight, scale, row_tile, column_tile
         return multiply("cut", x, None, tensors, bias, outputs=outputs, dtype=x.dtype)
+    if why_not_library(x, weight, scale) is None:
+        return _product_by_library(x, weight, scale, bias)
     numbers, x_scale = quantize_groups(x, weight.dtype)
     if matvec_tiles.streams(len(numbers), weight):
         shape = matvec_tiles.shape_for(padded(len(numbers)), outputs, inputs)
         return matvec_tiles.multiply(numbers, x_scale, weight, scale, row_tile, bias, shape, x.dtype)
     tensors = weight, scale, row_tile, None
     return multiply("8", numbers, x_scale, tensors, bias, outputs=outputs, dtype=x.dtype)
+
+
+def why_not_library(x: Tensor, weight: Tensor, scale: Tensor) -> str | None:
+    """The reason the library's product of 8-bit floats with scales of tiles is not used, if there is one."""
+    if len(x) <= matvec_tiles.MOST_TOKENS:
+        return "few tokens are streamed"
+    if x.device.type != "cuda" or card(x.device).capability[0] != HOPPER[0]:
+        return "it has such a product for compute capability 9 only"
+    if tuple(map(int, str(torch.version.cuda).split("."))) < LIBRARY:
+        return f"it has such a product from CUDA {LIBRARY[0]}.{LIBRARY[1]} on"
+    if x.dtype != torch.bfloat16:
+        return f"it multiplies to bfloat16, not {x.dtype}"
+    if scale.shape[0] * TILE != len(weight) or scale.shape[1] % ALIGNED:
+        return f"it needs whole tiles, {ALIGNED} or a multiple along the inputs, not {tuple(scale.shape)} tiles"
+    return None
+
+
+def _product_by_library(x: Tensor, weight: Tensor, scale: Tensor, bias: Tensor | None) -> Tensor:
+    tokens = len(x)
+    x = F.pad(rows_of(x), (0, 0, 0, -tokens % ALIGNED))
+    numbers, x_scale = quantize_groups(x, weight.dtype, turned=True)
+    kinds = F.ScalingType.BlockWise1x128, F.ScalingType.BlockWise128x128
+    y = F.scaled_mm(numbers, weight.T, x_scale, kinds[0], scale.T, kinds[1], output_dtype=x.dtype)[:tokens]
+    return y if bias is None else y + bias
 
 
 @ops.linear_awq.implementation("triton", why_not)

@@ -29,7 +29,7 @@ def rounded(x_GI, LARGEST: tl.constexpr, SMALLEST_SCALE: tl.constexpr, KIND: tl.
 
 @triton.jit
 def _quantize_groups(
-    x, y, scale, inputs, groups, x_stride,
+    x, y, scale, inputs, groups, x_stride, token_stride, group_stride,
     GROUP: tl.constexpr, GROUPS: tl.constexpr, LARGEST: tl.constexpr, SMALLEST_SCALE: tl.constexpr,
     DEPENDENT: tl.constexpr,
 ):  # fmt: skip
@@ -40,20 +40,25 @@ def _quantize_groups(
     x_GI = tl.load(x + token * x_stride + input_GI, mask=input_GI < inputs, other=0.0).to(tl.float32)
     y_GI, scale_G = rounded(x_GI, LARGEST, SMALLEST_SCALE, y.dtype.element_ty)
     tl.store(y + token * inputs + input_GI, y_GI, mask=input_GI < inputs)
-    tl.store(scale + token * groups + group_G, scale_G, mask=group_G < groups)
+    tl.store(scale + token * token_stride + group_G * group_stride, scale_G, mask=group_G < groups)
 
 
-def quantize_groups(x: Tensor, kind: torch.dtype) -> tuple[Tensor, Tensor]:
-    """x [tokens, inputs] -> 8-bit numbers [tokens, inputs] and scales [tokens, groups of TILE inputs] float32."""
+def quantize_groups(x: Tensor, kind: torch.dtype, *, turned: bool = False) -> tuple[Tensor, Tensor]:
+    """x [tokens, inputs] -> 8-bit numbers [tokens, inputs] and scales [tokens, groups of TILE inputs] float32.
+
+    turned: scales of a group lie next to one another, instead of those of a token.
+    """
     x = rows_of(x)
     tokens, inputs = x.shape
     groups = triton.cdiv(inputs, TILE)
     y = torch.empty(tokens, inputs, dtype=kind, device=x.device)
-    scale = torch.empty(tokens, groups, dtype=torch.float32, device=x.device)
+    sizes = (groups, tokens) if turned else (tokens, groups)
+    scale = torch.empty(sizes, dtype=torch.float32, device=x.device)
+    scale = scale.T if turned else scale
     if tokens:
         dependent = depends(x.device)
         _quantize_groups[(tokens, triton.cdiv(groups, GROUPS))](
-            x, y, scale, inputs, groups, x.stride(0), GROUP=TILE, GROUPS=GROUPS, LARGEST=LARGEST[kind],
+            x, y, scale, inputs, groups, x.stride(0), *scale.stride(), GROUP=TILE, GROUPS=GROUPS, LARGEST=LARGEST[kind],
             SMALLEST_SCALE=SMALLEST_SCALE, DEPENDENT=dependent, launch_pdl=dependent, num_warps=4,
         )  # fmt: skip
     return y, scale
