@@ -27,7 +27,7 @@ def rounded(x_GI, LARGEST: tl.constexpr, SMALLEST_SCALE: tl.constexpr, KIND: tl.
     return y_GI.to(KIND), scale_G
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["token_stride", "group_stride"])
 def _quantize_groups(
     x, y, scale, inputs, groups, x_stride, token_stride, group_stride,
     GROUP: tl.constexpr, GROUPS: tl.constexpr, LARGEST: tl.constexpr, SMALLEST_SCALE: tl.constexpr,
