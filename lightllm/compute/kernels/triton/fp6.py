@@ -11,7 +11,7 @@ import triton.language as tl
 from torch import Tensor
 
 from lightllm.compute import ops
-from lightllm.compute.kernels.triton.launch import begin, depends, why_not
+from lightllm.compute.kernels.triton.launch import begin, cdiv, depends, why_not
 
 OUTPUTS, INPUTS = 16, 512
 
@@ -48,7 +48,7 @@ def dequantized(weight: Tensor, scale: Tensor, dtype: torch.dtype) -> Tensor:
     outputs, inputs, dependent = len(weight), weight.shape[1] // 3 * 4, depends(weight.device)
     y = torch.empty(outputs, inputs, dtype=dtype, device=weight.device)
     if y.numel():
-        _dequantize[(triton.cdiv(outputs, OUTPUTS), triton.cdiv(inputs, INPUTS))](
+        _dequantize[(cdiv(outputs, OUTPUTS), cdiv(inputs, INPUTS))](
             weight, scale, y, outputs, inputs, OUTPUTS=OUTPUTS, INPUTS=INPUTS, DEPENDENT=dependent,
             launch_pdl=dependent, num_warps=4,
         )  # fmt: skip

@@ -8,14 +8,13 @@ Suffixes: O rows of the matrix, T tokens.
 """
 
 import torch
-import triton
 from torch import Tensor
 from triton.experimental import gluon
 from triton.experimental.gluon import language as gl
 from triton.experimental.gluon.language.nvidia.hopper import mbarrier, warpgroup_mma, warpgroup_mma_wait
 from triton.language.extra.cuda import gdc_launch_dependents
 
-from lightllm.compute.kernels.triton.launch import HOPPER, arrivals, card
+from lightllm.compute.kernels.triton.launch import HOPPER, arrivals, card, cdiv
 from lightllm.compute.kernels.triton.matvec_hopper import (
     MANY_ROWS,
     MOST_SPLITS,
@@ -101,7 +100,7 @@ def shape_for(tokens: int, outputs: int, inputs: int) -> Shape:
     """Parameters for these sizes; `tokens` is a power of two."""
     if outputs >= MANY_ROWS // 4:
         return Shape(TILE, stages=6 if tokens <= 16 else 4, halves=2)
-    blocks, tiles, splits = triton.cdiv(outputs, ROWS), triton.cdiv(inputs, TILE), 1
+    blocks, tiles, splits = cdiv(outputs, ROWS), cdiv(inputs, TILE), 1
     while blocks * splits < 192 and tiles // (2 * splits) >= 4 and splits < MOST_SPLITS:
         splits *= 2
     return Shape(TILE, stages=8 if tokens <= 16 else 6, splits=splits)
@@ -121,7 +120,7 @@ def multiply(
     float32, where tiles are not cut along the inputs -> [tokens, outputs] of dtype."""
     tokens, outputs, lines = len(numbers), len(weight), scale.shape[1]
     y = torch.empty(tokens, outputs, dtype=dtype, device=numbers.device)
-    blocks = triton.cdiv(outputs, ROWS * shape.halves)
+    blocks = cdiv(outputs, ROWS * shape.halves)
     parts = room_for_parts(y, shape.splits, outputs, blocks)
     _stream[(blocks, shape.splits)](
         tiles_of(numbers, [padded(tokens), TILE]), x_scale, tiles_of(weight, [ROWS, TILE]), scale, row_tile, bias, y,

@@ -20,7 +20,7 @@ from triton.experimental.gluon.language.nvidia.hopper import mbarrier, warpgroup
 from triton.experimental.gluon.nvidia.hopper import TensorDescriptor
 from triton.language.extra.cuda import gdc_launch_dependents
 
-from lightllm.compute.kernels.triton.launch import HOPPER, arrivals, begin, card, depends
+from lightllm.compute.kernels.triton.launch import HOPPER, arrivals, begin, card, cdiv, depends
 from lightllm.compute.kernels.triton.matvec_hopper import (
     MANY_ROWS,
     MOST_SPLITS,
@@ -186,7 +186,7 @@ def shape_for(tokens: int, outputs: int, inputs: int, *, gated: bool) -> Shape:
     # Enough programs to ask for as much as the memory can deliver, without cutting rows into more parts than that.
     fewest = 256 if tokens <= 32 else 192
     stage = 256 if tokens <= 64 else 128
-    blocks, tiles, splits = triton.cdiv(outputs, ROWS), triton.cdiv(inputs, stage), 1
+    blocks, tiles, splits = cdiv(outputs, ROWS), cdiv(inputs, stage), 1
     while blocks * splits < fewest and tiles // (2 * splits) >= 4 and splits < MOST_SPLITS:
         splits *= 2
     if blocks * splits > AT_ONCE or tokens > 32:
@@ -203,7 +203,7 @@ def multiply(
     assert shape.halves == 2 or not gated, "a gate and its other row are of one program"
     (tokens, inputs), outputs = x.shape, len(weight)
     y = torch.empty(tokens, outputs // 2 if gated else outputs, dtype=x.dtype, device=x.device)
-    blocks = triton.cdiv(outputs // 2, ROWS) if gated else triton.cdiv(outputs, ROWS * shape.halves)
+    blocks = cdiv(outputs // 2, ROWS) if gated else cdiv(outputs, ROWS * shape.halves)
     parts = room_for_parts(y, shape.splits, outputs, blocks)
     _stream[(blocks, shape.splits)](
         tiles_of(x, [padded(tokens), shape.inputs]), tiles_of(weight, [ROWS, shape.inputs]), bias, scale, y, parts,
@@ -257,7 +257,7 @@ def dequantized(weight: Tensor, scale: Tensor, dtype: torch.dtype) -> Tensor:
     y = torch.empty(outputs, inputs, dtype=dtype, device=weight.device)
     rows, columns = 16, 512
     if y.numel():
-        _dequantize[(triton.cdiv(outputs, rows), triton.cdiv(inputs, columns))](
+        _dequantize[(cdiv(outputs, rows), cdiv(inputs, columns))](
             weight, scale, y, outputs, inputs, weight.stride(0),
             ROWS=rows, INPUTS=columns, DEPENDENT=dependent, launch_pdl=dependent, num_warps=4,
         )  # fmt: skip
