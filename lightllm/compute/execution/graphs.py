@@ -5,7 +5,7 @@ sees one token more than the one before: the same result, for reading the chunk'
 So steps of few tokens, of which chunks read little again, need no graphs of their own, and no other kernels. A step is
 padded to the next size. What it depends on lies in one buffer
 at fixed places, filled by one copy. Logits and sampling are launched separately, as what a step samples with may change
-from step to step; small steps that only want likeliest tokens have graphs for these, too.
+from step to step; small steps that only want likeliest tokens, or have them drawn, have graphs for these, too.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -32,6 +32,7 @@ MOST_CHOOSING = 64  # sequences; larger steps take the device longer than it tak
 _GAPS = ((1, 1), (2, 2), (4, 4), (8, 8), (256, 32), (512, 64))
 
 Compute = Callable[[], Tensor]
+Choose = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 
 class Recorder(Protocol):
@@ -49,8 +50,18 @@ class Sampling:
     hidden: Tensor
     row: Tensor
     length: Tensor
-    # Launches what a graph has been recorded for: the likeliest token of each, [n] int64, which the rows remember.
-    likeliest: Callable[[], Tensor] | None = None
+    # What graphs have been recorded for: see Choices.
+    likeliest: Compute | None = None
+    drawn: Compute | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Choices:
+    """Ways to choose tokens after hidden states [n, hidden] of rows [n] that have lengths [n]: the likeliest, or drawn
+    as their rows ask for. They return [n] int64, which the rows remember."""
+
+    likeliest: Choose
+    drawn: Choose
 
 
 def sizes_up_to(most: int, gaps: Sequence[tuple[int, int]] = _GAPS) -> list[int]:
@@ -84,10 +95,10 @@ class Graphs:
         upload: Upload,
         record: Recorder,
         most_read_again: int = 0,
-        likeliest: Callable[[Tensor, Tensor], Tensor] | None = None,
+        choices: Choices | None = None,
     ):
         """most_read_again: tokens of contexts that the chunks of a step may read, counted for each of their tokens.
-        likeliest: of hidden states [n, hidden] and rows [n], see Sampling; is recorded for small steps if there is one.
+        choices: are recorded for small steps if there are any.
         """
         self._most_read_again = most_read_again
         self._model, self._rows, self._upload = model, rows, upload
@@ -101,10 +112,9 @@ class Graphs:
             self._fill(None, size)
             replay, hidden = record(lambda size=size: self._compute(size))
             row, length, *_ = self._lines(size)
-            choose = None
-            if likeliest is not None and size <= MOST_CHOOSING:
-                choose = _replayed(*record(lambda hidden=hidden, row=row: likeliest(hidden, row)))
-            self._recorded[size] = replay, Sampling(hidden, row, length, choose)
+            ways = [choices.likeliest, choices.drawn] if choices is not None and size <= MOST_CHOOSING else []
+            chosen = [_chosen(record, choose, hidden, row, length) for choose in ways]
+            self._recorded[size] = replay, Sampling(hidden, row, length, *chosen)
 
     def run(self, plan: StepPlan) -> Sampling | None:
         """Launches a step, or returns None if no graph fits it."""
@@ -116,9 +126,8 @@ class Graphs:
         replay()
         count = len(plan.rows)
         if len(plan.tokens) == count and plan.samples.all():
-            choose = padded.likeliest
-            first = None if choose is None else lambda: choose()[:count]
-            return Sampling(padded.hidden[:count], padded.row[:count], padded.length[:count], first)
+            firsts = (_first(count, choose) for choose in (padded.likeliest, padded.drawn))
+            return Sampling(padded.hidden[:count], padded.row[:count], padded.length[:count], *firsts)
         which = np.flatnonzero(plan.samples)
         last = (np.cumsum(plan.counts) - 1)[which]
         last, row, length = self._upload.together(
@@ -185,12 +194,20 @@ class Graphs:
         )
 
 
-def _replayed(replay: Callable[[], object], outcome: Tensor) -> Callable[[], Tensor]:
+def _chosen(record: Recorder, choose: Choose, hidden: Tensor, row: Tensor, length: Tensor) -> Compute:
+    """What launches a recorded choice."""
+    replay, outcome = record(lambda: choose(hidden, row, length))
+
     def replayed() -> Tensor:
         replay()
         return outcome
 
     return replayed
+
+
+def _first(count: int, choose: Compute | None) -> Compute | None:
+    """The choice of as many tokens as are no padding."""
+    return None if choose is None else lambda: choose()[:count]
 
 
 def _read_again(plan: StepPlan) -> int:

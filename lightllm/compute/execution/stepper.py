@@ -11,13 +11,14 @@ from lightllm.base.step import StepPlan
 from lightllm.compute import ops
 from lightllm.compute.execution import batch
 from lightllm.compute.execution.grammar_masks import GrammarMasks
-from lightllm.compute.execution.graphs import Graphs, Recorder, Sampling
+from lightllm.compute.execution.graphs import Choices, Graphs, Recorder, Sampling
 from lightllm.compute.execution.mixed_graphs import MixedGraphs
 from lightllm.compute.execution.pooling import Pooled
 from lightllm.compute.execution.rows import Rows
 from lightllm.compute.execution.transfers import Upload
 from lightllm.compute.layers.decoder import CausalLM
 from lightllm.compute.parallel.mesh import Group
+from lightllm.compute.sampling.parameters import Asked
 from lightllm.compute.sampling.sampler import Logprobs, Sampler
 from lightllm.compute.state.layer_state import Format
 from lightllm.compute.state.token_pool import TokenPool
@@ -79,6 +80,7 @@ class Stepper:
 
     def capture(self, sizes: Sequence[int], record: Recorder, *, most_read_again: int = 0) -> None:
         """Records steps of these sizes, to be replayed from now on. most_read_again: see Graphs."""
+        has_choices = self._group.ranks == 1 and self._model.score is None
         self._graphs = Graphs(
             self._model,
             self._rows,
@@ -87,7 +89,7 @@ class Stepper:
             upload=self._upload,
             record=record,
             most_read_again=most_read_again,
-            likeliest=self._likeliest if self._group.ranks == 1 and self._model.score is None else None,
+            choices=Choices(self._likeliest, self._drawn) if has_choices else None,
         )
 
     def capture_mixed(self, sizes: Sequence[int], record: Recorder) -> None:
@@ -157,8 +159,9 @@ class Stepper:
         """The next tokens of the sequences `which`, the same on all ranks; the rows remember them."""
         rows, lengths = plan.rows[which], (plan.starts + plan.counts)[which]
         is_free = self.masks is None or not self.masks.rule_any(rows)
-        if sampling.likeliest is not None and is_free and self._sampler.takes_likeliest(rows, lengths):
-            return sampling.likeliest(), None
+        recorded = {0: sampling.likeliest, int(Asked.DRAW): sampling.drawn}
+        if is_free and (choose := recorded.get(self._sampler.asked_by_any(rows, lengths))) is not None:
+            return choose(), None
         logits = self._model.logits(sampling.hidden)
         tokens, logprobs = torch.empty_like(sampling.row), None
         if self._group.rank == 0:
@@ -169,8 +172,14 @@ class Stepper:
         self._rows.last_token.index_copy_(0, sampling.row, tokens)
         return tokens, logprobs
 
-    def _likeliest(self, hidden: Tensor, row: Tensor) -> Tensor:
-        """The likeliest tokens after hidden [n, hidden], which the rows [n] remember."""
+    def _likeliest(self, hidden: Tensor, row: Tensor, length: Tensor) -> Tensor:
+        """See Choices."""
         tokens = ops.most_likely(self._model.logits(hidden))
+        self._rows.last_token.index_copy_(0, row, tokens)
+        return tokens
+
+    def _drawn(self, hidden: Tensor, row: Tensor, length: Tensor) -> Tensor:
+        """See Choices."""
+        tokens = self._sampler.draw(self._model.logits(hidden), row, length)
         self._rows.last_token.index_copy_(0, row, tokens)
         return tokens

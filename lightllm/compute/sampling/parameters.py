@@ -61,8 +61,9 @@ class Parameters:
 
     def __init__(self, rows: int, vocab: int, device: torch.device, upload: Upload):
         self._vocab, self._upload = vocab, upload
-        self._floats = torch.zeros(len(FLOATS), rows, device=device)
-        self._integers = torch.zeros(len(INTEGERS), rows, dtype=torch.int64, device=device)
+        # One more: padded sequences run in a row of their own, and take the largest logit.
+        self._floats = torch.zeros(len(FLOATS), rows + 1, device=device)
+        self._integers = torch.zeros(len(INTEGERS), rows + 1, dtype=torch.int64, device=device)
         self._asked = np.zeros(rows, np.int64)  # of Asked
         self.prompt_length = np.zeros(rows, np.int64)
         self.num_logprobs = np.full(rows, -1, np.int64)

@@ -71,14 +71,19 @@ class Sampler:
         is_changed = allowed is not None or asked_by_any & CHANGES
         changed = self._changed(logits, asked, rows, lengths, allowed) if is_changed else logits
         if asked_by_any & Asked.DRAW:
-            tokens = self._draw(changed, *(on_device or (self._upload(rows), self._upload(lengths))))
+            tokens = self.draw(changed, *(on_device or (self._upload(rows), self._upload(lengths))))
         else:
             tokens = ops.most_likely(changed)
         return tokens, self._logprobs(logits, tokens, rows) if asked_by_any & Asked.LOGPROBS else None
 
-    def takes_likeliest(self, rows: np.ndarray, lengths: np.ndarray) -> bool:
-        """Whether all that these rows want where they have so many tokens is the largest logit's token."""
-        return not self._parameters.asked(rows, lengths).any()
+    def asked_by_any(self, rows: np.ndarray, lengths: np.ndarray) -> int:
+        """What of Asked any of these rows wants where it has so many tokens."""
+        return int(np.bitwise_or.reduce(self._parameters.asked(rows, lengths)))
+
+    def draw(self, logits: Tensor, rows: Tensor, lengths: Tensor) -> Tensor:
+        """As `sample`, for rows that ask for nothing else, by what the device knows only."""
+        chosen = self._parameters.choose(rows)
+        return ops.draw(logits, chosen.temperature, chosen.top_k, chosen.top_p, chosen.min_p, chosen.seed, lengths)
 
     def _changed(
         self, logits: Tensor, asked: np.ndarray, rows: np.ndarray, lengths: np.ndarray, allowed: Allowed | None
@@ -161,10 +166,6 @@ class Sampler:
         # Uploaded as what they are not, as integers would become wider.
         masks = self._upload(allowed.masks.view(np.float32)).view(torch.int32)
         ops.allow(logits, self._upload(allowed.which), masks, self._upload(np.arange(len(allowed.which))))
-
-    def _draw(self, logits: Tensor, rows: Tensor, positions: Tensor) -> Tensor:
-        chosen = self._parameters.choose(rows)
-        return ops.draw(logits, chosen.temperature, chosen.top_k, chosen.top_p, chosen.min_p, chosen.seed, positions)
 
     def _logprobs(self, logits: Tensor, tokens: Tensor, rows: np.ndarray) -> Logprobs:
         wanted = self._parameters.num_logprobs[rows]

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from lightllm.compute.execution.graphs import Graphs, compute_again, sizes_up_to
+from lightllm.compute.execution.graphs import Choices, Graphs, compute_again, sizes_up_to
 from lightllm.compute.execution.rows import Rows
 from lightllm.compute.execution.runner import Runner
 from lightllm.compute.execution.transfers import Upload
@@ -75,14 +75,16 @@ def test_a_step_reaches_the_model_padded():
     assert (step.row.tolist(), step.length.tolist()) == ([5, 2, 6], [4, 1, 16])
 
 
-def test_likeliest_tokens_are_chosen_by_what_was_recorded():
+def test_tokens_are_chosen_by_what_was_recorded():
     held = Rows(8, 16, 50, CPU)
     made = Graphs(
         lambda batch: batch.tokens.unsqueeze(1), held, 50, [1, 2, 4], upload=Upload(CPU), record=compute_again,
-        likeliest=lambda hidden, row: 10 * hidden[:, 0] + row, most_read_again=100,
+        choices=Choices(lambda hidden, row, length: 10 * hidden[:, 0] + row, lambda hidden, row, length: row + length),
+        most_read_again=100,
     )  # fmt: skip
     step = made.run(plan(Run(5, 3, [7], [9]), Run(2, 0, [3], [8]), Run(6, 15, [4], [7])))
     assert step.likeliest().tolist() == [75, 32, 46]
+    assert step.drawn().tolist() == [5 + 4, 2 + 1, 6 + 16]
     # The tokens of a chunk would all be remembered by its row.
     assert made.run(plan(Run(5, 3, [7, 8], [9, 10]))).likeliest is None
 
@@ -138,11 +140,13 @@ def test_replayed_answers_equal_those_that_are_computed_anew(tmp_path, most_read
             for row, (ids, how) in enumerate(zip(prompts, begins, strict=True))
         )
     )
-    steps = [first]
+    steps, lengths = [first], [len(ids) for ids in prompts]
     for i in range(12):
-        rows = range(3) if i % 3 else range(1, 2)
-        starts = [len(prompts[row]) + sum(1 for j in range(i) if j % 3 or row == 1) for row in rows]
-        steps.append(decodes(rows, starts, [row * 100 + start for row, start in zip(rows, starts, strict=True)]))
+        rows = (range(1, 2), range(2), range(3))[i % 3]  # those that are drawn, and with likeliest ones, and all
+        starts = [lengths[row] for row in rows]
+        steps.append(decodes(rows, starts, [row * 100 + lengths[row] for row in rows]))
+        for row in rows:
+            lengths[row] += 1
     for step in steps:
         got, wanted = replaying.step(step), plain.step(step)
         assert got.tokens.tolist() == wanted.tokens.tolist()

@@ -61,7 +61,8 @@ def test_launching_waits_for_nothing(runner, parameters):
     assert tokens == generate(runner, prompt(15), range(30), 6, parameters)
 
 
-def test_answers_are_the_same_with_and_without_graphs(checkpoint, runner):
+@pytest.mark.parametrize("parameters", [GREEDY, {"temperature": 0.8, "top_k": 20}], ids=["greedy", "drawn"])
+def test_answers_are_the_same_with_and_without_graphs(checkpoint, runner, parameters):
     plain = Runner(
         config(checkpoint[0], device="cuda", data_type="float32", batch_max_tokens=512, disable_cudagraph=True)
     )
@@ -69,8 +70,10 @@ def test_answers_are_the_same_with_and_without_graphs(checkpoint, runner):
     assert runner.stepper.has_graphs
     for batch in (1, 3, 8, 13, 200):
         slots = [scattered(900)[row * 4 : row * 4 + 4] for row in range(batch)]
-        begins = {**GREEDY, "prompt_length": 2}
-        first = plan(*(Run(row, 0, prompt(2, row), slots[row][:2], begins=begins) for row in range(batch)))
+        begins = {**parameters, "prompt_length": 2}
+        first = plan(
+            *(Run(row, 0, prompt(2, row), slots[row][:2], begins=begins | {"seed": row}) for row in range(batch))
+        )
         steps = [first, *(decodes(range(batch), [2 + i] * batch, [line[2 + i] for line in slots]) for i in range(2))]
         for step in steps:
             assert runner.step(step).tokens.tolist() == plain.step(step).tokens.tolist()
