@@ -150,6 +150,10 @@ class RowLinear(Projection):
         can_wait = isinstance(self.method, Unquantized) and (matrix is not None or ops.linear_add.pays(len(x)))
         if can_wait and isinstance(x, Tensor):
             return Product(self, x, self.tensors["weight"], is_weighed=matrix is not None)
+        return self.in_parts(x)
+
+    def in_parts(self, x: Tensor | Rounded) -> "Tensor | Parts":
+        """As forward on one rank without a bias, but may leave the last sum to whoever adds it to something."""
         parts = self.method.in_parts(self.tensors, x) if isinstance(self.method, LeavesParts) else None
         return self(x) if parts is None else Parts(parts)
 
@@ -163,8 +167,8 @@ class Product:
     matrix: Tensor
     is_weighed: bool
 
-    def compute(self) -> Tensor:
-        return self.layer(self.x)
+    def compute(self) -> "Tensor | Parts":
+        return self.layer.in_parts(self.x)
 
 
 @dataclass(frozen=True, slots=True)

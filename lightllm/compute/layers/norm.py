@@ -33,14 +33,14 @@ class RMSNorm(nn.Module):
 
     def add(self, x: Unfinished, residual: Tensor | None) -> tuple[Tensor, Tensor]:
         """(norm of the sum, the sum) of x and what came before it, which the sum may overwrite; None: nothing did."""
-        if isinstance(x, Parts):
-            assert residual is not None, "the first block is given a tensor"
-            return ops.add_rms_norm_of_parts(x.parts, residual, self.weight, self.eps)
         if isinstance(x, Product):
             if residual is not None and ops.linear_add.pays(len(x.x)):
                 total = ops.linear_add(x.x, x.matrix, residual)
                 return self(total), total
             x = x.compute()
+        if isinstance(x, Parts):
+            assert residual is not None, "the first block is given a tensor"
+            return ops.add_rms_norm_of_parts(x.parts, residual, self.weight, self.eps)
         if residual is None:
             return self(x), x
         return ops.add_rms_norm(x, residual, self.weight, self.eps)
@@ -56,11 +56,12 @@ class RMSNorm(nn.Module):
             return Weighted(weighted, squares, self.eps), total
         if reader.rounded_to is None:
             return self.add(x, residual)
+        x = x.compute() if isinstance(x, Product) else x
         how = (residual, self.weight, self.eps, reader.rounded_to)
         if isinstance(x, Parts):
             numbers, scale, total = ops.add_rms_norm_of_parts_rounded(x.parts, *how)
         else:
-            numbers, scale, total = ops.add_rms_norm_rounded(x.compute() if isinstance(x, Product) else x, *how)
+            numbers, scale, total = ops.add_rms_norm_rounded(x, *how)
         return Rounded(numbers, scale, residual.dtype), total
 
 

@@ -29,7 +29,7 @@ class Unquantized:
     def in_parts(self, tensors: Tensors, x: Tensor | Rounded) -> Tensor | None:
         assert isinstance(x, Tensor), "floats are never rounded"
         weight = tensors["weight"]
-        return ops.linear_in_parts(x, weight) if ops.linear_in_parts.pays(len(x), len(weight)) else None
+        return ops.linear_in_parts(x, weight) if ops.linear_in_parts.pays(len(x), *weight.shape) else None
 
     def gated(self, tensors: Tensors, x: Tensor, bias: Tensor | None) -> Tensor:
         return ops.gated_linear(x, tensors["weight"], bias)

@@ -27,6 +27,7 @@ from lightllm.compute.kernels.triton import (
     grouped,
     masks,
     matmul_hopper,
+    matmul_streamed,
     matvec,
     matvec_hopper,
     matvec_int4,
@@ -169,9 +170,9 @@ def add_weigh(tokens: int) -> None:
     matvec_joined.linear_add_weigh(half(tokens, 4096), half(4096, 4096), half(tokens, 4096), half(4096))
 
 
-def gate_weighted(tokens: int) -> None:
+def gate_weighted(tokens: int, rows: int = 28672) -> None:
     squares = torch.zeros(32, tokens)
-    matvec_joined.gated_linear_of_weighted(half(tokens, 4096), squares, 1e-6, half(28672, 4096), None)
+    matvec_joined.gated_linear_of_weighted(half(tokens, 4096), squares, 1e-6, half(rows, 4096), None)
 
 
 def rotate_weighted(tokens: int, *, normed: bool = False) -> None:
@@ -367,6 +368,10 @@ LAUNCHES: dict[str, Callable[[], Any]] = {
     "streamed gated linear of weighted, 1 token": lambda: gate_weighted(1),
     "streamed gated linear of weighted, 64 tokens": lambda: gate_weighted(64),
     "streamed gated linear of weighted, 128 tokens": lambda: gate_weighted(128),
+    "streamed gated linear of weighted, 128 tokens, 24576 rows": lambda: gate_weighted(128, 24576),
+    "streamed linear in parts, 128 tokens": lambda: matmul_streamed.multiply_in_parts(
+        half(128, 14336), half(4096, 14336)
+    ),
     "streamed linear, rotated and stored, 1 token": lambda: rotate_weighted(1, normed=True),
     "streamed linear, rotated and stored, 64 tokens": lambda: rotate_weighted(64),
     "streamed linear, rotated and stored, 128 tokens": lambda: rotate_weighted(128),

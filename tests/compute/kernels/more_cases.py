@@ -353,8 +353,15 @@ def _large_add(facts: Facts):
 def _large_gate(facts: Facts):
     for outputs, width in [(28672, 4096), (6144, 1024)]:
         weight = torch.randn(outputs, width, dtype=facts.dtype, device=facts.device) * width**-0.5
-        for tokens in (1, 31, 64, 128):
+        for tokens in (1, 31, 64, 70, 128):
             yield *joined.random_sum(facts, tokens, width), 1e-5, weight, None
+
+
+def _large_parts(facts: Facts):
+    """Shares of the inputs that are unequal and end within a tile, too."""
+    make = {"dtype": facts.dtype, "device": facts.device}
+    for tokens, outputs, inputs in [(64, 4096, 4096), (81, 4096, 14336), (128, 4096, 14344), (128, 5120, 13824)]:
+        yield torch.randn(tokens, inputs, **make), torch.randn(outputs, inputs, **make) * inputs**-0.5
 
 
 def _large_rotate(facts: Facts):
@@ -480,6 +487,7 @@ LARGE_CASES: dict[str, Cases] = defaultdict(
         "linear_add_weigh": _large_add,
         "linear_awq": lambda facts: _linear_awq(facts, QUANTIZED_SIZES),
         "linear_fp8_block": lambda facts: _linear_fp8_block(facts, QUANTIZED_SIZES),
+        "linear_in_parts": _large_parts,
         "linear_int4": lambda facts: _linear_int4(facts, ((*one, 128) for one in QUANTIZED_SIZES)),
         "linear_per_channel": lambda facts: _linear_per_channel(facts, QUANTIZED_SIZES, 0),
         "linear_rotate_store": _large_rotate,

@@ -64,6 +64,13 @@ def test_matches_transformers(twins, calls, name):
     assert calls["linear_rotate_store"] == (0 if name == "narrow heads" else steps * LAYERS)
 
 
+def test_products_that_are_not_joined_leave_parts(twins, counted):
+    calls = counted(*JOINED, ops.linear_in_parts)
+    check(twins["narrow heads"], "chunked")
+    steps = 2 * len(STEPS["chunked"])
+    assert calls["linear_in_parts"] == calls["linear_add_weigh"] == steps * LAYERS
+
+
 def test_ranks_that_share_a_sum_do_not_join_it(twins, calls):
     check_ranks(twins["head norms"], 2)
     assert set(calls) == {"linear_rotate_store"}

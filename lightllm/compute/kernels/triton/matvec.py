@@ -18,7 +18,7 @@ import triton.language as tl
 from torch import Tensor
 
 from lightllm.compute import ops
-from lightllm.compute.kernels.triton import gated_hopper, matmul_hopper, matvec_hopper, tuned
+from lightllm.compute.kernels.triton import gated_hopper, matmul_hopper, matmul_streamed, matvec_hopper, tuned
 from lightllm.compute.kernels.triton.activation import silu_and_mul
 from lightllm.compute.kernels.triton.launch import (
     ARRIVALS,
@@ -150,8 +150,15 @@ def pays_in_parts(tokens: int, outputs: int) -> bool:
     return FEWEST_IN_PARTS <= tokens <= MOST_TOKENS and outputs >= 4096
 
 
-@ops.linear_in_parts.implementation("triton", why_not_hopper, pays=pays_in_parts)
+def _pays_in_parts(tokens: int, outputs: int, inputs: int) -> bool:
+    """The same for 16 bits."""
+    return pays_in_parts(tokens, outputs) or matmul_streamed.pays_in_parts(tokens, outputs, inputs)
+
+
+@ops.linear_in_parts.implementation("triton", why_not_hopper, pays=_pays_in_parts)
 def linear_in_parts(x: Tensor, weight: Tensor) -> Tensor:
+    if MOST_TOKENS < len(x) <= matmul_streamed.TOKENS.value and matmul_streamed.why_not_in_parts(x, weight) is None:
+        return matmul_streamed.multiply_in_parts(x, weight)
     streams = 0 < len(x) <= MOST_TOKENS and _is_hopper(x) and matvec_hopper.why_not(x, weight) is None
     shape = _shape(matvec_hopper, x, weight, gated=False) if streams else None
     if shape is None:

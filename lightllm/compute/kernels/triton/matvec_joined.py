@@ -22,8 +22,9 @@ from triton.experimental.gluon.nvidia.hopper import TensorDescriptor
 from triton.language.extra.cuda import gdc_launch_dependents
 
 from lightllm.compute import ops
-from lightllm.compute.kernels.triton import matmul_hopper
+from lightllm.compute.kernels.triton import matmul_hopper, matmul_streamed
 from lightllm.compute.kernels.triton.launch import HOPPER, MEETING, card, meetings, why_not
+from lightllm.compute.kernels.triton.matmul_streamed import _scales
 from lightllm.compute.kernels.triton.matvec_hopper import (
     _ELEMENTS,
     NARROWEST,
@@ -41,19 +42,6 @@ from lightllm.compute.ops.op import Facts
 SHARED_BYTES = 227_000  # of a multiprocessor
 MANY_TOKENS = gl.constexpr(64)  # with more the matrix unit is as busy as the memory
 LEAST_WIDTH, SMALL_WIDTH = 4096, 1024
-
-
-@gluon.jit
-def _scales(
-    squares, parts, width, eps, token,
-    PARTS: gl.constexpr, TOKENS: gl.constexpr, HERE: gl.constexpr, num_warps: gl.constexpr,
-):  # fmt: skip
-    """One over the root mean square of HERE tokens from `token` on. squares: [parts, TOKENS]."""
-    LAYOUT: gl.constexpr = gl.BlockedLayout([1, 4], [8, 4], [num_warps, 1], [1, 0])
-    part_P = gl.arange(0, PARTS, gl.SliceLayout(1, LAYOUT))
-    token_T = token + gl.arange(0, HERE, gl.SliceLayout(0, LAYOUT))
-    square_PT = gl.load(squares + part_P[:, None] * TOKENS + token_T[None, :], (part_P < parts)[:, None], other=0.0)
-    return gl.rsqrt(gl.sum(square_PT, axis=0) / width + eps)
 
 
 @gluon.jit
@@ -378,6 +366,8 @@ def _pays_to_rotate(tokens: int, width: int) -> bool:
 @ops.gated_linear_of_weighted.implementation("gluon", why_not_joined, _pays)
 def gated_linear_of_weighted(x: Tensor, squares: Tensor, eps: float, weight: Tensor, bias: Tensor | None) -> Tensor:
     (tokens, inputs), outputs = x.shape, len(weight) // 2
+    if tokens > MANY_TOKENS.value and bias is None and matmul_streamed.why_not_gated(x, weight) is None:
+        return matmul_streamed.multiply_gated(x, _columns(squares, tokens), eps, weight)
     shape = shape_to_gate(_padded(tokens))
     y = torch.empty(tokens, outputs, dtype=x.dtype, device=x.device)
     _gate[(triton.cdiv(outputs, shape.rows),)](
