@@ -318,6 +318,7 @@ def _large_gated_linear(facts: Facts):
     yield from _large_linear(facts)
     make = {"dtype": facts.dtype, "device": facts.device}
     for tokens, outputs, inputs in [
+        (256, 28672, 4096),
         (2000, 28672, 4096),
         (3000, 28672, 4096),
         (4100, 6144, 1024),

@@ -36,6 +36,7 @@ HALF = gl.constexpr(128)  # outputs, of which two are as many as the widest matr
 INPUTS = gl.constexpr(64)  # of a stage: a line of shared memory
 STAGES = gl.constexpr(4)  # with one tile of results what fits in shared memory
 FEWEST_TOKENS = 1024  # steps of so many are among those that kernels are compiled for at start
+DECODED = 4 * ROWS.value  # of fewer, gates of so many tokens were faster, too: those of the largest decodes
 # Of the tiles that all programs could compute in as many rounds; with fewer the library was faster.
 LEAST_SHARE_GATED, LEAST_SHARE_ROTATED = 0.75, 0.9
 NEIGHBOURS = 16  # blocks of tokens that are computed side by side
@@ -293,6 +294,8 @@ def why_not_gated(x: Tensor, weight: Tensor) -> str | None:
     width = len(weight) // 2
     if width * x.element_size() % 16:
         return "the copy engine needs rows of results that begin at multiples of 16 bytes"
+    if len(x) < FEWEST_TOKENS and len(x) != DECODED:
+        return f"{len(x)} tokens are too few"
     return _why_not(x, weight, -(-width // HALF.value), LEAST_SHARE_GATED)
 
 
@@ -301,6 +304,8 @@ def why_not_rotated(x: Tensor, weight: Tensor, kv_heads: int) -> str | None:
     heads = len(weight) // HALF.value
     if heads % 2 or kv_heads % 2:
         return f"{heads} heads, {kv_heads} of them of keys: computes two at once"
+    if len(x) < FEWEST_TOKENS:
+        return f"{len(x)} tokens are too few"
     return _why_not(x, weight, heads // 2, LEAST_SHARE_ROTATED)
 
 
@@ -312,7 +317,7 @@ def _why_not(x: Tensor, weight: Tensor, output_blocks: int, least_share: float) 
             return "the copy engine needs rows of neighbouring numbers that begin at multiples of 16 bytes"
     # Kernels are compiled at start by steps of a few sizes, of tensors without memory.
     is_full = x.is_meta or share(len(x), output_blocks, 2, x.device) >= least_share
-    if len(x) < FEWEST_TOKENS or not is_full:
+    if not is_full:
         return f"{len(x)} tokens leave too many programs without a tile"
     return None
 
