@@ -140,7 +140,7 @@ def shape_for(tokens: int, form: str, dtype: torch.dtype) -> Shape:
     """Parameters for so many tokens."""
     block = min(max(triton.next_power_of_2(tokens), NARROWEST), MOST_TOKENS)
     if form == "8":
-        return Shape(block, 32 if tokens <= NARROWEST else 64, TILE)
+        return Shape(2 * block if tokens > block else block, 32 if tokens <= NARROWEST else 64, TILE)
     if form == "cut":
         return Shape(NARROWEST, 32, TILE, stages=2)
     return Shape(NARROWEST, 32, 64, stages=2) if dtype == torch.float32 else Shape(block, 64, 64)

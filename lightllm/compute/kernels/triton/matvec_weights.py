@@ -34,7 +34,8 @@ from lightllm.compute.kernels.triton.matvec_hopper import (
     room_for_parts,
 )
 
-MOST_TOKENS = 128
+MOST_TOKENS = 256
+TOKENS_AT_ONCE = 128
 AT_ONCE = 264  # programs of four stages that run on a card
 WARPS = 4
 ROWS = 64
@@ -198,20 +199,27 @@ def shape_for(tokens: int, outputs: int, inputs: int, *, gated: bool) -> Shape:
 def multiply(
     x: Tensor, weight: Tensor, scale: Tensor, bias: Tensor | None, shape: Shape, *, gated: bool = False
 ) -> Tensor:
-    """x [tokens, inputs] of 16 bits, at most MOST_TOKENS of them, and weight [outputs, inputs] of 8 bits with the scale
-    of each output -> as ops.linear_per_channel, or if gated ops.gated_linear_per_channel, that rounds nothing."""
+    """x [tokens, inputs] of 16 bits and weight [outputs, inputs] of 8 bits with the scale of each output -> as
+    ops.linear_per_channel, or if gated ops.gated_linear_per_channel, that rounds nothing. shape: for at most
+    TOKENS_AT_ONCE tokens; more are multiplied so many at a time."""
     assert shape.halves == 2 or not gated, "a gate and its other row are of one program"
+    y = torch.empty(len(x), len(weight) // 2 if gated else len(weight), dtype=x.dtype, device=x.device)
+    for some, products in zip(x.split(TOKENS_AT_ONCE), y.split(TOKENS_AT_ONCE), strict=True):
+        _multiply(some, weight, scale, bias, shape, products, gated=gated)
+    return y
+
+
+def _multiply(
+    x: Tensor, weight: Tensor, scale: Tensor, bias: Tensor | None, shape: Shape, y: Tensor, *, gated: bool
+) -> None:
     (tokens, inputs), outputs = x.shape, len(weight)
-    y = torch.empty(tokens, outputs // 2 if gated else outputs, dtype=x.dtype, device=x.device)
     blocks = cdiv(outputs // 2, ROWS) if gated else cdiv(outputs, ROWS * shape.halves)
-    parts = room_for_parts(y, shape.splits, outputs, blocks)
     _stream[(blocks, shape.splits)](
-        tiles_of(x, [padded(tokens), shape.inputs]), tiles_of(weight, [ROWS, shape.inputs]), bias, scale, y, parts,
-        arrivals(x.device), tokens, outputs, inputs,
+        tiles_of(x, [padded(tokens), shape.inputs]), tiles_of(weight, [ROWS, shape.inputs]), bias, scale, y,
+        room_for_parts(y, shape.splits, outputs, blocks), arrivals(x.device), tokens, outputs, inputs,
         TOKENS=padded(tokens), INPUTS=shape.inputs, STAGES=shape.stages, HALVES=shape.halves, SPLITS=shape.splits,
         BIASED=bias is not None, GATED=gated, num_warps=WARPS, launch_pdl=True,
     )  # fmt: skip
-    return y
 
 
 def tiles_of(tensor: Tensor, tile: list[int]) -> TensorDescriptor:

@@ -142,7 +142,8 @@ def _product(x: Tensor, weight: Tensor, scale: Tensor, bias: Tensor | None, *, r
 def _product_of_floats(x: Tensor, weight: Tensor, scale: Tensor, bias: Tensor | None, *, gated: bool) -> Tensor:
     x = rows_of(x)
     if matvec_weights.why_not(x, weight) is None:
-        shape = matvec_weights.shape_for(matvec_hopper.padded(len(x)), *weight.shape, gated=gated)
+        at_once = min(matvec_hopper.padded(len(x)), matvec_weights.TOKENS_AT_ONCE)
+        shape = matvec_weights.shape_for(at_once, *weight.shape, gated=gated)
         return matvec_weights.multiply(x, weight, scale, bias, shape, gated=gated)
     y = F.linear(x, matvec_weights.dequantized(weight, scale, x.dtype), bias)
     return silu_and_mul(y) if gated else y
