@@ -241,7 +241,7 @@ class Scheduler:
     def _publish_ends(
         self, seated: np.ndarray, *, is_stopped: np.ndarray, is_longest: np.ndarray, is_written: np.ndarray
     ) -> list[tuple[Request, FinishReason]]:
-        """Of the requests in these rows [n], those whose last token this was, or for which there is no page."""
+        """Publishes which of the requests in these rows [n] end: it was the last token, or there is no page for it."""
         ended: list[tuple[Request, FinishReason]] = []
         for at in np.flatnonzero(is_stopped | is_longest | ~is_written):
             reason = FinishReason.STOP if is_stopped[at] else FinishReason.LENGTH
@@ -422,12 +422,12 @@ class Scheduler:
 
     def _end_one(self, request: Request, reason: FinishReason) -> None:
         self._publish_end(request, reason)
+        self._progressed.append(references(np.array([request.index]), np.array([request.generation])))
         self._let_go(request, reason)
 
     def _publish_end(self, request: Request, reason: FinishReason) -> None:
         request.has_ended = True
         self._records[request.index]["finish_reason"] = reason
-        self._progressed.append(references(np.array([request.index]), np.array([request.generation])))
 
     def _let_go(self, request: Request, reason: FinishReason) -> None:
         """A request that has ended gives up its row, or its place in the queue; what it teaches is learned."""
