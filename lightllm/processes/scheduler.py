@@ -69,7 +69,7 @@ class SchedulerProcess:
         config = me.start.config
         self._scheduler, self._control, self._status = scheduler, me.control, me.status
         self._statistics = None if config.disable_log_stats else Statistics(me.metrics, config.log_stats_interval)
-        self._last_result = -math.inf
+        self._last_result = -math.inf  # when it came, by time.monotonic
         self._plans, self._results = Ring(me.memory("plans")), Ring(me.memory("results"))
         self._detokenizer = me.channel("detokenizer")
         self._workers = [me.channel(f"worker:{rank}") for rank in range(config.tp)]

@@ -38,7 +38,11 @@ class Launched:
         started: float,
         stopwatch: Stopwatch,
     ):
-        self._plan, self._download = plan, download
+        # Laid out while the device computes.
+        self._result = StepResult(
+            plan.step, np.full(len(plan.rows), -1, np.int32), *_NO_LOGPROBS, seconds=0.0, next_was_ready=False
+        )
+        self._download = download
         self._which, self._logprobs_of, self._has_scores = which, logprobs_of, has_scores
         self._has_vectors = has_vectors
         self._started, self._stopwatch = started, stopwatch
@@ -49,21 +53,19 @@ class Launched:
 
     def result(self) -> StepResult:
         """Waits for the device. `next_was_ready` is for the caller to say."""
-        sampled, known = np.full(len(self._plan.rows), -1, np.int32), _NO_LOGPROBS
-        arrays, scores = self._download.arrays(), _NO_LOGPROBS
+        result, arrays = self._result, self._download.arrays()
+        count = len(result.tokens)
         if self._has_scores:
-            *arrays, chosen, top_tokens, top = arrays
-            scores = chosen, top_tokens.astype(np.int32), top
-        vectors = _spread(arrays.pop(), self._which, len(sampled)) if self._has_vectors else None
+            *arrays, result.scores, top_tokens, result.score_top_logprobs = arrays
+            result.score_top_tokens = top_tokens.astype(np.int32)
+        if self._has_vectors:
+            result.vectors = _spread(arrays.pop(), self._which, count)
         if arrays:
-            sampled[self._which], *fetched = arrays
+            result.tokens[self._which], *fetched = arrays
             if self._logprobs_of is not None:
                 places = self._which[self._logprobs_of]
-                known = [_spread(values, places, len(sampled)) for values in fetched]
-        result = StepResult(self._plan.step, sampled, *known, seconds=0.0, next_was_ready=False)
-        result.scores, result.score_top_tokens, result.score_top_logprobs = scores
-        if vectors is not None:
-            result.vectors = vectors
+                known = [_spread(values, places, count) for values in fetched]
+                result.logprobs, result.top_tokens, result.top_logprobs = known
         result.seconds = self._stopwatch.lap(self._started)
         return result
 
