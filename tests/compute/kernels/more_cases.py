@@ -370,7 +370,7 @@ def _large_rotate(facts: Facts):
         yield from joined.rotate_cases(facts, [(tokens, heads, kv_heads, inputs, heads == 16)])
 
 
-def _large_logits(facts: Facts):
+def _large_router_logits(facts: Facts):
     yield from _router(facts, ((tokens, 256, 7168) for tokens in (1, 16, 64, 65, 250, 3000)))
     yield from _router(facts, ((tokens, 128, 2048) for tokens in (40, 256, 4099)))
 
@@ -501,7 +501,7 @@ LARGE_CASES: dict[str, Cases] = defaultdict(
         "rms_norm": _large_norm,
         "route_sigmoid": _large_grouped_routing,
         "route_softmax": _large_routing,
-        "router_logits": _large_logits,
+        "router_logits": _large_router_logits,
         "silu_and_mul": _large_silu_and_mul,
     },
 )
