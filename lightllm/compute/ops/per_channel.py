@@ -20,6 +20,8 @@ GROUP = 64  # of a token's numbers that have one scale where products round what
 _KINDS = [(torch.float8_e4m3fn, True), (torch.int8, True), (torch.float8_e4m3fn, False), (torch.int8, False)]
 # What rounding to 8 bits makes of a difference in the last of 16 bits.
 _TOLERANCE = TOLERANCE | {torch.float32: 1e-4, torch.float16: 6e-2, torch.bfloat16: 6e-2}
+# Some results are rounded to the next number of 8 bits.
+_TOLERANCE_OF_A_STEP = _TOLERANCE | {torch.float16: 0.13, torch.bfloat16: 0.13}
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,7 +149,7 @@ def gated_linear_of_rounded(
     return silu_and_mul.reference(linear_of_rounded.reference(numbers, x_scale, weight, scale, bias, dtype))
 
 
-@op(cases=_gated_to_groups_cases, tolerance=_TOLERANCE)
+@op(cases=_gated_to_groups_cases, tolerance=_TOLERANCE_OF_A_STEP)
 def gated_linear_rounded(
     numbers: Tensor, x_scale: Tensor, weight: Tensor, scale: Tensor, bias: Tensor | None, dtype: torch.dtype
 ) -> tuple[Tensor, Tensor]:
