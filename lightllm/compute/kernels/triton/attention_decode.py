@@ -22,7 +22,15 @@ import triton.language as tl
 from torch import Tensor
 
 from lightllm.compute.kernels.triton import tuned
-from lightllm.compute.kernels.triton.launch import ARRIVALS, arrivals, card, depends, let_next_start, wait
+from lightllm.compute.kernels.triton.launch import (
+    ARRIVALS,
+    arrivals,
+    card,
+    depends,
+    let_next_start,
+    next_power_of_2,
+    wait,
+)
 from lightllm.compute.kernels.triton.scaled import LEAST_SCALE, numbers, scaled_shares
 
 LOG2_E = 1.4426950408889634
@@ -301,8 +309,8 @@ def attend_decodes(
     kv_heads = keys.shape[1]
     kind, packed = (keys.dtype, 0) if scales is None else (q.dtype, dim // keys.shape[2])
     # Tiles of 8 bytes a token, two numbers in each, gave wrong sums: Triton 3.6.
-    group, padded = heads // kv_heads, max(triton.next_power_of_2(dim), NARROWEST * max(packed, 1))
-    joined_heads = triton.next_power_of_2(group)
+    group, padded = heads // kv_heads, max(next_power_of_2(dim), NARROWEST * max(packed, 1))
+    joined_heads = next_power_of_2(group)
     shape = shape or _shape(dim, kind, q.device)
     dependent, device = depends(q.device), q.device
     programs = shape.programs * card(device).multiprocessors
@@ -314,7 +322,7 @@ def attend_decodes(
         sequences, kv_heads, scale * LOG2_E, window or 0, q.stride(0), q.stride(1), keys.stride(0), keys.stride(1),
         values.stride(0), values.stride(1), 0 if scales is None else scales[0].stride(0), slot_table.stride(0),
         out.stride(0), out.stride(1),
-        SEQUENCES=max(triton.next_power_of_2(sequences), 128), GROUP=group, HEADS=max(joined_heads, NARROWEST),
+        SEQUENCES=max(next_power_of_2(sequences), 128), GROUP=group, HEADS=max(joined_heads, NARROWEST),
         DIM=dim, PADDED=padded, PACKED=packed, TILE=shape.tile, LEAST_TILES=shape.least_tiles,
         WINDOWED=window is not None, PARTS=max(JOINED_NUMBERS // (joined_heads * padded), 1), JOINED_HEADS=joined_heads,
         PRECISION="ieee" if kind == torch.float32 else "tf32",

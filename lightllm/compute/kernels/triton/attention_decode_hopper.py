@@ -15,7 +15,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-import triton
 from torch import Tensor
 from triton.experimental import gluon
 from triton.experimental.gluon import language as gl
@@ -24,7 +23,7 @@ from triton.experimental.gluon.language.nvidia.hopper import fence_async_shared,
 from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
 from lightllm.compute.kernels.triton.attention_decode import LOG2_E
-from lightllm.compute.kernels.triton.launch import ARRIVALS, arrivals, card
+from lightllm.compute.kernels.triton.launch import ARRIVALS, arrivals, card, next_power_of_2
 
 WARPS = 4
 NARROWEST = 8  # heads of the smallest product
@@ -486,11 +485,11 @@ def attend_decodes(
     kv_heads = keys.shape[1]
     group, device = heads // kv_heads, q.device
     shape = shape or shape_for(dim)
-    programs, grouped = shape.programs * card(device).multiprocessors, triton.next_power_of_2(group)
+    programs, grouped = shape.programs * card(device).multiprocessors, next_power_of_2(group)
     assert sequences * kv_heads <= ARRIVALS, f"{sequences} sequences of {kv_heads} key heads; at most {ARRIVALS} in all"
     parts = torch.empty(programs * 2 * group * dim, dtype=torch.float32, device=device)
     stats = torch.empty(programs * 2 * 2 * group, dtype=torch.float32, device=device)
-    several = max(triton.next_power_of_2(sequences), 128)
+    several = max(next_power_of_2(sequences), 128)
     key = "work of decodes", lengths.data_ptr(), sequences, kv_heads, window, shape
     is_first = memo is None or key not in memo
     work = torch.empty(programs * SHARE.value, dtype=torch.int32, device=device) if is_first else memo[key]

@@ -20,7 +20,6 @@ head's part as the matrix unit and as memory have them. A part is every PACKED-t
 from dataclasses import dataclass
 
 import torch
-import triton
 from torch import Tensor
 from triton.experimental import gluon
 from triton.experimental.gluon import language as gl
@@ -38,7 +37,7 @@ from lightllm.compute.kernels.triton.attention_decode_hopper import (
     _locate,
     _next,
 )
-from lightllm.compute.kernels.triton.launch import ARRIVALS, arrivals, card
+from lightllm.compute.kernels.triton.launch import ARRIVALS, arrivals, card, next_power_of_2
 from lightllm.compute.ops.per_channel import SMALLEST_SCALE
 
 WARPS = gl.constexpr(4)
@@ -453,7 +452,7 @@ def attend_decodes(
         q, keys, values, *scales, out, slot_table, row, lengths, parts, stats, arrivals(device),
         sequences, kv_heads, scale * LOG2_E, window or 0, q.stride(0), q.stride(1), keys.stride(0), keys.stride(1),
         values.stride(0), values.stride(1), scales[0].stride(0), slot_table.stride(0), out.stride(0), out.stride(1),
-        SEQUENCES=max(triton.next_power_of_2(sequences), 128), GROUP=group, GROUPED=triton.next_power_of_2(group),
+        SEQUENCES=max(next_power_of_2(sequences), 128), GROUP=group, GROUPED=next_power_of_2(group),
         WIDTH=width, PACKED=dim // width, TILE=shape.tile, STAGES=shape.stages, WINDOWED=window is not None,
         KEYS=_key_layout(width, shape.tile), VALUES=_value_layout(width, shape.tile),
         launch_pdl=True, num_warps=WARPS.value, maxnreg=min(registers // 8 * 8, MOST_REGISTERS),

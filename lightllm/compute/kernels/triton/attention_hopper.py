@@ -32,7 +32,7 @@ from triton.experimental.gluon.language.nvidia.hopper import (
 from triton.experimental.gluon.nvidia.hopper import TensorDescriptor
 
 from lightllm.compute.kernels.triton.attention_prefill import LOG2_E, packed
-from lightllm.compute.kernels.triton.launch import begin, depends
+from lightllm.compute.kernels.triton.launch import begin, depends, next_power_of_2
 
 ROWS = gl.constexpr(64)  # of a group of warps: the height of a matrix instruction
 REGISTERS = gl.constexpr(240)  # a thread of a group that multiplies: what is left by the one that copies
@@ -378,7 +378,7 @@ def attend_runs(
     _gather[(-(-tokens // GATHERED_TOKENS), -(-numbers // GATHERED_NUMBERS))](
         keys, values, runs[0], runs[1], slot_table, row, lengths, sequences, tokens, numbers,
         keys.stride(0), keys.stride(1), values.stride(0), values.stride(1), slot_table.stride(0),
-        SEQUENCES=max(triton.next_power_of_2(sequences), 16), DIM=head, TOKENS=GATHERED_TOKENS,
+        SEQUENCES=max(next_power_of_2(sequences), 16), DIM=head, TOKENS=GATHERED_TOKENS,
         NUMBERS=GATHERED_NUMBERS, DEPENDENT=dependent, launch_pdl=dependent,
     )  # fmt: skip
     attend_runs_of(q, *runs, query_start, lengths, scale, window, query_lengths, out)

@@ -40,6 +40,7 @@ from lightllm.compute.kernels.triton.launch import (
     card,
     depends,
     let_next_start,
+    next_power_of_2,
     wait,
     why_not,
 )
@@ -246,7 +247,7 @@ def attend_decodes(
     kind, packed = (latents.dtype, 0) if latent_scale is None else (q.dtype, width // latents.shape[1])
     # See attention_decode.
     narrowest = NARROWEST * max(packed, 1)
-    padded, rest = (max(triton.next_power_of_2(size), narrowest) for size in (rank, width - rank))
+    padded, rest = (max(next_power_of_2(size), narrowest) for size in (rank, width - rank))
     shape = shape or shape_for(group, kind, is_scaled=latent_scale is not None)
     joined_numbers = 1 << (13 if group <= 16 else 12)  # beside larger sums there are fewer registers for more
     dependent, programs = depends(device), shape.programs * card(device).multiprocessors
@@ -257,8 +258,8 @@ def attend_decodes(
         q, latents, latent_scale, out, slot_table, row, lengths, parts, stats, arrivals(device), sequences, blocks,
         scale * LOG2_E, q.stride(0), q.stride(1), latents.stride(0),
         0 if latent_scale is None else latent_scale.stride(0), slot_table.stride(0), out.stride(0), out.stride(1),
-        SEQUENCES=max(triton.next_power_of_2(sequences), 128), GROUP=group,
-        HEADS=max(triton.next_power_of_2(group), NARROWEST),
+        SEQUENCES=max(next_power_of_2(sequences), 128), GROUP=group,
+        HEADS=max(next_power_of_2(group), NARROWEST),
         RANK=rank, PADDED=padded, DIM=width - rank, REST=rest,
         PACKED=packed, TILE=shape.tile,
         LEAST_TILES=shape.least_tiles, PARTS=max(joined_numbers // (joined_heads * padded), 1),

@@ -12,7 +12,6 @@ Suffixes: S sequences, T tokens of a tile, R query heads of a block, D numbers o
 """
 
 import torch
-import triton
 from torch import Tensor
 from triton.experimental import gluon
 from triton.experimental.gluon import language as gl
@@ -28,7 +27,7 @@ from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 from lightllm.compute.kernels.triton.attention_decode import LOG2_E
 from lightllm.compute.kernels.triton.attention_decode_hopper import _is_last_tile, _locate, _next, _slots
 from lightllm.compute.kernels.triton.attention_parts import EVEN_TILES, FEWEST_SEQUENCES, even_programs, join, room
-from lightllm.compute.kernels.triton.launch import card
+from lightllm.compute.kernels.triton.launch import card, next_power_of_2
 
 ROWS = gl.constexpr(64)  # heads of a block: the height of a matrix instruction
 HALF = gl.constexpr(256)  # numbers of half a value: the widest matrix instruction
@@ -325,7 +324,7 @@ def attend_decodes(
         q, latents, out, slot_table, row, lengths, parts, stats, sequences, blocks,
         even_programs(sequences * blocks, programs), scale * LOG2_E,
         q.stride(0), q.stride(1), latents.stride(0), slot_table.stride(0), out.stride(0), out.stride(1),
-        SEQUENCES=max(triton.next_power_of_2(sequences), FEWEST_SEQUENCES), GROUP=group,
+        SEQUENCES=max(next_power_of_2(sequences), FEWEST_SEQUENCES), GROUP=group,
         SUM_REGISTERS=SUM_REGISTERS, COPY_REGISTERS=COPY_REGISTERS, launch_pdl=True, num_warps=WARPS, maxnreg=128,
     )  # fmt: skip
     join(parts, stats, out, lengths, group=group, programs=programs, tile=TILE.value, least_tiles=LEAST_TILES.value)

@@ -16,7 +16,7 @@ import triton.language as tl
 from torch import Tensor
 
 from lightllm.compute.kernels.triton.attention_decode import _owner
-from lightllm.compute.kernels.triton.launch import begin, depends
+from lightllm.compute.kernels.triton.launch import begin, depends, next_power_of_2
 
 PROGRAMS = 1024  # about so many
 JOINED = 8  # parts that are read at once
@@ -106,8 +106,8 @@ def join(
     _join[(sequences * blocks, splits)](
         parts, stats, out, lengths, sequences, blocks, programs, even_programs(sequences * blocks, programs),
         least_tiles, out.stride(0), out.stride(1),
-        SEQUENCES=max(triton.next_power_of_2(sequences), FEWEST_SEQUENCES), GROUP=group, DIM=dim,
-        PADDED=triton.next_power_of_2(dim), TILE=tile, JOINED=JOINED, DEPENDENT=dependent, launch_pdl=dependent,
+        SEQUENCES=max(next_power_of_2(sequences), FEWEST_SEQUENCES), GROUP=group, DIM=dim,
+        PADDED=next_power_of_2(dim), TILE=tile, JOINED=JOINED, DEPENDENT=dependent, launch_pdl=dependent,
         num_warps=4,
     )  # fmt: skip
 

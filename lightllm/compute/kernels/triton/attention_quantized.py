@@ -18,7 +18,7 @@ from lightllm.compute.kernels.triton import attention_decode, attention_decode_q
 from lightllm.compute.kernels.triton.attention import FEWEST_ROWS, MOST_COPIED, lots
 from lightllm.compute.kernels.triton.attention_hopper import attend_runs_of, why_not_runs
 from lightllm.compute.kernels.triton.attention_prefill import attend_chunks
-from lightllm.compute.kernels.triton.launch import HOPPER, begin, card, depends, why_not
+from lightllm.compute.kernels.triton.launch import HOPPER, begin, card, cdiv, depends, next_power_of_2, why_not
 from lightllm.compute.kernels.triton.scaled import numbers
 
 GATHERED = 4096  # numbers of a program
@@ -66,13 +66,13 @@ def run_of(
     scale [slots, heads]; contexts: what `lengths` are. Returns [tokens, heads * numbers].
     """
     heads, width = pool.shape[1:]
-    tokens, padded, dependent = sum(contexts), triton.next_power_of_2(width * packed), depends(pool.device)
+    tokens, padded, dependent = sum(contexts), next_power_of_2(width * packed), depends(pool.device)
     run = torch.empty(tokens, heads * width * packed, dtype=dtype, device=pool.device)
     block = max(GATHERED // padded, 1)
-    _gather[(triton.cdiv(tokens, block), heads)](
+    _gather[(cdiv(tokens, block), heads)](
         pool, scale, run, slot_table, row, lengths, len(contexts), tokens, pool.stride(0), pool.stride(1),
         scale.stride(0), slot_table.stride(0), run.stride(0),
-        SEQUENCES=max(triton.next_power_of_2(len(contexts)), 16), WIDTH=width, PADDED=padded, PACKED=packed,
+        SEQUENCES=max(next_power_of_2(len(contexts)), 16), WIDTH=width, PADDED=padded, PACKED=packed,
         TOKENS=block, DEPENDENT=dependent, launch_pdl=dependent,
     )  # fmt: skip
     return run

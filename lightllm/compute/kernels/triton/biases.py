@@ -7,7 +7,7 @@ from torch import Tensor
 
 from lightllm.base import token_words
 from lightllm.compute import ops
-from lightllm.compute.kernels.triton.launch import begin, depends, why_not
+from lightllm.compute.kernels.triton.launch import begin, cdiv, depends, why_not
 
 BLOCK = 128
 WORDS_OF_BIAS = tl.constexpr(token_words.WORDS_OF_BIAS)
@@ -58,7 +58,7 @@ def add_biases(
     token_of_slot: Tensor,
 ) -> Tensor:
     dependent = depends(logits.device)
-    _add_biases[(len(which), triton.cdiv(most, BLOCK))](
+    _add_biases[(len(which), cdiv(most, BLOCK))](
         logits, which, row, lengths, starts, counts, words, slot_table, token_of_slot, deepest,
         logits.stride(0), slot_table.stride(0),
         BLOCK=BLOCK, DEPENDENT=dependent, launch_pdl=dependent,

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from lightllm.compute.kernels.triton.expert_rows import ENTRY, Rows
 from lightllm.compute.kernels.triton.fp6 import floats_of_6_bits
-from lightllm.compute.kernels.triton.launch import begin, depends
+from lightllm.compute.kernels.triton.launch import begin, cdiv, depends
 from lightllm.compute.kernels.triton.quantize import rounded
 from lightllm.compute.ops.fp8_block import TILE
 from lightllm.compute.ops.per_channel import LARGEST, SMALLEST_SCALE
@@ -284,7 +284,7 @@ def multiply_gated(
     """silu(gate) * up of each row's token: [pairs, outputs / 2] of `dtype`, or if the format is fp8 in 8 bits, with a
     scale for each shape.outputs of it."""
     pairs, width, is_8_bit = len(rows.order), matrices.outputs // 2, matrices.format == "scaled"
-    columns = triton.cdiv(width, shape.outputs)
+    columns = cdiv(width, shape.outputs)
     y = torch.empty(pairs, width, dtype=matrices.weight.dtype if is_8_bit else dtype, device=x.device)
     y_scale = torch.empty(pairs, columns, dtype=torch.float32, device=x.device) if is_8_bit else None
     _multiply_gated[(rows.most_blocks * columns,)](
@@ -299,12 +299,12 @@ def multiply(
     x: Tensor, x_scale: Tensor | None, matrices: Matrices, rows: Rows, shape: Product, *, group: int, dtype: torch.dtype
 ) -> Tensor:
     """[pairs, outputs] of `dtype`. group: inputs of a row that have one scale."""
-    columns = triton.cdiv(matrices.outputs, shape.outputs * shape.run)
+    columns = cdiv(matrices.outputs, shape.outputs * shape.run)
     y = torch.empty(len(x), matrices.outputs, dtype=dtype, device=x.device)
     _multiply[(rows.most_blocks * columns,)](
         x, x_scale, matrices.weight, *matrices.added, y, rows.table,
         matrices.outputs, matrices.inputs, matrices.lines, matrices.groups, x.stride(0), columns,
-        RUN=shape.run, TILES=triton.cdiv(matrices.inputs, shape.inputs) if shape.run > 1 else 1,
+        RUN=shape.run, TILES=cdiv(matrices.inputs, shape.inputs) if shape.run > 1 else 1,
         **_constants(matrices, matrices.outputs, rows, shape, group),
     )  # fmt: skip
     return y

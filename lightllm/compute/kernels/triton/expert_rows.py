@@ -14,7 +14,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from lightllm.compute.kernels.triton.launch import begin, depends
+from lightllm.compute.kernels.triton.launch import begin, cdiv, depends, next_power_of_2
 
 PAIRS = (32, 128)  # that a program places: few are ranked faster; where there are many, programs are many already
 SCANNED = (512, 2048)  # pairs that are counted at once, if there are no more than the first, and otherwise
@@ -118,17 +118,17 @@ def sort(choice: Tensor, first: int, experts: int, rows: int) -> Rows:
         torch.empty(pairs, **make),
         torch.empty(1 + (pairs + active * (rows - 1)) // rows, ENTRY.value, **make),
     )
-    dependent, wide, scanned = depends(device), triton.next_power_of_2(experts), SCANNED[pairs > SCANNED[0]]
+    dependent, wide, scanned = depends(device), next_power_of_2(experts), SCANNED[pairs > SCANNED[0]]
     lines, counts = 0, found.order
     if pairs > MANY:
-        lines = triton.cdiv(pairs, scanned)
+        lines = cdiv(pairs, scanned)
         counts = torch.empty(lines, wide, **make)
         _count[(lines,)](
             choice, counts, pairs, first, experts,
             SCAN=scanned, EXPERTS=wide, DEPENDENT=dependent, launch_pdl=dependent, num_warps=8,
         )  # fmt: skip
     placed = PAIRS[lines > 0]
-    _sort[(triton.cdiv(pairs, placed),)](
+    _sort[(cdiv(pairs, placed),)](
         choice, counts, found.order, found.place, found.table, pairs, first, experts, lines,
         ROWS=rows, PAIRS=placed, SCAN=scanned, EXPERTS=wide, COUNTED=lines > 0, DEPENDENT=dependent,
         launch_pdl=dependent, num_warps=8 if lines else 4,
@@ -164,8 +164,8 @@ def combine(rows: Tensor, place: Tensor, share: Tensor, beside: Tensor | None = 
     assert beside is None or beside.stride(1) == 1, "a token's numbers lie in a run"
     (tokens, top_k), hidden = share.shape, rows.shape[1]
     out = torch.empty(tokens, hidden, dtype=rows.dtype, device=rows.device)
-    dependent, columns = depends(rows.device), min(triton.next_power_of_2(hidden), COLUMNS)
-    _combine[(tokens, triton.cdiv(hidden, columns))](
+    dependent, columns = depends(rows.device), min(next_power_of_2(hidden), COLUMNS)
+    _combine[(tokens, cdiv(hidden, columns))](
         rows, place, share, beside, out, hidden, 0 if beside is None else beside.stride(0),
         TOP_K=top_k, COLUMNS=columns, DEPENDENT=dependent, launch_pdl=dependent, num_warps=4,
     )  # fmt: skip

@@ -4,14 +4,13 @@ import math
 from dataclasses import dataclass
 
 import torch
-import triton
 from torch import Tensor
 
 from lightllm.compute import ops
 from lightllm.compute.kernels.triton import tuned
 from lightllm.compute.kernels.triton.expert_products import Matrices, Product, multiply, multiply_gated
 from lightllm.compute.kernels.triton.expert_rows import combine, sort
-from lightllm.compute.kernels.triton.launch import why_not
+from lightllm.compute.kernels.triton.launch import cdiv, next_power_of_2, why_not
 from lightllm.compute.kernels.triton.quantize import quantize_groups
 from lightllm.compute.ops.fp8_block import TILE
 
@@ -41,7 +40,7 @@ class Shape:
 
     def narrow(self, inputs: int) -> Product:
         """Of the second product, with so many inputs. A run has all their tiles in shared memory, if these are few."""
-        run = self.down_run if triton.cdiv(inputs, self.down_inputs) <= MOST_OF_A_RUN else 1
+        run = self.down_run if cdiv(inputs, self.down_inputs) <= MOST_OF_A_RUN else 1
         return Product(self.down_outputs, self.down_inputs, self.down_warps, self.down_stages, run)
 
 
@@ -91,7 +90,7 @@ def mixture(
         return torch.zeros_like(x)
     x = x if x.stride(1) == 1 else x.contiguous()
     if shape is None:
-        counted = min(triton.next_power_of_2(tokens), MOST_TOKENS)
+        counted = min(next_power_of_2(tokens), MOST_TOKENS)
         default = shape_for(gate_up.format, counted, experts, top_k, x.dtype)
         shape = tuned.shape(x.device, f"experts {gate_up.format}", Shape, sizes_of(gate_up, counted, top_k), default)
     assert shape is not None, "no library computes this"

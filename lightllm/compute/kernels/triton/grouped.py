@@ -18,7 +18,7 @@ from torch import Tensor
 
 from lightllm.compute import ops
 from lightllm.compute.kernels.triton import matvec_tiles
-from lightllm.compute.kernels.triton.launch import HOPPER, begin, card, depends, rows_of, why_not
+from lightllm.compute.kernels.triton.launch import HOPPER, begin, card, cdiv, depends, next_power_of_2, rows_of, why_not
 from lightllm.compute.kernels.triton.matvec_hopper import padded
 from lightllm.compute.kernels.triton.quantize import quantize_groups, rounded
 from lightllm.compute.ops.fp8_block import LARGEST, SMALLEST_SCALE, TILE
@@ -138,7 +138,7 @@ def _multiply(
 
 def shape_for(tokens: int, form: str, dtype: torch.dtype) -> Shape:
     """Parameters for so many tokens."""
-    block = min(max(triton.next_power_of_2(tokens), NARROWEST), MOST_TOKENS)
+    block = min(max(next_power_of_2(tokens), NARROWEST), MOST_TOKENS)
     if form == "8":
         return Shape(2 * block if tokens > block else block, 32 if tokens <= NARROWEST else 64, TILE)
     if form == "cut":
@@ -163,7 +163,7 @@ def multiply(
     y = torch.empty(tokens, outputs, dtype=dtype, device=x.device)
     if tokens and outputs:
         shape, dependent = shape_for(tokens, form, dtype), depends(x.device)
-        _multiply[(triton.cdiv(outputs, shape.outputs), triton.cdiv(tokens, shape.tokens))](
+        _multiply[(cdiv(outputs, shape.outputs), cdiv(tokens, shape.tokens))](
             x, x_scale, weight, scale, second, third, bias, y, tokens, outputs, inputs, x.stride(0), scale.shape[-1],
             FORMAT=form, BIASED=bias is not None, TOKENS=shape.tokens,
             OUTPUTS=shape.outputs, INPUTS=shape.inputs, TILE=TILE, LARGEST=LARGEST, SMALLEST_SCALE=SMALLEST_SCALE,

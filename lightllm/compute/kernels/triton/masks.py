@@ -6,7 +6,7 @@ import triton.language as tl
 from torch import Tensor
 
 from lightllm.compute import ops
-from lightllm.compute.kernels.triton.launch import begin, depends, why_not
+from lightllm.compute.kernels.triton.launch import begin, cdiv, depends, why_not
 
 BLOCK = 4096
 BITS = tl.constexpr(32)
@@ -28,7 +28,7 @@ def allow(logits: Tensor, which: Tensor, masks: Tensor, at: Tensor) -> Tensor:
     assert logits.stride(1) == 1, "a row of logits lies in a run"
     assert masks.stride(1) == 1, "so do the words of a mask"
     vocab, dependent = logits.shape[1], depends(logits.device)
-    _allow[(len(which), triton.cdiv(vocab, BLOCK))](
+    _allow[(len(which), cdiv(vocab, BLOCK))](
         logits, which, masks, at, vocab, masks.shape[1], logits.stride(0), masks.stride(0),
         BLOCK=BLOCK, DEPENDENT=dependent, launch_pdl=dependent, num_warps=8,
     )  # fmt: skip

@@ -26,7 +26,9 @@ from lightllm.compute.kernels.triton.launch import (
     arrivals,
     begin,
     card,
+    cdiv,
     depends,
+    next_power_of_2,
     why_not,
     why_not_hopper,
 )
@@ -200,7 +202,7 @@ def _few(
 
 def _shape(module: Any, x: Tensor, weight: Tensor, *, gated: bool) -> Any:
     """Launch parameters of a module with a kernel for few tokens, or None where the library is faster."""
-    tokens, op = max(triton.next_power_of_2(len(x)), NARROWEST), "gated_linear" if gated else "linear"
+    tokens, op = max(next_power_of_2(len(x)), NARROWEST), "gated_linear" if gated else "linear"
     default = module.shape_for(tokens, *weight.shape, gated=gated)
     return tuned.shape(x.device, op, module.Shape, (tokens, *weight.shape), default)
 
@@ -218,7 +220,7 @@ def multiply(
     not x's."""
     (tokens, inputs), outputs = x.shape, len(weight)
     y = torch.empty(tokens, outputs // 2 if gated else outputs, dtype=dtype or x.dtype, device=x.device)
-    blocks, dependent = triton.cdiv(outputs, shape.outputs), depends(x.device)
+    blocks, dependent = cdiv(outputs, shape.outputs), depends(x.device)
     even = outputs % shape.outputs == 0 and inputs % shape.inputs == 0
     parts = y
     if shape.splits > 1:
@@ -226,7 +228,7 @@ def multiply(
         parts = torch.empty(shape.splits, tokens, outputs, dtype=torch.float32, device=x.device)
     _multiply[(blocks, shape.splits)](
         x, weight, bias, y, parts, arrivals(x.device), tokens, outputs, inputs, x.stride(0), weight.stride(0),
-        TOKENS=max(triton.next_power_of_2(tokens), NARROWEST), OUTPUTS=shape.outputs, INPUTS=shape.inputs,
+        TOKENS=max(next_power_of_2(tokens), NARROWEST), OUTPUTS=shape.outputs, INPUTS=shape.inputs,
         SPLITS=shape.splits, EVEN=even, BIASED=bias is not None, GATED=gated, DEPENDENT=dependent,
         launch_pdl=dependent, num_warps=shape.warps, num_stages=shape.stages,
     )  # fmt: skip

@@ -17,7 +17,6 @@ Suffixes: O rows of the matrix, T tokens.
 from dataclasses import dataclass, replace
 
 import torch
-import triton
 from torch import Tensor
 from triton.experimental import gluon
 from triton.experimental.gluon import language as gl
@@ -25,7 +24,7 @@ from triton.experimental.gluon.language.nvidia.hopper import mbarrier, tma, warp
 from triton.experimental.gluon.nvidia.hopper import TensorDescriptor
 from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
-from lightllm.compute.kernels.triton.launch import ARRIVALS, arrivals
+from lightllm.compute.kernels.triton.launch import ARRIVALS, arrivals, cdiv, next_power_of_2
 from lightllm.compute.ops.per_channel import LARGEST, SMALLEST_SCALE
 
 NARROWEST = 16  # tokens of the smallest product
@@ -372,7 +371,7 @@ def shape_for(tokens: int, outputs: int, inputs: int, *, gated: bool) -> Shape:
         return Shape(inputs=128, stages=3)
     # Enough programs to ask for as much as the memory can deliver, without cutting rows into more parts than that.
     programs, fewest_tiles = (192, 2) if tokens <= 16 else (96, 4)
-    blocks, tiles, splits = triton.cdiv(outputs, 4 * ROWS_OF_A_WARP), triton.cdiv(inputs, 128), 1
+    blocks, tiles, splits = cdiv(outputs, 4 * ROWS_OF_A_WARP), cdiv(inputs, 128), 1
     while blocks * splits < programs and tiles // (2 * splits) >= fewest_tiles and splits < MOST_SPLITS:
         splits *= 2
     return Shape(inputs=128, stages=5, splits=splits)
@@ -429,7 +428,7 @@ def multiply_rounded(
 
 def padded(tokens: int) -> int:
     """Tokens of a tile."""
-    return max(triton.next_power_of_2(tokens), NARROWEST)
+    return max(next_power_of_2(tokens), NARROWEST)
 
 
 def _multiply(
@@ -447,7 +446,7 @@ def _multiply(
     """y or its parts. y_scale: to round y, whose dtype is of 8 bits then."""
     assert shape.halves == 2 or not gated, "a gate and its other row are of one program"
     (tokens, inputs), outputs = x.shape, len(weight)
-    blocks = triton.cdiv(outputs // 2, shape.rows) if gated else triton.cdiv(outputs, shape.rows * shape.halves)
+    blocks = cdiv(outputs // 2, shape.rows) if gated else cdiv(outputs, shape.rows * shape.halves)
     parts = room_for_parts(y, shape.splits, outputs, blocks, in_parts=in_parts)
     tiles = [[padded(tokens), shape.inputs], [shape.rows, shape.inputs]]
     x_tiles, weight_tiles = (

@@ -26,7 +26,17 @@ from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 from lightllm.compute import ops
 from lightllm.compute.kernels.triton import tuned
 from lightllm.compute.kernels.triton.activation import silu_and_mul
-from lightllm.compute.kernels.triton.launch import HOPPER, arrivals, begin, card, depends, rows_of, why_not_hopper
+from lightllm.compute.kernels.triton.launch import (
+    HOPPER,
+    arrivals,
+    begin,
+    card,
+    cdiv,
+    depends,
+    next_power_of_2,
+    rows_of,
+    why_not_hopper,
+)
 from lightllm.compute.kernels.triton.matvec_hopper import MANY_ROWS, MOST_SPLITS, UNSWIZZLED, _end, room_for_parts
 from lightllm.compute.ops.int4 import COLUMNS, ROWS, WORDS
 
@@ -267,11 +277,11 @@ def shape_for(tokens: int, outputs: int, inputs: int, *, gated: bool) -> Shape:
         return Shape(128, 4, 1, 2, grouped) if tokens > 32 else Shape(512, 2, 1, 2, grouped)
     by_tokens = {8: (512, 3, 128), 16: (512, 2, 192), 32: (256, 4, 192), 64: (128, 4, 192)}
     stage, stages, programs = by_tokens[tokens]
-    blocks, splits = triton.cdiv(outputs, ROWS), 1
+    blocks, splits = cdiv(outputs, ROWS), 1
     # Smaller stages where else there would be too few programs.
     while stage > COLUMNS and blocks * (inputs // (2 * stage)) < programs:
         stage, stages = stage // 2, min(2 * stages, 8)
-    tiles = triton.cdiv(inputs, stage)
+    tiles = cdiv(inputs, stage)
     while blocks * splits < programs and tiles // (2 * splits) >= 2 and splits < MOST_SPLITS:
         splits *= 2
     return Shape(stage, stages, splits, 1, grouped)
@@ -284,9 +294,9 @@ def multiply(
     assert shape.halves == 2 or not gated, "a gate and its other row are of one program"
     tokens, outputs, tiles = len(x), steps.shape[1], words.shape[1]
     y = torch.empty(tokens, outputs // 2 if gated else outputs, dtype=x.dtype, device=x.device)
-    blocks = triton.cdiv(outputs // 2, ROWS) if gated else triton.cdiv(outputs, ROWS * shape.halves)
+    blocks = cdiv(outputs // 2, ROWS) if gated else cdiv(outputs, ROWS * shape.halves)
     parts = room_for_parts(y, shape.splits, outputs, blocks)
-    padded = max(triton.next_power_of_2(tokens), NARROWEST)
+    padded = max(next_power_of_2(tokens), NARROWEST)
     group = group if group < x.shape[1] else ALL_INPUTS
     # A stage has whole groups, or is part of one; tokens are copied in pieces, one behind another.
     stage = shape.inputs if shape.inputs % group == 0 or group % shape.inputs == 0 else COLUMNS
@@ -354,7 +364,7 @@ def reordered(x: Tensor, order: Tensor) -> Tensor:
     (tokens, inputs), dependent, block = x.shape, depends(x.device), 1024
     y = torch.empty(tokens, inputs, dtype=x.dtype, device=x.device)
     if tokens:
-        _reorder[(tokens, triton.cdiv(inputs, block))](
+        _reorder[(tokens, cdiv(inputs, block))](
             x, order, y, inputs, x.stride(0), BLOCK=block, DEPENDENT=dependent, launch_pdl=dependent, num_warps=4
         )
     return y
@@ -392,7 +402,7 @@ def _ordered(x: Tensor, order: Tensor | None) -> Tensor:
 
 
 def _shape(x: Tensor, steps: Tensor, *, gated: bool) -> Shape:
-    sizes = (max(triton.next_power_of_2(len(x)), NARROWEST), steps.shape[1], x.shape[1])
+    sizes = (max(next_power_of_2(len(x)), NARROWEST), steps.shape[1], x.shape[1])
     op, default = "gated_linear_int4" if gated else "linear_int4", shape_for(*sizes, gated=gated)
     return tuned.shape(x.device, op, Shape, sizes, default) or default
 

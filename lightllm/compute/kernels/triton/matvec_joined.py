@@ -13,7 +13,6 @@ from dataclasses import replace
 
 import torch
 import torch.nn.functional as F
-import triton
 from torch import Tensor
 from triton.experimental import gluon
 from triton.experimental.gluon import language as gl
@@ -23,7 +22,7 @@ from triton.language.extra.cuda import gdc_launch_dependents
 
 from lightllm.compute import ops
 from lightllm.compute.kernels.triton import matmul_hopper, matmul_streamed
-from lightllm.compute.kernels.triton.launch import HOPPER, MEETING, card, meetings, why_not
+from lightllm.compute.kernels.triton.launch import HOPPER, MEETING, card, cdiv, meetings, next_power_of_2, why_not
 from lightllm.compute.kernels.triton.matmul_streamed import _scales
 from lightllm.compute.kernels.triton.matvec_hopper import (
     _ELEMENTS,
@@ -277,7 +276,7 @@ def _rotate(
 
 
 def _padded(tokens: int) -> int:
-    return max(triton.next_power_of_2(tokens), NARROWEST)
+    return max(next_power_of_2(tokens), NARROWEST)
 
 
 def _tiles(x: Tensor, weight: Tensor, shape: Shape) -> tuple[TensorDescriptor, TensorDescriptor]:
@@ -309,7 +308,7 @@ def _compile_time(x: Tensor, squares: Tensor | None, shape: Shape) -> dict[str, 
         "ROWS": shape.rows,
         "INPUTS": shape.inputs,
         "STAGES": shape.stages,
-        "PARTS": 0 if squares is None else triton.next_power_of_2(len(squares)),
+        "PARTS": 0 if squares is None else next_power_of_2(len(squares)),
         "num_warps": shape.warps,
     }
 
@@ -334,10 +333,10 @@ def shape_to_share(tokens: int, outputs: int, inputs: int, multiprocessors: int,
     As many programs as run at once, each of which asks for as much as it has room for.
     """
     one = Shape(inputs=64 if tokens > MANY_TOKENS.value else 128, stages=1, halves=halves, warps=8 // halves)
-    tiles = triton.cdiv(inputs, one.inputs)
+    tiles = cdiv(inputs, one.inputs)
     most = min(multiprocessors * PART // outputs, tiles, MEETING.value, tokens)
     splits = 1 << max(most.bit_length() - 1, 0)
-    stages = min(SHARED_BYTES // _shared_bytes(one, tokens), max(triton.cdiv(tiles, splits), 2))
+    stages = min(SHARED_BYTES // _shared_bytes(one, tokens), max(cdiv(tiles, splits), 2))
     return replace(one, stages=stages, splits=splits)
 
 
@@ -370,7 +369,7 @@ def gated_linear_of_weighted(x: Tensor, squares: Tensor, eps: float, weight: Ten
         return matmul_streamed.multiply_gated(x, _columns(squares, tokens), eps, weight)
     shape = shape_to_gate(_padded(tokens))
     y = torch.empty(tokens, outputs, dtype=x.dtype, device=x.device)
-    _gate[(triton.cdiv(outputs, shape.rows),)](
+    _gate[(cdiv(outputs, shape.rows),)](
         *_tiles(x, weight, shape), _columns(squares, tokens), len(squares), eps, bias, y, tokens, outputs, inputs,
         **_compile_time(x, squares, shape), BIASED=bias is not None, launch_pdl=True,
     )  # fmt: skip

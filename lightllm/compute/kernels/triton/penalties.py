@@ -13,7 +13,7 @@ import triton.language as tl
 from torch import Tensor
 
 from lightllm.compute import ops
-from lightllm.compute.kernels.triton.launch import begin, depends, why_not
+from lightllm.compute.kernels.triton.launch import begin, cdiv, depends, why_not
 
 BLOCK = 512
 LINES = 64  # sequences that are counted at once
@@ -93,7 +93,7 @@ def penalize(
     options = {"BLOCK": BLOCK, "DEPENDENT": dependent, "launch_pdl": dependent}
     for start in range(0, len(which), LINES):
         lines = slice(start, start + LINES)
-        grid = (len(which[lines]), triton.cdiv(longest, BLOCK))
+        grid = (len(which[lines]), cdiv(longest, BLOCK))
         _count[grid](
             counts, row[lines], lengths[lines], prompt_lengths[lines], *where, vocab, slot_table.stride(0), **options
         )

@@ -18,7 +18,17 @@ from torch import Tensor
 from lightllm.compute import ops
 from lightllm.compute.kernels.triton import matvec, matvec_hopper, matvec_weights, tuned
 from lightllm.compute.kernels.triton.activation import silu_and_mul
-from lightllm.compute.kernels.triton.launch import HOPPER, begin, card, depends, rows_of, why_not, why_not_hopper
+from lightllm.compute.kernels.triton.launch import (
+    HOPPER,
+    begin,
+    card,
+    cdiv,
+    depends,
+    next_power_of_2,
+    rows_of,
+    why_not,
+    why_not_hopper,
+)
 from lightllm.compute.kernels.triton.quantize import quantize_tokens
 from lightllm.compute.ops.per_channel import GROUP, in_groups, restored
 
@@ -78,7 +88,7 @@ def _multiply(
 def shape_for(tokens: int, outputs: int) -> Shape:
     """Source: docs/performance-log.md."""
     if tokens <= 64:
-        return Shape(tokens=max(triton.next_power_of_2(tokens), NARROWEST), outputs=64, inputs=128, warps=4, stages=4)
+        return Shape(tokens=max(next_power_of_2(tokens), NARROWEST), outputs=64, inputs=128, warps=4, stages=4)
     if tokens * outputs < FEW_NUMBERS:
         # Smaller blocks, so that all multiprocessors have some.
         return Shape(tokens=128, outputs=128, inputs=128, warps=4, stages=4)
@@ -100,7 +110,7 @@ def multiply(
     y = torch.empty(tokens, outputs, dtype=dtype, device=x.device)
     shape, dependent = shape or shape_for(tokens, outputs), depends(x.device)
     if tokens:
-        _multiply[(triton.cdiv(tokens, shape.tokens) * triton.cdiv(outputs, shape.outputs),)](
+        _multiply[(cdiv(tokens, shape.tokens) * cdiv(outputs, shape.outputs),)](
             x, weight, bias, scale, x_scale, y, tokens, outputs, inputs, weight.stride(0),
             TOKENS=shape.tokens, OUTPUTS=shape.outputs, INPUTS=shape.inputs, NEIGHBOURS=NEIGHBOURS,
             EVEN=inputs % shape.inputs == 0, BIASED=bias is not None, DEPENDENT=dependent, launch_pdl=dependent,
@@ -215,7 +225,7 @@ def _shape_for(numbers: Tensor, x_scale: Tensor, weight: Tensor, *, gated: bool)
 
 
 def _shape(numbers: Tensor, weight: Tensor, *, gated: bool) -> matvec_hopper.Shape:
-    sizes = (max(triton.next_power_of_2(len(numbers)), NARROWEST), *weight.shape)
+    sizes = (max(next_power_of_2(len(numbers)), NARROWEST), *weight.shape)
     default = matvec_hopper.shape_of_8_bits(*sizes, gated=gated)
     op = "gated_linear_per_channel" if gated else "linear_per_channel"
     return tuned.shape(numbers.device, op, matvec_hopper.Shape, sizes, default) or default

@@ -10,7 +10,7 @@ import triton.language as tl
 from torch import Tensor
 from triton.language.extra import libdevice
 
-from lightllm.compute.kernels.triton.launch import begin, depends, rows_of
+from lightllm.compute.kernels.triton.launch import begin, cdiv, depends, next_power_of_2, rows_of
 from lightllm.compute.ops.fp8_block import TILE
 from lightllm.compute.ops.per_channel import LARGEST, SMALLEST_SCALE
 
@@ -50,14 +50,14 @@ def quantize_groups(x: Tensor, kind: torch.dtype, *, turned: bool = False) -> tu
     """
     x = rows_of(x)
     tokens, inputs = x.shape
-    groups = triton.cdiv(inputs, TILE)
+    groups = cdiv(inputs, TILE)
     y = torch.empty(tokens, inputs, dtype=kind, device=x.device)
     sizes = (groups, tokens) if turned else (tokens, groups)
     scale = torch.empty(sizes, dtype=torch.float32, device=x.device)
     scale = scale.T if turned else scale
     if tokens:
         dependent = depends(x.device)
-        _quantize_groups[(tokens, triton.cdiv(groups, GROUPS))](
+        _quantize_groups[(tokens, cdiv(groups, GROUPS))](
             x, y, scale, inputs, groups, x.stride(0), *scale.stride(), GROUP=TILE, GROUPS=GROUPS, LARGEST=LARGEST[kind],
             SMALLEST_SCALE=SMALLEST_SCALE, DEPENDENT=dependent, launch_pdl=dependent, num_warps=4,
         )  # fmt: skip
@@ -92,7 +92,7 @@ def quantize_tokens(x: Tensor, kind: torch.dtype) -> tuple[Tensor, Tensor]:
     y = torch.empty(tokens, inputs, dtype=kind, device=x.device)
     scale = torch.empty(tokens, dtype=torch.float32, device=x.device)
     if tokens:
-        dependent, padded = depends(x.device), triton.next_power_of_2(inputs)
+        dependent, padded = depends(x.device), next_power_of_2(inputs)
         _quantize_tokens[(tokens,)](
             x, y, scale, inputs, x.stride(0), INPUTS=padded, LARGEST=LARGEST[kind],
             SMALLEST_SCALE=SMALLEST_SCALE, DEPENDENT=dependent, launch_pdl=dependent,

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from lightllm.base.errors import ConfigError
 from lightllm.compute import ops
-from lightllm.compute.kernels.triton.launch import OLDEST, begin, card, depends, why_not
+from lightllm.compute.kernels.triton.launch import OLDEST, begin, card, cdiv, depends, next_power_of_2, why_not
 from lightllm.compute.kernels.triton.rope import load_rotated, rotate_neighbours, store_halves, tile_for
 from lightllm.compute.kernels.triton.scaled import LEAST_SCALE, stored
 from lightllm.compute.ops.kv_formats import LARGEST_OF_4_BITS
@@ -160,7 +160,7 @@ def norm_rotate_store_quantized(
     count, pairs, warps = tile_for(max(heads, kv_heads), dim)
     if tokens:
         dependent = depends(q.device)
-        _norm_rotate_store[(tokens, triton.cdiv(heads, count) + 2 * triton.cdiv(kv_heads, count))](
+        _norm_rotate_store[(tokens, cdiv(heads, count) + 2 * cdiv(kv_heads, count))](
             q, k, v, q_weight, k_weight, eps, positions, table, slots, out, keys, key_scale, values, value_scale, heads,
             kv_heads, dim, q.stride(0), q.stride(1), k.stride(0), k.stride(1), v.stride(0), v.stride(1),
             table.stride(0), keys.stride(0), keys.stride(1), values.stride(0), values.stride(1), key_scale.stride(0),
@@ -188,10 +188,10 @@ def norm_rotate_store_latent_quantized(
     count, pairs, warps = tile_for(heads, dim)
     if tokens:
         dependent = depends(q.device)
-        _norm_rotate_store_latent[(tokens, 1 + triton.cdiv(heads, count))](
+        _norm_rotate_store_latent[(tokens, 1 + cdiv(heads, count))](
             q, compressed, weight, eps, positions, table, slots, out, latents, scale, heads, len(weight), dim,
             q.stride(0), q.stride(1), compressed.stride(0), table.stride(0), latents.stride(0), scale.stride(0),
-            HEADS=count, PAIRS=pairs, RANK=triton.next_power_of_2(len(weight)), LARGEST=_largest(latents),
+            HEADS=count, PAIRS=pairs, RANK=next_power_of_2(len(weight)), LARGEST=_largest(latents),
             PACKED=compressed.shape[1] // latents.shape[1], DEPENDENT=dependent, launch_pdl=dependent, num_warps=warps,
         )  # fmt: skip
     return out

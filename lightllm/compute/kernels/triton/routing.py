@@ -9,7 +9,7 @@ import triton.language as tl
 from torch import Tensor
 
 from lightllm.compute import ops
-from lightllm.compute.kernels.triton.launch import begin, depends, let_next_start, wait, why_not
+from lightllm.compute.kernels.triton.launch import begin, cdiv, depends, let_next_start, next_power_of_2, wait, why_not
 
 NARROWEST = 16
 MOST_JOINED = 16  # parts of logits that are read at once
@@ -82,7 +82,7 @@ def _score(
 def shape_for(tokens: int) -> Shape:
     """Source: docs/performance-log.md."""
     if tokens <= 64:
-        return Shape(16, max(triton.next_power_of_2(tokens), NARROWEST), 128, 4, 2, 512, 32)
+        return Shape(16, max(next_power_of_2(tokens), NARROWEST), 128, 4, 2, 512, 32)
     return Shape(64, 64, 64, 4, 3, 264, 16)
 
 
@@ -91,10 +91,10 @@ def router_logits(x: Tensor, weight: Tensor, *, shape: Shape | None = None) -> T
     (tokens, hidden), experts = x.shape, len(weight)
     x = x if x.stride(1) == 1 else x.contiguous()
     shape, dependent = shape or shape_for(tokens), depends(x.device)
-    blocks, rows = triton.cdiv(experts, shape.experts), triton.cdiv(tokens, shape.tokens)
+    blocks, rows = cdiv(experts, shape.experts), cdiv(tokens, shape.tokens)
     # As many tiles for every program, but for the last ones.
-    tiles, most = triton.cdiv(hidden, shape.inputs), shape.programs // max(blocks * rows, 1)
-    splits = triton.cdiv(tiles, triton.cdiv(tiles, min(max(most, 1), shape.parts)))
+    tiles, most = cdiv(hidden, shape.inputs), shape.programs // max(blocks * rows, 1)
+    splits = cdiv(tiles, cdiv(tiles, min(max(most, 1), shape.parts)))
     parts = torch.empty(splits, tokens, experts, dtype=torch.float32, device=x.device)
     if tokens:
         _score[(blocks, splits, rows)](
@@ -201,7 +201,7 @@ def _launch(
     parts, tokens, experts = logits.shape
     choice = torch.empty(tokens, top_k, dtype=torch.int64, device=logits.device)
     share = torch.empty(tokens, top_k, dtype=torch.float32, device=logits.device)
-    dependent, wide = depends(logits.device), triton.next_power_of_2
+    dependent, wide = depends(logits.device), next_power_of_2
     if tokens:
         _route[(tokens,)](
             logits, bias, choice, share, parts, experts, scale,
