@@ -13,7 +13,6 @@ Source: arXiv:2407.08608, section 3.2. In Gluon, Triton's lower level, because T
 Suffixes: S sequences, R rows, T tokens of a tile, C numbers of all key heads of a token.
 """
 
-import functools
 from collections.abc import Sequence
 
 import torch
@@ -29,9 +28,9 @@ from triton.experimental.gluon.language.nvidia.hopper import (
     warpgroup_mma,
     warpgroup_mma_wait,
 )
-from triton.experimental.gluon.nvidia.hopper import TensorDescriptor
 
 from lightllm.compute.kernels.triton.attention_prefill import LOG2_E, packed
+from lightllm.compute.kernels.triton.descriptors import tiles_of
 from lightllm.compute.kernels.triton.launch import begin, depends, next_power_of_2
 
 ROWS = gl.constexpr(64)  # of a group of warps: the height of a matrix instruction
@@ -409,11 +408,11 @@ def attend_runs_of(
     # A head narrower than its tile is filled up with the next head's numbers, which meet zeros in the queries.
     dim, pack = min(size for size in TILES if size >= head), packed(heads, kv_heads)
     tile = TILES[dim]
-    key_tiles, value_tiles = _tiles_of(keys, tile, dim), _tiles_of(values, tile, dim)
+    key_tiles, value_tiles = tiles_of(keys, tile, dim), tiles_of(values, tile, dim)
     other_q, other_tiles, width = q, key_tiles, 0
     if others is not None:
         other_q, width = others[0], others[1].shape[1]
-        other_tiles = _tiles_of(others[1], tile, width)
+        other_tiles = tiles_of(others[1], tile, width)
     blocks = sum(-(-count * pack // (2 * ROWS.value)) for count in query_lengths)
     _attend_runs[(blocks, heads // pack)](
         q, other_q, key_tiles, value_tiles, other_tiles, out, query_start, lengths,
@@ -422,13 +421,3 @@ def attend_runs_of(
         PACK=pack, DIM=dim, HEAD=head, OTHERS=width, TILE=tile, STAGES=STAGES[dim], WINDOWED=window is not None,
         POOLED=firsts is not None, num_warps=4, maxnreg=168,
     )  # fmt: skip
-
-
-def _tiles_of(run: Tensor, tile: int, width: int) -> TensorDescriptor:
-    return TensorDescriptor.from_tensor(run, [tile, width], _layout(tile, width, run.dtype))
-
-
-@functools.cache
-def _layout(tile: int, width: int, dtype: torch.dtype) -> gl.NVMMASharedLayout:
-    element = gl.bfloat16 if dtype == torch.bfloat16 else gl.float16
-    return gl.NVMMASharedLayout.get_default_for([tile, width], element)

@@ -21,6 +21,7 @@ from triton.experimental.gluon.language.nvidia.hopper import (
 )
 from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
+from lightllm.compute.kernels.triton.descriptors import tiles_of
 from lightllm.compute.kernels.triton.launch import card
 from lightllm.compute.kernels.triton.matmul_hopper import (
     HALF,
@@ -30,7 +31,6 @@ from lightllm.compute.kernels.triton.matmul_hopper import (
     _halves,
     _place,
     _tiles,
-    _tiles_of,
     share,
 )
 
@@ -176,7 +176,7 @@ def multiply_gated(x: Tensor, weight: Tensor) -> Tensor:
     y = torch.empty(tokens, width, dtype=x.dtype, device=x.device)
     tiles = -(-tokens // (GROUPS.value * ROWS.value)) * -(-width // HALF.value)
     _multiply_gated_by_three[(min(tiles, card(x.device).multiprocessors),)](
-        *_tiles(x, weight), _tiles_of(y, ROWS.value, HALF.value), tokens, width, inputs, NEIGHBOURS=NEIGHBOURS,
+        *_tiles(x, weight), tiles_of(y, ROWS.value, HALF.value), tokens, width, inputs, NEIGHBOURS=NEIGHBOURS,
         num_warps=4, maxnreg=REGISTERS.value, launch_pdl=True,
     )  # fmt: skip
     return y

@@ -13,8 +13,6 @@ Suffixes: T tokens, O outputs, R tokens as they are stored, D pairs of numbers i
 two.
 """
 
-import functools
-
 import torch
 from torch import Tensor
 from triton.experimental import gluon
@@ -29,6 +27,7 @@ from triton.experimental.gluon.language.nvidia.hopper import (
 from triton.experimental.gluon.nvidia.hopper import TensorDescriptor
 from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
+from lightllm.compute.kernels.triton.descriptors import OF_16_BITS, tiles_of, why_not_copied
 from lightllm.compute.kernels.triton.launch import card
 
 ROWS = gl.constexpr(64)  # tokens of a group of warps: the height of a matrix instruction
@@ -286,9 +285,6 @@ def _multiply_rotated(
     )
 
 
-_ELEMENTS = {torch.bfloat16: gl.bfloat16, torch.float16: gl.float16}
-
-
 def why_not_gated(x: Tensor, weight: Tensor) -> str | None:
     """The reason `multiply_gated` cannot take these, or the library should, if there is one."""
     width = len(weight) // 2
@@ -310,11 +306,10 @@ def why_not_rotated(x: Tensor, weight: Tensor, kv_heads: int) -> str | None:
 
 
 def _why_not(x: Tensor, weight: Tensor, output_blocks: int, least_share: float) -> str | None:
-    if x.dtype not in _ELEMENTS or weight.dtype != x.dtype:
+    if x.dtype not in OF_16_BITS or weight.dtype != x.dtype:
         return f"computes in 16 bits, not {x.dtype} and {weight.dtype}"
-    for tensor in (x, weight):
-        if tensor.stride(1) != 1 or tensor.stride(0) * tensor.element_size() % 16 or tensor.data_ptr() % 16:
-            return "the copy engine needs rows of neighbouring numbers that begin at multiples of 16 bytes"
+    if reason := why_not_copied(x, weight):
+        return reason
     # Kernels are compiled at start by steps of a few sizes, of tensors without memory.
     is_full = x.is_meta or share(len(x), output_blocks, 2, x.device) >= least_share
     if not is_full:
@@ -339,7 +334,7 @@ def multiply_gated(x: Tensor, weight: Tensor, *, neighbours: int = NEIGHBOURS) -
     y = torch.empty(tokens, width, dtype=x.dtype, device=x.device)
     tiles = _blocks(tokens) * -(-width // HALF.value)
     _multiply_gated[(min(tiles, card(x.device).multiprocessors),)](
-        *_tiles(x, weight), _tiles_of(y, ROWS.value, HALF.value), tokens, width, inputs, NEIGHBOURS=neighbours,
+        *_tiles(x, weight), tiles_of(y, ROWS.value, HALF.value), tokens, width, inputs, NEIGHBOURS=neighbours,
         num_warps=4, maxnreg=168, launch_pdl=True,
     )  # fmt: skip
     return y
@@ -376,13 +371,4 @@ def multiply_rotated(
 
 
 def _tiles(x: Tensor, weight: Tensor) -> tuple[TensorDescriptor, TensorDescriptor]:
-    return _tiles_of(x, ROWS.value, INPUTS.value), _tiles_of(weight, HALF.value, INPUTS.value)
-
-
-def _tiles_of(tensor: Tensor, rows: int, columns: int) -> TensorDescriptor:
-    return TensorDescriptor.from_tensor(tensor, [rows, columns], _layout(rows, columns, tensor.dtype))
-
-
-@functools.cache
-def _layout(rows: int, columns: int, dtype: torch.dtype) -> gl.NVMMASharedLayout:
-    return gl.NVMMASharedLayout.get_default_for([rows, columns], _ELEMENTS[dtype])
+    return tiles_of(x, ROWS.value, INPUTS.value), tiles_of(weight, HALF.value, INPUTS.value)

@@ -17,15 +17,14 @@ from triton.experimental.gluon import language as gl
 from triton.experimental.gluon.language.nvidia.hopper import mbarrier, tma, warpgroup_mma, warpgroup_mma_wait
 from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
+from lightllm.compute.kernels.triton.descriptors import OF_16_BITS, tiles_of, why_not_copied
 from lightllm.compute.kernels.triton.launch import card, next_power_of_2
 from lightllm.compute.kernels.triton.matmul_hopper import (
-    _ELEMENTS,
     FEW_REGISTERS,
     INPUTS,
     REGISTERS,
     ROWS,
     _halves,
-    _tiles_of,
 )
 
 TOKENS = gl.constexpr(2 * ROWS.value)
@@ -253,16 +252,13 @@ def why_not_gated(x: Tensor, weight: Tensor) -> str | None:
     multiprocessors = card(x.device).multiprocessors
     if rest or not LEAST_SHARE * multiprocessors <= programs <= multiprocessors:
         return f"{OUTPUTS.value} outputs each are no equal shares for {multiprocessors} multiprocessors"
-    return _why_not_copied(x, weight)
+    return _why_not(x, weight)
 
 
-def _why_not_copied(x: Tensor, weight: Tensor) -> str | None:
-    if x.dtype not in _ELEMENTS or weight.dtype != x.dtype:
+def _why_not(x: Tensor, weight: Tensor) -> str | None:
+    if x.dtype not in OF_16_BITS or weight.dtype != x.dtype:
         return f"computes in 16 bits, not {x.dtype} and {weight.dtype}"
-    for tensor in (x, weight):
-        if tensor.stride(1) != 1 or tensor.stride(0) * tensor.element_size() % 16 or tensor.data_ptr() % 16:
-            return "the copy engine needs rows of neighbouring numbers that begin at multiples of 16 bytes"
-    return None
+    return why_not_copied(x, weight)
 
 
 def multiply_gated(x: Tensor, squares: Tensor, eps: float, weight: Tensor) -> Tensor:
@@ -270,7 +266,7 @@ def multiply_gated(x: Tensor, squares: Tensor, eps: float, weight: Tensor) -> Te
     (tokens, inputs), width = x.shape, len(weight) // 2
     y = torch.empty(tokens, width, dtype=x.dtype, device=x.device)
     _multiply_gated[(width // OUTPUTS.value,)](
-        _tiles_of(x, ROWS.value, INPUTS.value), *(_tiles_of(weight, piece, INPUTS.value) for piece in PIECES),
+        tiles_of(x, ROWS.value, INPUTS.value), *(tiles_of(weight, piece, INPUTS.value) for piece in PIECES),
         squares, len(squares), eps, y, tokens, width, inputs, PARTS=next_power_of_2(len(squares)),
         num_warps=4, maxnreg=168, launch_pdl=True,
     )  # fmt: skip
@@ -286,7 +282,7 @@ def why_not_in_parts(x: Tensor, weight: Tensor) -> str | None:
     """The same for `multiply_in_parts`."""
     if len(weight) % PART_OUTPUTS.value:
         return f"{len(weight)} outputs; programs have {PART_OUTPUTS.value} each"
-    return _why_not_copied(x, weight)
+    return _why_not(x, weight)
 
 
 def multiply_in_parts(x: Tensor, weight: Tensor) -> Tensor:
@@ -296,7 +292,7 @@ def multiply_in_parts(x: Tensor, weight: Tensor) -> Tensor:
     shares = max(card(x.device).multiprocessors // blocks, 1)
     parts = torch.empty(shares, tokens, outputs, dtype=torch.float32, device=x.device)
     _multiply_in_parts[(blocks, shares)](
-        _tiles_of(x, ROWS.value, INPUTS.value), _tiles_of(weight, PART_OUTPUTS.value // 2, INPUTS.value),
+        tiles_of(x, ROWS.value, INPUTS.value), tiles_of(weight, PART_OUTPUTS.value // 2, INPUTS.value),
         parts, tokens, outputs, inputs, num_warps=4, maxnreg=168, launch_pdl=True,
     )  # fmt: skip
     return parts

@@ -21,24 +21,16 @@ from torch import Tensor
 from triton.experimental import gluon
 from triton.experimental.gluon import language as gl
 from triton.experimental.gluon.language.nvidia.hopper import mbarrier, tma, warpgroup_mma, warpgroup_mma_wait
-from triton.experimental.gluon.nvidia.hopper import TensorDescriptor
 from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
+from lightllm.compute.kernels.triton.descriptors import OF_8_BITS, OF_16_BITS, lines_of, tiles_of, why_not_copied
 from lightllm.compute.kernels.triton.launch import ARRIVALS, arrivals, cdiv, next_power_of_2
 from lightllm.compute.ops.per_channel import LARGEST, SMALLEST_SCALE
 
 NARROWEST = 16  # tokens of the smallest product
-# Of lines of numbers of 32 bits, without a swizzle, so that any one can be taken.
-UNSWIZZLED = gl.NVMMASharedLayout(swizzle_byte_width=0, element_bitwidth=32, rank=2)
 ROWS_OF_A_WARP = 16
 MANY_ROWS = 1 << 16
 MOST_SPLITS = 8
-_ELEMENTS = {
-    torch.bfloat16: gl.bfloat16,
-    torch.float16: gl.float16,
-    torch.float8_e4m3fn: gl.float8e4nv,
-    torch.int8: gl.int8,
-}
 
 
 @dataclass(frozen=True)
@@ -388,12 +380,9 @@ def shape_of_8_bits(tokens: int, outputs: int, inputs: int, *, gated: bool) -> S
 
 def why_not(x: Tensor, weight: Tensor) -> str | None:
     """The reason `multiply` cannot take these, if there is one."""
-    if x.dtype not in _ELEMENTS or weight.dtype != x.dtype:
+    if x.dtype not in OF_16_BITS + OF_8_BITS or weight.dtype != x.dtype:
         return f"computes in 16 and 8 bits, not {x.dtype} and {weight.dtype}"
-    for tensor in (x, weight):
-        if tensor.stride(1) != 1 or tensor.stride(0) * tensor.element_size() % 16 or tensor.data_ptr() % 16:
-            return "the copy engine needs rows of neighbouring numbers that begin at multiples of 16 bytes"
-    return None
+    return why_not_copied(x, weight)
 
 
 def multiply(
@@ -448,11 +437,6 @@ def _multiply(
     (tokens, inputs), outputs = x.shape, len(weight)
     blocks = cdiv(outputs // 2, shape.rows) if gated else cdiv(outputs, shape.rows * shape.halves)
     parts = room_for_parts(y, shape.splits, outputs, blocks, in_parts=in_parts)
-    tiles = [[padded(tokens), shape.inputs], [shape.rows, shape.inputs]]
-    x_tiles, weight_tiles = (
-        TensorDescriptor.from_tensor(tensor, tile, gl.NVMMASharedLayout.get_default_for(tile, _ELEMENTS[x.dtype]))
-        for tensor, tile in zip((x, weight), tiles, strict=True)
-    )
     x_scale, scale = scales or (None, None)
     group = 0
     if x_scale is not None and x_scale.ndim == 2:
@@ -462,9 +446,10 @@ def _multiply(
         if x_scale.stride(1) != 1 or x_scale.stride(0) % 4:
             # The copy engine wants lines that begin at multiples of 16 bytes.
             x_scale = x_scale.new_zeros(len(x_scale), padded(tokens))[:, :tokens].copy_(x_scale)
-        x_scale = TensorDescriptor.from_tensor(x_scale, [shape.inputs // group, padded(tokens)], UNSWIZZLED)
+        x_scale = lines_of(x_scale, shape.inputs // group, padded(tokens))
     _stream[(blocks, shape.splits)](
-        x_tiles, weight_tiles, bias, scale, x_scale, y, y_scale, parts, arrivals(x.device), tokens, outputs, inputs,
+        tiles_of(x, padded(tokens), shape.inputs), tiles_of(weight, shape.rows, shape.inputs), bias, scale, x_scale, y,
+        y_scale, parts, arrivals(x.device), tokens, outputs, inputs,
         TOKENS=padded(tokens), ROWS=shape.rows, INPUTS=shape.inputs, STAGES=shape.stages, HALVES=shape.halves,
         SPLITS=shape.splits, BIASED=bias is not None, GATED=gated, SCALED=scales is not None, X_GROUP=group,
         LARGEST=None if y_scale is None else LARGEST[y.dtype], SMALLEST_SCALE=SMALLEST_SCALE, IN_PARTS=in_parts,

@@ -20,12 +20,12 @@ from torch import Tensor
 from triton.experimental import gluon
 from triton.experimental.gluon import language as gl
 from triton.experimental.gluon.language.nvidia.hopper import mbarrier, mma_v2, tma, warpgroup_mma, warpgroup_mma_wait
-from triton.experimental.gluon.nvidia.hopper import TensorDescriptor
 from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
 from lightllm.compute import ops
 from lightllm.compute.kernels.triton import tuned
 from lightllm.compute.kernels.triton.activation import silu_and_mul
+from lightllm.compute.kernels.triton.descriptors import OF_16_BITS, lines_of, tiles_of
 from lightllm.compute.kernels.triton.launch import (
     HOPPER,
     arrivals,
@@ -37,7 +37,7 @@ from lightllm.compute.kernels.triton.launch import (
     rows_of,
     why_not_hopper,
 )
-from lightllm.compute.kernels.triton.matvec_hopper import MANY_ROWS, MOST_SPLITS, UNSWIZZLED, _end, room_for_parts
+from lightllm.compute.kernels.triton.matvec_hopper import MANY_ROWS, MOST_SPLITS, _end, room_for_parts
 from lightllm.compute.ops.int4 import COLUMNS, ROWS, WORDS
 
 MOST_TOKENS = 64
@@ -47,7 +47,6 @@ WARPS = 4
 PIECE = 64  # inputs that one row of the copied tokens has
 WORDS_A_LINE = WORDS[1]
 ALL_INPUTS = 1 << 30  # a group that has them all
-_ELEMENTS = {torch.bfloat16: gl.bfloat16, torch.float16: gl.float16}
 
 
 def _unpacking(magic: str, kind: str) -> gl.constexpr:
@@ -305,20 +304,16 @@ def multiply(
     if x.shape[1] % piece:
         x = F.pad(x, (0, -x.shape[1] % piece))
     _stream[(blocks, shape.splits)](
-        _tiles(x.unflatten(1, (-1, piece)).transpose(0, 1), [stage // piece, padded, piece], _ELEMENTS[x.dtype]),
+        tiles_of(x.unflatten(1, (-1, piece)).transpose(0, 1), stage // piece, padded, piece),
         # A gate's tile and the one that it gates are half of all apart; other halves follow one another.
-        _tiles(words.view(2 if gated else len(words), -1, WORDS_A_LINE), [shape.halves, lines, WORDS_A_LINE], gl.int32),
-        TensorDescriptor.from_tensor(steps, [max(stage // group, 1), ROWS], UNSWIZZLED),
+        tiles_of(words.view(2 if gated else len(words), -1, WORDS_A_LINE), shape.halves, lines, WORDS_A_LINE),
+        lines_of(steps, max(stage // group, 1), ROWS),
         bias, y, parts, arrivals(x.device), tokens, outputs, tiles,
         TOKENS=padded, UNIT=unit, PIECE=piece, UNITS=stage // unit, GROUP=group, STAGES=shape.stages,
         HALVES=shape.halves, SPLITS=shape.splits, BIASED=bias is not None, GATED=gated, GROUPED=shape.grouped,
         num_warps=WARPS, launch_pdl=True,
     )  # fmt: skip
     return y
-
-
-def _tiles(tensor: Tensor, tile: list[int], kind: gl.dtype) -> TensorDescriptor:
-    return TensorDescriptor.from_tensor(tensor, tile, gl.NVMMASharedLayout.get_default_for(tile, kind))
 
 
 @triton.jit
@@ -409,7 +404,7 @@ def _shape(x: Tensor, steps: Tensor, *, gated: bool) -> Shape:
 
 def _streams(x: Tensor, steps: Tensor) -> bool:
     """Whether tokens are few enough, on a card that has such a copy engine, and in rows that it can copy."""
-    if not 0 < len(x) <= MOST_TOKENS or x.dtype not in _ELEMENTS or card(x.device).capability[0] != HOPPER[0]:
+    if not 0 < len(x) <= MOST_TOKENS or x.dtype not in OF_16_BITS or card(x.device).capability[0] != HOPPER[0]:
         return False
     strides = math.gcd(x.stride(0) * x.element_size(), steps.stride(0) * steps.element_size(), x.data_ptr())
     return x.stride(1) == 1 and strides % 16 == 0

@@ -22,10 +22,10 @@ from triton.language.extra.cuda import gdc_launch_dependents
 
 from lightllm.compute import ops
 from lightllm.compute.kernels.triton import matmul_hopper, matmul_streamed
+from lightllm.compute.kernels.triton.descriptors import tiles_of
 from lightllm.compute.kernels.triton.launch import HOPPER, MEETING, card, cdiv, meetings, next_power_of_2, why_not
 from lightllm.compute.kernels.triton.matmul_streamed import _scales
 from lightllm.compute.kernels.triton.matvec_hopper import (
-    _ELEMENTS,
     NARROWEST,
     Shape,
     _add_parts,
@@ -281,12 +281,7 @@ def _padded(tokens: int) -> int:
 
 def _tiles(x: Tensor, weight: Tensor, shape: Shape) -> tuple[TensorDescriptor, TensorDescriptor]:
     """How x and the weight are cut into tiles."""
-    sizes = [[_padded(len(x)), shape.inputs], [shape.rows, shape.inputs]]
-    first, second = (
-        TensorDescriptor.from_tensor(tensor, size, gl.NVMMASharedLayout.get_default_for(size, _ELEMENTS[x.dtype]))
-        for tensor, size in zip((x, weight), sizes, strict=True)
-    )
-    return first, second
+    return tiles_of(x, _padded(len(x)), shape.inputs), tiles_of(weight, shape.rows, shape.inputs)
 
 
 def _meeting(x: Tensor, weight: Tensor, shape: Shape, blocks: int) -> tuple[Tensor, Tensor]:

@@ -14,6 +14,7 @@ from triton.experimental.gluon import language as gl
 from triton.experimental.gluon.language.nvidia.hopper import mbarrier, warpgroup_mma, warpgroup_mma_wait
 from triton.language.extra.cuda import gdc_launch_dependents
 
+from lightllm.compute.kernels.triton.descriptors import tiles_of, why_not_copied
 from lightllm.compute.kernels.triton.launch import HOPPER, arrivals, card, cdiv
 from lightllm.compute.kernels.triton.matvec_hopper import (
     MANY_ROWS,
@@ -26,7 +27,7 @@ from lightllm.compute.kernels.triton.matvec_hopper import (
     padded,
     room_for_parts,
 )
-from lightllm.compute.kernels.triton.matvec_weights import ROWS, WARPS, tiles_of
+from lightllm.compute.kernels.triton.matvec_weights import ROWS, WARPS
 from lightllm.compute.ops.fp8_block import TILE
 
 MOST_TOKENS = 64
@@ -123,7 +124,7 @@ def multiply(
     blocks = cdiv(outputs, ROWS * shape.halves)
     parts = room_for_parts(y, shape.splits, outputs, blocks)
     _stream[(blocks, shape.splits)](
-        tiles_of(numbers, [padded(tokens), TILE]), x_scale, tiles_of(weight, [ROWS, TILE]), scale, row_tile, bias, y,
+        tiles_of(numbers, padded(tokens), TILE), x_scale, tiles_of(weight, ROWS, TILE), scale, row_tile, bias, y,
         parts, arrivals(numbers.device), tokens, outputs, lines,
         TOKENS=padded(tokens), STAGES=shape.stages, HALVES=shape.halves, SPLITS=shape.splits, BIASED=bias is not None,
         num_warps=WARPS, launch_pdl=True,
@@ -135,4 +136,4 @@ def streams(tokens: int, weight: Tensor) -> bool:
     """Whether tokens are few enough, on a card that has such a copy engine, and rows that it can copy."""
     if not 0 < tokens <= MOST_TOKENS or card(weight.device).capability[0] != HOPPER[0]:
         return False
-    return weight.stride(1) == 1 and weight.stride(0) % 16 == 0 and weight.data_ptr() % 16 == 0
+    return why_not_copied(weight) is None

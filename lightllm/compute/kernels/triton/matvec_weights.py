@@ -17,9 +17,9 @@ from torch import Tensor
 from triton.experimental import gluon
 from triton.experimental.gluon import language as gl
 from triton.experimental.gluon.language.nvidia.hopper import mbarrier, warpgroup_mma, warpgroup_mma_wait
-from triton.experimental.gluon.nvidia.hopper import TensorDescriptor
 from triton.language.extra.cuda import gdc_launch_dependents
 
+from lightllm.compute.kernels.triton.descriptors import OF_16_BITS, tiles_of, why_not_copied
 from lightllm.compute.kernels.triton.launch import HOPPER, arrivals, begin, card, cdiv, depends
 from lightllm.compute.kernels.triton.matvec_hopper import (
     MANY_ROWS,
@@ -41,12 +41,6 @@ WARPS = 4
 ROWS = 64
 _OPERANDS = gl.constexpr("=&r,=&r,r,r")
 PIECE = gl.constexpr(64)  # inputs that are made floats of at once
-_ELEMENTS = {
-    torch.bfloat16: gl.bfloat16,
-    torch.float16: gl.float16,
-    torch.float8_e4m3fn: gl.float8e4nv,
-    torch.int8: gl.int8,
-}
 
 # Two neighbouring weights of each of two rows -> a pair of floats for each row.
 _WHOLE_TO_BF16 = gl.constexpr("""{
@@ -215,31 +209,22 @@ def _multiply(
     (tokens, inputs), outputs = x.shape, len(weight)
     blocks = cdiv(outputs // 2, ROWS) if gated else cdiv(outputs, ROWS * shape.halves)
     _stream[(blocks, shape.splits)](
-        tiles_of(x, [padded(tokens), shape.inputs]), tiles_of(weight, [ROWS, shape.inputs]), bias, scale, y,
+        tiles_of(x, padded(tokens), shape.inputs), tiles_of(weight, ROWS, shape.inputs), bias, scale, y,
         room_for_parts(y, shape.splits, outputs, blocks), arrivals(x.device), tokens, outputs, inputs,
         TOKENS=padded(tokens), INPUTS=shape.inputs, STAGES=shape.stages, HALVES=shape.halves, SPLITS=shape.splits,
         BIASED=bias is not None, GATED=gated, num_warps=WARPS, launch_pdl=True,
     )  # fmt: skip
 
 
-def tiles_of(tensor: Tensor, tile: list[int]) -> TensorDescriptor:
-    return TensorDescriptor.from_tensor(
-        tensor, tile, gl.NVMMASharedLayout.get_default_for(tile, _ELEMENTS[tensor.dtype])
-    )
-
-
 def why_not(x: Tensor, weight: Tensor) -> str | None:
     """The reason `multiply` cannot take these, if there is one."""
-    if x.dtype not in (torch.bfloat16, torch.float16):
+    if x.dtype not in OF_16_BITS:
         return f"tokens are of 16 bits, not {x.dtype}"
     if not 0 < len(x) <= MOST_TOKENS:
         return f"takes 1 to {MOST_TOKENS} tokens, not {len(x)}"
     if card(x.device).capability[0] != HOPPER[0]:
         return "needs the matrix unit of compute capability 9"
-    for tensor in (x, weight):
-        if tensor.stride(1) != 1 or tensor.stride(0) * tensor.element_size() % 16 or tensor.data_ptr() % 16:
-            return "the copy engine needs rows of neighbouring numbers that begin at multiples of 16 bytes"
-    return None
+    return why_not_copied(x, weight)
 
 
 @triton.jit
