@@ -89,7 +89,8 @@ def measure(arguments: argparse.Namespace) -> None:
     print("| process | us a token | of it in the kernel | tokens/s with a core of its own |\n| --- | --- | --- | --- |")
     for name, (own, kernel) in sorted(spent.items()):
         cost = 1e6 * (own + kernel) / tokens
-        print(f"| {name} | {cost:.1f} | {1e6 * kernel / tokens:.1f} | {1e6 / max(cost, 1e-9):,.0f} |")
+        alone = f"{1e6 / cost:,.0f}" if cost else "too little was counted"
+        print(f"| {name} | {cost:.1f} | {1e6 * kernel / tokens:.1f} | {alone} |")
 
 
 def main() -> None:

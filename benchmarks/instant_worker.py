@@ -38,6 +38,9 @@ class Runner:
         self._words, self._step_s, self._end = words, step_s, 0.0
         self._draw = np.random.default_rng(0)
 
+    def use_masks(self, masks: object) -> None:
+        """Nothing is masked: what is measured asks for no grammar."""
+
     def launch(self, plan: StepPlan) -> Launched:
         self._end = max(self._end, time.perf_counter()) + self._step_s
         return Launched(plan, self._draw.choice(self._words, len(plan.rows)), self._end)
