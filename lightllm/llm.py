@@ -9,6 +9,7 @@
 The same processes serve it as serve HTTP, with this process as their only client.
 """
 
+import operator
 import threading
 import weakref
 from collections import deque
@@ -368,12 +369,17 @@ def _is_token(value: object) -> bool:
 
 def _parse_prompt(prompt: Prompt) -> tuple[str | None, list[int]]:
     """Text, or None, and token ids."""
+    given: Any = prompt
     if isinstance(prompt, Mapping):
         if len(prompt) != 1 or next(iter(prompt)) not in ("prompt", "prompt_token_ids"):
             raise RequestError(f"a prompt has {sorted(prompt)}; use prompt or prompt_token_ids", param="prompt")
-        prompt = next(iter(prompt.values()))
-    if isinstance(prompt, str):
-        if not prompt:
+        given = next(iter(prompt.values()))
+    if isinstance(given, str):
+        if not given:
             raise RequestError("the prompt is empty; it needs at least one token", param="prompt")
-        return prompt, []
-    return None, list(map(int, prompt))
+        return given, []
+    try:
+        return None, list(map(operator.index, given))
+    except TypeError:
+        wrong = next(token for token in given if not _is_token(token))
+        raise RequestError(f"a prompt has {wrong!r}; use text or a list of token ids", param="prompt") from None

@@ -234,6 +234,8 @@ def test_a_long_shared_prompt_is_found_again(llm):
         ([[5], list(range(600))], GREEDY, "512"),
         ([""], GREEDY, "empty"),
         ([{"text": "x"}], GREEDY, "prompt_token_ids"),
+        ([[5, 6.7]], GREEDY, "6.7"),
+        ([[5, "6"]], GREEDY, "'6'"),
         ([[5], [6]], [GREEDY], "1 sampling_params for 2 prompts"),
     ],
 )
