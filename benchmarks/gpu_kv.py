@@ -32,6 +32,7 @@ from lightllm.compute.kernels.triton import (
 )
 from lightllm.compute.kernels.triton.attention_quantized import attend_quantized
 from lightllm.compute.kernels.triton.compiling import compiled_beside
+from lightllm.compute.ops.attention import Sequences
 from lightllm.compute.ops.kv_formats import quantized
 from lightllm.compute.ops.op import Facts
 
@@ -50,17 +51,21 @@ def arguments(facts: Facts, queries: list[int], lengths: list[int], kind: torch.
     """Of attend or attend_quantized. Made in place: the pool may be large."""
     make = {"dtype": facts.dtype, "device": facts.device}
     count, width = len(lengths), max(lengths)
-    table = torch.randperm(count * width, device=facts.device).view(count, width).to(torch.int32)
-    row = torch.arange(count, device=facts.device)
-    start = torch.tensor([0, *queries], device=facts.device).cumsum(0).to(torch.int32)
-    known = torch.tensor(lengths, dtype=torch.int32, device=facts.device)
     decodes = count if max(queries) == 1 else 0
-    hints = (decodes, queries[decodes:], lengths[decodes:], width, {})
+    sequences = Sequences(
+        slot_table=torch.randperm(count * width, device=facts.device).view(count, width).to(torch.int32),
+        row=torch.arange(count, device=facts.device),
+        query_start=torch.tensor([0, *queries], device=facts.device).cumsum(0).to(torch.int32),
+        lengths=torch.tensor(lengths, dtype=torch.int32, device=facts.device),
+        decodes=decodes,
+        query_lengths=queries[decodes:],
+        context_lengths=lengths[decodes:],
+    )
     q = torch.randn(sum(queries), HEADS, DIM, **make)
     pools = (torch.randn(count * width, KV_HEADS, DIM, **make) for _ in range(2))
     if kind is not None:
         pools = (part for pool in pools for part in quantized(pool, kind))
-    return q, *pools, table, row, start, known, DIM**-0.5, None, *hints
+    return q, *pools, sequences, DIM**-0.5, None
 
 
 def shapes(kind: torch.dtype | None, *, every: bool) -> list[Any]:
@@ -76,15 +81,14 @@ def shapes(kind: torch.dtype | None, *, every: bool) -> list[Any]:
 
 def decode(shape: Any, *made: Any) -> Tensor:
     """The decode kernel by itself."""
-    q, keys, *more = made
-    out = torch.empty_like(q)
+    q, *pools, sequences, scale, window = made
+    out, where = torch.empty_like(q), (sequences.slot_table, sequences.row, sequences.lengths, scale, window)
     if isinstance(shape, attention_decode_quantized.Shape):
-        key_scale, values, value_scale, table, row, _, lengths, scale, window, *_ = more
-        where, scales = (table, row, lengths, scale, window), (key_scale, value_scale)
+        keys, key_scale, values, value_scale = pools
+        scales = key_scale, value_scale
         attention_decode_quantized.attend_decodes(q, keys, values, *where, out, scales=scales, shape=shape)
     else:
-        values, table, row, _, lengths, scale, window, *_ = more
-        attention_decode_hopper.attend_decodes(q, keys, values, table, row, lengths, scale, window, out, shape=shape)
+        attention_decode_hopper.attend_decodes(q, *pools, *where, out, shape=shape)
     return out
 
 

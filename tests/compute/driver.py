@@ -13,6 +13,7 @@ from lightllm.compute.attention.batch import Batch, Wanted
 from lightllm.compute.execution.materialize import materialize
 from lightllm.compute.layers.decoder import CausalLM
 from lightllm.compute.models import registry
+from lightllm.compute.ops.attention import Sequences
 from lightllm.compute.parallel.mesh import Group, Mesh
 from lightllm.compute.quant.select import method_for
 from lightllm.compute.state.layer_state import Format
@@ -63,14 +64,15 @@ class Driver:
             slots=torch.cat(
                 [self.table[i, span.start : span.stop] for i, span in zip(order, spans, strict=True)]
             ).long(),
-            slot_table=self.table,
-            row=torch.tensor(order),
-            query_start=torch.tensor([0] + [len(span) for span in spans]).cumsum(0).to(torch.int32),
-            lengths=torch.tensor(lengths, dtype=torch.int32),
-            decodes=decodes,
-            query_lengths=[len(span) for span in spans[decodes:]],
-            context_lengths=lengths[decodes:],
-            max_length=max(lengths),
+            sequences=Sequences(
+                slot_table=self.table,
+                row=torch.tensor(order),
+                query_start=torch.tensor([0] + [len(span) for span in spans]).cumsum(0).to(torch.int32),
+                lengths=torch.tensor(lengths, dtype=torch.int32),
+                decodes=decodes,
+                query_lengths=[len(span) for span in spans[decodes:]],
+                context_lengths=lengths[decodes:],
+            ),
         )
         hidden = self.model(batch)
         self._check_wanted(batch, hidden)
@@ -81,11 +83,12 @@ class Driver:
 
     def _check_wanted(self, batch: Batch, hidden: Tensor) -> None:
         """If only every other sequence's last token is wanted, its hidden state is the same."""
-        which = torch.arange(0, len(batch.row), 2)
-        token = batch.query_start.long()[1:][which] - 1
+        all_of = replace(batch.sequences, memo={})
+        which = torch.arange(0, len(all_of.row), 2)
+        token = all_of.query_start.long()[1:][which] - 1
         start = torch.arange(len(which) + 1, dtype=torch.int32)
-        wanted = Wanted(token=token, row=batch.row[which], query_start=start, lengths=batch.lengths[which])
-        torch.testing.assert_close(self.model(replace(batch, wanted=wanted, memo={})), hidden[token])
+        wanted = Wanted(token=token, row=all_of.row[which], query_start=start, lengths=all_of.lengths[which])
+        torch.testing.assert_close(self.model(replace(batch, sequences=all_of, wanted=wanted)), hidden[token])
 
     def logits(self) -> list[Tensor]:
         return [torch.cat(parts) for parts in self.outputs]

@@ -13,7 +13,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from lightllm.bench.kernels.timing import Case
 from lightllm.compute import ops
 from lightllm.compute.kernels.triton import attention_decode, attention_hopper, attention_prefill, launch, matvec
-from lightllm.compute.ops.attention import arguments
+from lightllm.compute.ops.attention import Sequences, arguments
 from lightllm.compute.ops.op import Facts, Op
 
 DECODES = [(8, 1000), (64, 1024), (256, 1000), (2, 32768), (1, 65536), (1, 100_000), (256, 100)]
@@ -122,31 +122,31 @@ class CudaCases:
         attended = functools.partial(arguments, self._facts, [1] * tokens, [length] * tokens)
         states = [attended(heads=32, kv_heads=8, dim=128) for _ in range(LAYERS)]
         positions = torch.full((tokens,), length - 1, device=device)
-        slots = [state[3][state[4], length - 1].long() for state in states]
+        slots = [sequences.slot_table[sequences.row, length - 1].long() for _, _, _, sequences, *_ in states]
         table = torch.rand(length, 128, device=device)
         return self.randn(tokens, 4096), self.randn(4096), weights, states, positions, slots, table
 
 
-def attend_decodes(q, keys, values, table, row, start, known, scale, window, *hints, shape=None) -> Tensor:
+def attend_decodes(q, keys, values, all_of: Sequences, scale, window, *, shape=None) -> Tensor:
     """ops.attend by the kernel for sequences of one token."""
-    out = torch.empty_like(q)
-    attention_decode.attend_decodes(q, keys, values, table, row, known, scale, window, out, shape=shape)
+    out, where = torch.empty_like(q), (all_of.slot_table, all_of.row, all_of.lengths)
+    attention_decode.attend_decodes(q, keys, values, *where, scale, window, out, shape=shape)
     return out
 
 
-def attend_chunks(
-    q, keys, values, table, row, start, known, scale, window, decodes, counts, *hints, shape=None
-) -> Tensor:
+def attend_chunks(q, keys, values, all_of: Sequences, scale, window, *, shape=None) -> Tensor:
     """ops.attend by the kernel that reads keys by their slots."""
-    out = torch.empty_like(q)
-    attention_prefill.attend_chunks(q, keys, values, table, row, start, known, scale, window, counts, out, shape=shape)
+    out, where = torch.empty_like(q), (all_of.slot_table, all_of.row, all_of.query_start, all_of.lengths)
+    attention_prefill.attend_chunks(q, keys, values, *where, scale, window, all_of.query_lengths, out, shape=shape)
     return out
 
 
-def attend_runs(q, keys, values, table, row, start, known, scale, window, decodes, counts, lengths, *hints) -> Tensor:
+def attend_runs(q, keys, values, all_of: Sequences, scale, window) -> Tensor:
     """ops.attend by the kernel that copies keys first."""
-    out = torch.empty_like(q)
-    attention_hopper.attend_runs(q, keys, values, table, row, start, known, scale, window, counts, lengths, out)
+    assert all_of.context_lengths is not None, "nothing is recorded here"
+    out, where = torch.empty_like(q), (all_of.slot_table, all_of.row, all_of.query_start, all_of.lengths)
+    counts = all_of.query_lengths, all_of.context_lengths
+    attention_hopper.attend_runs(q, keys, values, *where, scale, window, *counts, out)
     return out
 
 

@@ -201,10 +201,11 @@ def _quantized_decodes(heads: Heads, kind: torch.dtype, facts: Facts) -> Tunable
         workloads.append(replace(case, make=make, bytes_moved=case.bytes_moved * (width + 4) / (2 * heads.dim)))
 
     def run(parameters: Any, *made: Any) -> Tensor:
-        q, keys, key_scale, values, value_scale, table, row, _, lengths, scale, window, *_ = made
+        q, keys, key_scale, values, value_scale, all_of, scale, window = made
         out, scales = torch.empty_like(q), (key_scale, value_scale)
+        where = all_of.slot_table, all_of.row, all_of.lengths
         attention_decode_quantized.attend_decodes(
-            q, keys, values, table, row, lengths, scale, window, out, scales=scales, shape=parameters
+            q, keys, values, *where, scale, window, out, scales=scales, shape=parameters
         )
         return out
 

@@ -10,7 +10,7 @@ from lightllm.compute import ops
 from lightllm.compute.attention.batch import Batch, Wanted
 from lightllm.compute.execution.rows import Rows
 from lightllm.compute.execution.transfers import Upload
-from lightllm.compute.ops.attention import IN_RUNS
+from lightllm.compute.ops.attention import IN_RUNS, Sequences
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,15 +47,16 @@ def build(plan: StepPlan, rows: Rows, upload: Upload, *, is_all_wanted: bool = F
         tokens=tokens,
         positions=positions,
         slots=slots,
-        slot_table=rows.slot_table,
-        row=row,
-        query_start=queries,
-        lengths=length_of_each,
-        decodes=decodes,
-        query_lengths=plan.counts[decodes:].tolist(),
-        context_lengths=lengths[decodes:].tolist(),
-        max_length=int(lengths.max()),
-        memo={IN_RUNS: True} if _lie_in_runs(plan, decodes, slot_start) else {},
+        sequences=Sequences(
+            slot_table=rows.slot_table,
+            row=row,
+            query_start=queries,
+            lengths=length_of_each,
+            decodes=decodes,
+            query_lengths=plan.counts[decodes:].tolist(),
+            context_lengths=lengths[decodes:].tolist(),
+            memo={IN_RUNS: True} if _lie_in_runs(plan, decodes, slot_start) else {},
+        ),
         wanted=None if is_all_wanted else Wanted(last_token, last_row, last_start, last_length),
     )
     return Step(batch, last_token, last_row, length)

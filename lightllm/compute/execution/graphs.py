@@ -23,6 +23,7 @@ from lightllm.compute import ops
 from lightllm.compute.attention.batch import Batch
 from lightllm.compute.execution.rows import Rows
 from lightllm.compute.execution.transfers import Upload
+from lightllm.compute.ops.attention import Sequences
 
 _log = log.get(__name__)
 _WIDE, _NARROW = 2, 4  # lines of the buffer, of int64 and of int32
@@ -177,21 +178,16 @@ class Graphs:
         tokens, positions, slots = ops.prepare_step(
             tokens, row, one_each, one_each, starts, starts, new_slots, *rows.tensors
         )
-        return self._model(
-            Batch(
-                tokens=tokens,
-                positions=positions,
-                slots=slots,
-                slot_table=rows.slot_table,
-                row=row,
-                query_start=one_each,
-                lengths=lengths,
-                decodes=size,
-                query_lengths=[],
-                context_lengths=[],
-                max_length=rows.longest,
-            )
+        sequences = Sequences(
+            slot_table=rows.slot_table,
+            row=row,
+            query_start=one_each,
+            lengths=lengths,
+            decodes=size,
+            query_lengths=[],
+            context_lengths=[],
         )
+        return self._model(Batch(tokens, positions, slots, sequences))
 
 
 def _chosen(record: Recorder, choose: Choose, hidden: Tensor, row: Tensor, length: Tensor) -> Compute:

@@ -21,6 +21,7 @@ from lightllm.compute.execution.graphs import Recorder, Sampling, largest_first
 from lightllm.compute.execution.mixed_layout import Layout, PaddedStep
 from lightllm.compute.execution.rows import Rows
 from lightllm.compute.execution.transfers import Upload
+from lightllm.compute.ops.attention import Sequences
 
 GAPS = ((32, 32), (256, 64), (512, 128))  # of sizes_up_to, in tokens
 MOST_SEQUENCES = 256
@@ -128,10 +129,7 @@ class MixedGraphs:
             layout.new_slots,
             *rows.tensors,
         )
-        return Batch(
-            tokens=tokens,
-            positions=positions,
-            slots=slots,
+        sequences = Sequences(
             slot_table=rows.slot_table,
             row=layout.row[:places],
             query_start=layout.query_start[: places + 1],
@@ -140,6 +138,6 @@ class MixedGraphs:
             # Cut up anyhow, the tokens do not make more blocks than so.
             query_lengths=[step.size] + [1] * (MOST_CHUNKS - 1),
             context_lengths=None,
-            max_length=rows.longest,
-            wanted=Wanted(layout.wanted_token, layout.wanted_row, layout.wanted_start, layout.wanted_lengths),
         )
+        wanted = Wanted(layout.wanted_token, layout.wanted_row, layout.wanted_start, layout.wanted_lengths)
+        return Batch(tokens, positions, slots, sequences, wanted)

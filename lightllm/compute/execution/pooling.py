@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from lightllm.base.config import Pooling
-from lightllm.compute.attention.batch import Batch
+from lightllm.compute.ops.attention import Sequences
 from lightllm.compute.state.zeros import zeros
 
 
@@ -15,17 +15,18 @@ class Pooled:
         self._is_mean = pooling == "mean"
         self._kept = zeros((rows + 1, hidden), torch.float32, device)
 
-    def add(self, hidden: Tensor, batch: Batch) -> None:
+    def add(self, hidden: Tensor, sequences: Sequences) -> None:
         """hidden [tokens, hidden] of all tokens of a step. A row begins anew with its position 0."""
+        start, row = sequences.query_start, sequences.row
         if self._is_mean:
             # One sequence after another, so that a sum does not depend on what else is in the step.
-            new = torch.segment_reduce(hidden.float(), "sum", offsets=batch.query_start.long(), axis=0, unsafe=True)
+            new = torch.segment_reduce(hidden.float(), "sum", offsets=start.long(), axis=0, unsafe=True)
         else:
-            new = hidden.index_select(0, batch.query_start[:-1]).float()
-        before = self._kept.index_select(0, batch.row)
-        begins = (batch.lengths == batch.query_start.diff()).unsqueeze(-1)
+            new = hidden.index_select(0, start[:-1]).float()
+        before = self._kept.index_select(0, row)
+        begins = (sequences.lengths == start.diff()).unsqueeze(-1)
         later = before + new if self._is_mean else before
-        self._kept.index_copy_(0, batch.row, torch.where(begins, new, later))
+        self._kept.index_copy_(0, row, torch.where(begins, new, later))
 
     def of(self, row: Tensor, length: Tensor) -> Tensor:
         """row, length [n] of prompts that are complete -> [n, hidden] float32."""

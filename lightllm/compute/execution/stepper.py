@@ -134,7 +134,7 @@ class Stepper:
         if self._pooled is None:
             return None
         step = batch.build(plan, self._rows, self._upload, is_all_wanted=True)
-        self._pooled.add(self._model(step.batch), step.batch)
+        self._pooled.add(self._model(step.batch), step.batch.sequences)
         return Sampling(self._pooled.of(step.row, step.length), step.row, step.length)
 
     def _compute_and_score(self, plan: StepPlan) -> tuple[Sampling, Scores | None]:

@@ -96,24 +96,10 @@ class Attention(Joining):
     def forward(self, x: Tensor | Weighted | Rounded, batch: Batch) -> Unfinished:
         """x [tokens, hidden] -> [outputs, hidden]; stores this step's keys and values in the batch's slots."""
         q = self._project(x, batch)
-        asking = batch.queries()
-        where = (
-            asking.slot_table,
-            asking.row,
-            asking.query_start,
-            asking.lengths,
-            self.scale,
-            self.window,
-            asking.decodes,
-            asking.query_lengths,
-            asking.context_lengths,
-            asking.max_length,
-            asking.memo,
-        )
-        q = batch.outputs(q)
+        q, how = batch.outputs(q), (batch.queries(), self.scale, self.window)
         if self.scales is None:
-            attended = ops.attend(q, self.keys, self.values, *where)
+            attended = ops.attend(q, self.keys, self.values, *how)
         else:
-            attended = ops.attend_quantized(q, self.keys, self.scales[0], self.values, self.scales[1], *where)
+            attended = ops.attend_quantized(q, self.keys, self.scales[0], self.values, self.scales[1], *how)
         attended = attended.flatten(1)
         return self.o_proj.later(attended) if self.leaves_product else self.o_proj(attended)

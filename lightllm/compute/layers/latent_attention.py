@@ -111,22 +111,10 @@ class LatentAttention(nn.Module):
             turning = ops.norm_rotate_store_latent(*given)
         else:
             turning = ops.norm_rotate_store_latent_quantized(*given, self.latents_scale)
-        asking = batch.queries()
         queries = batch.outputs(fixed), batch.outputs(turning), self.kv_b_proj.key, self.kv_b_proj.value
-        where = (
-            asking.slot_table,
-            asking.row,
-            asking.query_start,
-            asking.lengths,
-            self.scale,
-            asking.decodes,
-            asking.query_lengths,
-            asking.context_lengths,
-            asking.max_length,
-            asking.memo,
-        )
         if self.latents_scale is None:
-            attended = ops.attend_latent(*queries, self.latents, *where)
+            attended = ops.attend_latent(*queries, self.latents, batch.queries(), self.scale)
         else:
-            attended = ops.attend_latent_quantized(*queries, self.latents, self.latents_scale, *where)
+            pool = self.latents, self.latents_scale
+            attended = ops.attend_latent_quantized(*queries, *pool, batch.queries(), self.scale)
         return self.o_proj(attended.flatten(1))

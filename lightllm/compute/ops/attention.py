@@ -1,16 +1,7 @@
-"""Attention over the slot table: where each token's state lives is data, so nothing is ever moved.
+"""Attention over the slot table: where each token's state lives is data, so nothing is ever moved."""
 
-A step's sequences lie end to end. The first `decodes` run one token each; the others run `query_lengths[i]` tokens on
-a context of `context_lengths[i]`, counts that the host knows. `max_length` bounds every length, also known to the host.
-
-Of a recorded step the host knows bounds only. Then `context_lengths` is None, and `query_lengths` are such that no
-chunks that the step may have make more blocks, of whatever size. The last ones of the first `decodes` sequences and of
-the others may have no tokens and length 0, and the last tokens may be of no sequence.
-`memo` lives as long as the step: an implementation may keep in it what it works out once for all layers. The host puts
-IN_RUNS into it where it knows that each context after those of the decodes lies in a run of slots.
-"""
-
-from collections.abc import Hashable, MutableMapping, Sequence
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -22,8 +13,46 @@ IN_RUNS = "in runs"
 _TOLERANCE = TOLERANCE | {torch.float32: 1e-4}
 
 
+@dataclass(frozen=True, slots=True)
+class Sequences:
+    """Which tokens of a step attend to what. Its sequences lie end to end; the first `decodes` run one token each.
+
+    The tensors are on the device, all else is known to the host, so that nothing waits for the device. Of a recorded
+    step the host knows bounds only: `context_lengths` is None, and `query_lengths` are such that no chunks that the
+    step may have make more blocks, of whatever size. The last ones of the first `decodes` sequences and of the others
+    may have no tokens and length 0, and the last tokens may be of no sequence.
+
+    memo: what an implementation works out once for all layers of the step. The host puts IN_RUNS into it where it knows
+    that each context after those of the decodes lies in a run of slots.
+    """
+
+    slot_table: Tensor  # [rows, positions] int32: the slot of each position of each row
+    row: Tensor  # [sequences] int64: each sequence's row
+    query_start: Tensor  # [sequences + 1] int32: where each sequence's tokens begin
+    lengths: Tensor  # [sequences] int32: context, this step's tokens included
+    decodes: int
+    query_lengths: Sequence[int]  # tokens of each sequence after the decodes
+    context_lengths: Sequence[int] | None  # lengths of these sequences
+    memo: dict[Hashable, Any] = field(default_factory=dict)
+
+
+def _scattered(facts: Facts, queries: Sequence[int], lengths: Sequence[int]) -> Sequences:
+    """Sequences that run `queries` tokens on contexts of `lengths`, decodes first, in rows and slots in no order."""
+    decodes = next((i for i, count in enumerate(queries) if count > 1), len(queries))
+    rows, width = len(lengths) + 1, max(lengths) + 1
+    return Sequences(
+        slot_table=torch.randperm(rows * width, device=facts.device).view(rows, width).to(torch.int32),
+        row=torch.randperm(rows, device=facts.device)[: len(lengths)],
+        query_start=torch.tensor([0, *queries], device=facts.device).cumsum(0).to(torch.int32),
+        lengths=torch.tensor(lengths, dtype=torch.int32, device=facts.device),
+        decodes=decodes,
+        query_lengths=list(queries[decodes:]),
+        context_lengths=list(lengths[decodes:]),
+    )
+
+
 def _steps(facts: Facts):
-    """The arguments that say which tokens attend to what: decode alone, prompts alone, chunks beside decodes."""
+    """Decodes alone, prompts alone, chunks beside decodes; and how many tokens they run."""
     for queries, lengths in [
         ([1, 1, 1], [1, 7, 4]),
         ([1] * 9, [1, 2, 300, 299, 64, 65, 128, 5, 290]),
@@ -32,21 +61,16 @@ def _steps(facts: Facts):
         ([4, 1, 3], [9, 6, 3]),
         ([1, 1, 3, 20], [11, 1, 8, 20]),
     ]:
-        decodes = next((i for i, count in enumerate(queries) if count > 1), len(queries))
-        rows, width = len(lengths) + 2, max(lengths) + 3
-        table = torch.randperm(rows * width, device=facts.device).view(rows, width).to(torch.int32)
-        row = torch.randperm(rows, device=facts.device)[: len(lengths)]
-        start = torch.tensor([0, *queries], device=facts.device).cumsum(0).to(torch.int32)
-        known = torch.tensor(lengths, dtype=torch.int32, device=facts.device)
-        yield (table, row, start, known), (decodes, queries[decodes:], lengths[decodes:], max(lengths) + 1, {})
+        yield _scattered(facts, queries, lengths), sum(queries)
 
 
 def _cases(facts: Facts):
     for heads, kv_heads, dim, window in [(4, 2, 8, None), (6, 1, 20, None), (2, 2, 16, 3), (4, 2, 8, 70)]:
-        for where, hints in _steps(facts):
-            q = torch.randn(int(where[2][-1]), heads, dim, dtype=facts.dtype, device=facts.device)
-            pool = torch.randn(2, where[0].numel(), kv_heads, dim, dtype=facts.dtype, device=facts.device)
-            yield q, pool[0], pool[1], *where, dim**-0.5, window, *hints
+        for sequences, tokens in _steps(facts):
+            q = torch.randn(tokens, heads, dim, dtype=facts.dtype, device=facts.device)
+            slots = sequences.slot_table.numel()
+            pool = torch.randn(2, slots, kv_heads, dim, dtype=facts.dtype, device=facts.device)
+            yield q, pool[0], pool[1], sequences, dim**-0.5, window
 
 
 def arguments(
@@ -61,24 +85,18 @@ def arguments(
 ) -> tuple[Any, ...]:
     """Random arguments of `attend` for sequences that run `queries` tokens on contexts of `lengths`, decodes first."""
     make = {"dtype": facts.dtype, "device": facts.device}
-    decodes = next((i for i, count in enumerate(queries) if count > 1), len(queries))
-    rows, width = len(lengths) + 1, max(lengths) + 1
-    table = torch.randperm(rows * width, device=facts.device).view(rows, width).to(torch.int32)
-    row = torch.randperm(rows, device=facts.device)[: len(lengths)]
-    start = torch.tensor([0, *queries], device=facts.device).cumsum(0).to(torch.int32)
-    known = torch.tensor(lengths, dtype=torch.int32, device=facts.device)
-    pool = torch.randn(2, rows * width, kv_heads, dim, **make)
+    sequences = _scattered(facts, queries, lengths)
+    pool = torch.randn(2, sequences.slot_table.numel(), kv_heads, dim, **make)
     q = torch.randn(sum(queries), heads, dim, **make)
-    hints = (decodes, list(queries[decodes:]), list(lengths[decodes:]), max(lengths), {})
-    return q, pool[0], pool[1], table, row, start, known, dim**-0.5, window, *hints
+    return q, pool[0], pool[1], sequences, dim**-0.5, window
 
 
 def _latent_cases(facts: Facts):
     for heads, rank, dim in [(4, 16, 8), (1, 20, 4)]:
-        for where, hints in _steps(facts):
-            projected = _latent_projections(facts, int(where[2][-1]), heads, rank, dim, key_dim=6, value_dim=10)
-            pool = torch.randn(where[0].numel(), rank + dim, dtype=facts.dtype, device=facts.device)
-            yield *projected, pool, *where, dim**-0.5, *hints
+        for sequences, tokens in _steps(facts):
+            projected = _latent_projections(facts, tokens, heads, rank, dim, key_dim=6, value_dim=10)
+            pool = torch.randn(sequences.slot_table.numel(), rank + dim, dtype=facts.dtype, device=facts.device)
+            yield *projected, pool, sequences, dim**-0.5
 
 
 def _latent_projections(
@@ -103,11 +121,9 @@ def latent_arguments(
     value_dim: int = 128,
 ) -> tuple[Any, ...]:
     """Random arguments of `attend_latent`, as `arguments` makes those of `attend`."""
-    _, keys, _, *where, scale, _, decodes, query_lengths, contexts, longest, memo = arguments(
-        facts, queries, lengths, heads=1, kv_heads=1, dim=rank + dim
-    )
+    _, keys, _, sequences, scale, _ = arguments(facts, queries, lengths, heads=1, kv_heads=1, dim=rank + dim)
     projected = _latent_projections(facts, sum(queries), heads, rank, dim, key_dim=key_dim, value_dim=value_dim)
-    return *projected, keys[:, 0], *where, scale, decodes, query_lengths, contexts, longest, memo
+    return *projected, keys[:, 0], sequences, scale
 
 
 @op(cases=_cases, tolerance=_TOLERANCE)
@@ -115,31 +131,21 @@ def attend(
     q: Tensor,
     keys: Tensor,
     values: Tensor,
-    slot_table: Tensor,
-    row: Tensor,
-    query_start: Tensor,
-    lengths: Tensor,
+    sequences: Sequences,
     scale: float,
     window: int | None,
-    decodes: int,
-    query_lengths: Sequence[int],
-    context_lengths: Sequence[int] | None,
-    max_length: int,
-    memo: MutableMapping[Hashable, Any],
 ) -> Tensor:
     """softmax(scale q K^T) V of every token over its sequence up to itself, or over the last `window` of these.
 
-    q [tokens, heads, dim]; keys, values [pool slots, kv_heads, dim], this step's tokens stored already;
-    slot_table [rows, positions] int32: the slot of each position; row [sequences] int64: each sequence's row;
-    query_start [sequences + 1] int32: its tokens in q; lengths [sequences] int32: its context with this step's tokens.
-    Scores and softmax are float32, weights of the pool's dtype. Returns q's shape and dtype; undefined for tokens of
-    no sequence.
+    q [tokens, heads, dim]; keys, values [pool slots, kv_heads, dim], this step's tokens stored already. Scores and
+    softmax are float32, weights of the pool's dtype. Returns q's shape and dtype; undefined for tokens of no sequence.
     """
     group = q.shape[1] // keys.shape[1]
     output = torch.zeros_like(q)
-    for sequence, (start, stop) in enumerate(zip(query_start.tolist(), query_start.tolist()[1:], strict=False)):
-        length = int(lengths[sequence])
-        slots = slot_table[row[sequence], :length].long()
+    starts = sequences.query_start.tolist()
+    for number, (start, stop) in enumerate(zip(starts, starts[1:], strict=False)):
+        length = int(sequences.lengths[number])
+        slots = sequences.slot_table[sequences.row[number], :length].long()
         key, value = (pool[slots].repeat_interleave(group, 1) for pool in (keys, values))
         # In 16 bits a score of 16 would be off by 0.06, and its weight by as much.
         scores = torch.einsum("qhd,khd->hqk", q[start:stop].float(), key.float()) * scale
@@ -158,16 +164,8 @@ def attend_latent(
     key: Tensor,
     value: Tensor,
     latents: Tensor,
-    slot_table: Tensor,
-    row: Tensor,
-    query_start: Tensor,
-    lengths: Tensor,
+    sequences: Sequences,
     scale: float,
-    decodes: int,
-    query_lengths: Sequence[int],
-    context_lengths: Sequence[int] | None,
-    max_length: int,
-    memo: MutableMapping[Hashable, Any],
 ) -> Tensor:
     """As attend, where a token is one vector [latent, turned key] for all heads.
 
@@ -182,9 +180,7 @@ def attend_latent(
     q = absorbed(fixed, turning, key)
     keys = latents.unsqueeze(1)
     values = torch.nn.functional.pad(keys[..., :rank], (0, latents.shape[-1] - rank))
-    where = (slot_table, row, query_start, lengths)
-    hints = (decodes, query_lengths, context_lengths, max_length, memo)
-    sums = attend.reference(q, keys, values, *where, scale, None, *hints)[..., :rank]
+    sums = attend.reference(q, keys, values, sequences, scale, None)[..., :rank]
     return torch.einsum("thr,hvr->thv", sums, value)
 
 

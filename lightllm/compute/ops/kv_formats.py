@@ -4,13 +4,14 @@ What a pool holds says its type: E4M3 floats, whole numbers of 8 bits, or in uin
 first of a pair in the lower ones. Each is what was stored / its scale, the largest of a head being the type's largest.
 """
 
-from collections.abc import Hashable, Iterable, Iterator, MutableMapping, Sequence
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from lightllm.compute.ops import attention, per_channel, rope
+from lightllm.compute.ops.attention import Sequences
 from lightllm.compute.ops.op import TOLERANCE, Facts, op
 
 KINDS = (torch.float8_e4m3fn, torch.int8, torch.uint8)
@@ -122,22 +123,13 @@ def attend_quantized(
     key_scale: Tensor,
     values: Tensor,
     value_scale: Tensor,
-    slot_table: Tensor,
-    row: Tensor,
-    query_start: Tensor,
-    lengths: Tensor,
+    sequences: Sequences,
     scale: float,
     window: int | None,
-    decodes: int,
-    query_lengths: Sequence[int],
-    context_lengths: Sequence[int] | None,
-    max_length: int,
-    memo: MutableMapping[Hashable, Any],
 ) -> Tensor:
     """As attend, computed in q's type from what the pools stand for; their scales [pool slots, kv_heads]."""
     pools = (dequantized(keys, key_scale, q.dtype), dequantized(values, value_scale, q.dtype))
-    hints = (decodes, query_lengths, context_lengths, max_length, memo)
-    return attention.attend.reference(q, *pools, slot_table, row, query_start, lengths, scale, window, *hints)
+    return attention.attend.reference(q, *pools, sequences, scale, window)
 
 
 @op(cases=_latent_attend_cases, tolerance=_TOLERANCE)
@@ -148,18 +140,9 @@ def attend_latent_quantized(
     value: Tensor,
     latents: Tensor,
     latent_scale: Tensor,
-    slot_table: Tensor,
-    row: Tensor,
-    query_start: Tensor,
-    lengths: Tensor,
+    sequences: Sequences,
     scale: float,
-    decodes: int,
-    query_lengths: Sequence[int],
-    context_lengths: Sequence[int] | None,
-    max_length: int,
-    memo: MutableMapping[Hashable, Any],
 ) -> Tensor:
     """As attend_latent, computed in the queries' type from what the pool stands for; its scales [pool slots]."""
     pool = dequantized(latents, latent_scale, fixed.dtype)
-    where, hints = (slot_table, row, query_start, lengths), (decodes, query_lengths, context_lengths, max_length, memo)
-    return attention.attend_latent.reference(fixed, turning, key, value, pool, *where, scale, *hints)
+    return attention.attend_latent.reference(fixed, turning, key, value, pool, sequences, scale)

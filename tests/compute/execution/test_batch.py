@@ -13,7 +13,7 @@ CPU = torch.device("cpu")
 
 def test_contexts_in_runs_of_slots_are_known():
     def are_known(*sequences):
-        return IN_RUNS in build(plan(*sequences), Rows(4, 16, 50, CPU), Upload(CPU)).batch.memo
+        return IN_RUNS in build(plan(*sequences), Rows(4, 16, 50, CPU), Upload(CPU)).batch.sequences.memo
 
     decode, whole = Run(3, 5, [LAST_SAMPLED], [9]), Run(0, 0, [10, 11, 12], [40, 41, 42])
     behind_a_prefix = Run(2, 2, [20, 21], [30, 31, 32, 33], told=0)
@@ -50,15 +50,15 @@ def test_a_plan_becomes_tensors():
         Run(1, 4, [30], [5], samples=False),
     )
     step = build(made, rows, Upload(CPU))
-    batch = step.batch
+    batch, all_of = step.batch, step.batch.sequences
     assert batch.tokens.tolist() == [77, 30, 10, 11, 12, 20, 21]
     assert batch.positions.tolist() == [5, 4, 0, 1, 2, 2, 3]
     assert batch.slots.tolist() == [9, 5, 40, 3, 41, 7, 8]
-    assert batch.row.tolist() == [3, 1, 0, 2]
-    assert batch.query_start.tolist() == [0, 1, 2, 5, 7]
-    assert batch.lengths.tolist() == [6, 5, 3, 4]
-    assert (batch.decodes, batch.query_lengths, batch.context_lengths, batch.max_length) == (2, [3, 2], [3, 4], 6)
-    assert batch.slot_table[2, :4].tolist() == [30, 31, 7, 8]
+    assert all_of.row.tolist() == [3, 1, 0, 2]
+    assert all_of.query_start.tolist() == [0, 1, 2, 5, 7]
+    assert all_of.lengths.tolist() == [6, 5, 3, 4]
+    assert (all_of.decodes, all_of.query_lengths, all_of.context_lengths) == (2, [3, 2], [3, 4])
+    assert all_of.slot_table[2, :4].tolist() == [30, 31, 7, 8]
     assert [x.tolist() for x in (step.batch.wanted.token, step.row, step.length)] == [[0, 4, 6], [3, 0, 2], [6, 3, 4]]
-    assert {x.dtype for x in (batch.tokens, batch.positions, batch.slots, batch.row)} == {torch.int64}
-    assert {x.dtype for x in (batch.query_start, batch.lengths, batch.slot_table)} == {torch.int32}
+    assert {x.dtype for x in (batch.tokens, batch.positions, batch.slots, all_of.row)} == {torch.int64}
+    assert {x.dtype for x in (all_of.query_start, all_of.lengths, all_of.slot_table)} == {torch.int32}

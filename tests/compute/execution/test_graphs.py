@@ -60,15 +60,16 @@ def test_a_step_reaches_the_model_padded():
     seen.clear()
     step = policy.run(plan(Run(5, 3, [-1], [9]), Run(2, 0, [30], [8]), Run(6, 15, [31], [7])))
     (batch,) = seen
+    all_of = batch.sequences
     assert batch.tokens.tolist() == [77, 30, 31, 0]
     assert batch.positions.tolist() == [3, 0, 15, 0]
     assert batch.slots.tolist() == [9, 8, 7, 50]
-    assert batch.row.tolist() == [5, 2, 6, 8]
-    assert batch.lengths.tolist() == [4, 1, 16, 1]
-    assert batch.query_start.tolist() == [0, 1, 2, 3, 4]
-    assert (batch.decodes, batch.query_lengths, batch.context_lengths, batch.max_length) == (4, [], [], 16)
-    assert {x.dtype for x in (batch.tokens, batch.positions, batch.slots, batch.row)} == {torch.int64}
-    assert {x.dtype for x in (batch.query_start, batch.lengths, batch.slot_table)} == {torch.int32}
+    assert all_of.row.tolist() == [5, 2, 6, 8]
+    assert all_of.lengths.tolist() == [4, 1, 16, 1]
+    assert all_of.query_start.tolist() == [0, 1, 2, 3, 4]
+    assert (all_of.decodes, all_of.query_lengths, all_of.context_lengths) == (4, [], [])
+    assert {x.dtype for x in (batch.tokens, batch.positions, batch.slots, all_of.row)} == {torch.int64}
+    assert {x.dtype for x in (all_of.query_start, all_of.lengths, all_of.slot_table)} == {torch.int32}
     assert rows.slot_table[[5, 2, 6, 8], [3, 0, 15, 0]].tolist() == [9, 8, 7, 50]
     assert rows.token_of_slot[[9, 8, 7]].tolist() == [77, 30, 31]
     assert step.hidden.tolist() == [[77], [30], [31]]
@@ -102,11 +103,12 @@ def test_a_chunk_is_computed_as_a_sequence_for_each_token():
     chunks = Run(2, 0, [30, 31, 32], [8, 4, 6]), Run(6, 9, [33, 34], [7, 2], samples=False)
     step = policy.run(plan(Run(5, 3, [-1], [9]), *chunks))
     (batch,) = seen
+    all_of = batch.sequences
     assert batch.tokens.tolist() == [77, 30, 31, 32, 33, 34, 0, 0]
     assert batch.positions.tolist() == [3, 0, 1, 2, 9, 10, 0, 0]
     assert batch.slots.tolist() == [9, 8, 4, 6, 7, 2, 50, 50]
-    assert batch.row.tolist() == [5, 2, 2, 2, 6, 6, 8, 8]
-    assert batch.lengths.tolist() == [4, 1, 2, 3, 10, 11, 1, 1]
+    assert all_of.row.tolist() == [5, 2, 2, 2, 6, 6, 8, 8]
+    assert all_of.lengths.tolist() == [4, 1, 2, 3, 10, 11, 1, 1]
     assert rows.slot_table[2, :3].tolist() == [8, 4, 6]
     assert step.hidden.tolist() == [[77], [32]]
     assert (step.row.tolist(), step.length.tolist()) == ([5, 2], [4, 3])

@@ -79,20 +79,21 @@ def test_a_mixed_step_reaches_the_model_padded(few_places):
         )
     )
     (batch,) = seen
+    all_of = batch.sequences
     assert batch.tokens.tolist() == [77, 30, 40, 41, 0, 0, 0, 0]
     assert batch.positions.tolist() == [3, 0, 2, 3, 0, 0, 0, 0]
     assert batch.slots.tolist() == [9, 6, 7, 8, 50, 50, 50, 50]
     assert rows.slot_table[1, :4].tolist() == [20, 21, 7, 8]
     # Five places of decodes, then two of chunks.
-    assert batch.row.tolist() == [5, 2, 8, 8, 8, 1, 8]
-    assert batch.query_start.tolist() == [0, 1, 2, 2, 2, 2, 4, 4]
-    assert batch.lengths.tolist() == [4, 1, 0, 0, 0, 4, 0]
-    assert (batch.decodes, batch.query_lengths, batch.context_lengths, batch.max_length) == (5, [8, 1], None, 16)
+    assert all_of.row.tolist() == [5, 2, 8, 8, 8, 1, 8]
+    assert all_of.query_start.tolist() == [0, 1, 2, 2, 2, 2, 4, 4]
+    assert all_of.lengths.tolist() == [4, 1, 0, 0, 0, 4, 0]
+    assert (all_of.decodes, all_of.query_lengths, all_of.context_lengths) == (5, [8, 1], None)
     wanted = batch.wanted
     assert (wanted.token.tolist(), wanted.row.tolist()) == ([0, 3, 0, 0, 0], [5, 1, 8, 8, 8])
     assert (wanted.query_start.tolist(), wanted.lengths.tolist()) == ([0, 1, 2, 2, 2, 2], [4, 4, 0, 0, 0])
-    assert {x.dtype for x in (batch.tokens, batch.positions, batch.slots, batch.row)} == {torch.int64}
-    assert {x.dtype for x in (batch.query_start, batch.lengths, batch.slot_table)} == {torch.int32}
+    assert {x.dtype for x in (batch.tokens, batch.positions, batch.slots, all_of.row)} == {torch.int64}
+    assert {x.dtype for x in (all_of.query_start, all_of.lengths, all_of.slot_table)} == {torch.int32}
     assert {x.dtype for x in (wanted.query_start, wanted.lengths)} == {torch.int32}
     assert rows.token_of_slot[[9, 6, 7, 8]].tolist() == [77, 30, 40, 41]
     assert (step.hidden.tolist(), step.row.tolist(), step.length.tolist()) == ([[77], [41]], [5, 1], [4, 4])
@@ -117,7 +118,7 @@ def test_nothing_of_a_mixed_step_is_left_in_the_next_one():
 
 def test_no_chunks_have_more_blocks_than_the_grid():
     bounds = []
-    graphs([32], lambda batch: bounds.append(batch.query_lengths) or batch.tokens)
+    graphs([32], lambda batch: bounds.append(batch.sequences.query_lengths) or batch.tokens)
     bound = bounds[0]
     generator = np.random.default_rng(0)
     for _ in range(300):
@@ -178,8 +179,8 @@ def plain(tmp_path_factory):
 
 def attend_undefined(*arguments):
     """The reference, with numbers that spoil everything they meet where the output is undefined."""
-    out, query_start = ops.attend.reference(*arguments), arguments[5]
-    out[int(query_start[-1]) :] = float("nan")
+    out, sequences = ops.attend.reference(*arguments), arguments[3]
+    out[int(sequences.query_start[-1]) :] = float("nan")
     return out
 
 

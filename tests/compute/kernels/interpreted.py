@@ -1,6 +1,7 @@
 """Triton's interpreter computes what the references do. Run by test_without_gpu.py, in a process of its own."""
 
 import contextlib
+import dataclasses
 import functools
 import importlib
 import types
@@ -28,6 +29,7 @@ from lightllm.compute.kernels.triton import (
     rope_quantized,
 )
 from lightllm.compute.kernels.triton.attention_decode import LOG2_E
+from lightllm.compute.ops.attention import Sequences
 from lightllm.compute.ops.op import ALL, Facts
 from tests.compute.kernels.more_cases import CASES, attention, expert_cases_fp8, latent_attention
 from tests.compute.ops.test_parity import LIMITS_OF_POOLS, clone, results, split_pools, tensors
@@ -168,8 +170,9 @@ def test_parts_of_shared_sequences_are_joined(lengths, programs, blocks):
 def recorded(arguments, *, decodes, chunks, tokens):
     """Arguments of ops.attend, laid out with places for more decodes, chunks and tokens, of which the host does not
     know how many there are."""
-    q, keys, values, table, row, start, lengths, scale, window, first, *_, longest, memo = arguments
-    more, none_after = decodes - first, decodes + chunks - len(row) - (decodes - first)
+    q, keys, values, sequences, scale, window = arguments
+    first, start = sequences.decodes, sequences.query_start
+    more, none_after = decodes - first, decodes + chunks - len(sequences.row) - (decodes - first)
 
     def placed(x, padding):
         return torch.cat([x[:first], padding.expand(more), x[first:], padding.expand(none_after)])
@@ -177,8 +180,16 @@ def recorded(arguments, *, decodes, chunks, tokens):
     no_row, none = torch.tensor([0]), torch.tensor([0], dtype=torch.int32)
     starts = torch.cat([start[:first], start[first].expand(more), start[first:], start[-1].expand(none_after)])
     q = torch.cat([q, q.new_zeros(tokens - len(q), *q.shape[1:])])
-    where = table, placed(row, no_row), starts, placed(lengths, none)
-    return q, keys, values, *where, scale, window, decodes, [tokens] + [1] * (chunks - 1), None, longest, memo
+    places = Sequences(
+        slot_table=sequences.slot_table,
+        row=placed(sequences.row, no_row),
+        query_start=starts,
+        lengths=placed(sequences.lengths, none),
+        decodes=decodes,
+        query_lengths=[tokens] + [1] * (chunks - 1),
+        context_lengths=None,
+    )
+    return q, keys, values, places, scale, window
 
 
 @pytest.mark.parametrize("window", [None, 20])
@@ -191,12 +202,13 @@ def test_programs_without_work_end(sequences, window):
     queries, lengths = sequences
     # A decode of length 1, which is taken out again where there is to be no sequence at all.
     facts = Facts(CPU, torch.float32)
-    q, keys, values, table, row, start, known, *others = attention(
+    q, keys, values, all_of, scale, window = attention(
         facts, queries or [1], lengths or [1], heads=8, kv_heads=2, dim=16, window=window
     )
-    count, others[2] = len(queries), others[2] if queries else 0
-    arguments = q[: sum(queries)], keys, values, table, row[:count], start[: count + 1], known[:count], *others
-    padded = recorded(arguments, decodes=5, chunks=3, tokens=64)
+    if not queries:
+        nobody = {"row": all_of.row[:0], "query_start": all_of.query_start[:1], "lengths": all_of.lengths[:0]}
+        all_of = dataclasses.replace(all_of, **nobody, decodes=0)
+    padded = recorded((q[: sum(queries)], keys, values, all_of, scale, window), decodes=5, chunks=3, tokens=64)
     got = TRITON_ATTENTION.attend(*clone(padded))
     torch.testing.assert_close(got[: sum(queries)], ops.attend.reference(*padded)[: sum(queries)], atol=1e-4, rtol=1e-4)
     assert not launch.arrivals(CPU).any()

@@ -3,6 +3,7 @@
 import itertools
 from collections import defaultdict
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -43,9 +44,10 @@ def _attend_quantized(facts: Facts):
 
 def in_runs(arguments: tuple[Any, ...]) -> tuple[Any, ...]:
     """Arguments of attend with every context in a run of slots, which is told."""
-    q, keys, values, table, *rest, _ = arguments
+    *given, sequences, scale, window = arguments
+    table = sequences.slot_table
     in_order = torch.arange(table.numel(), dtype=table.dtype, device=table.device).view_as(table)
-    return q, keys, values, in_order, *rest, {IN_RUNS: True}
+    return *given, replace(sequences, slot_table=in_order, memo={IN_RUNS: True}), scale, window
 
 
 def quantized(kind: torch.dtype, arguments: tuple[Any, ...]) -> tuple[Any, ...]:
@@ -58,10 +60,9 @@ def quantized(kind: torch.dtype, arguments: tuple[Any, ...]) -> tuple[Any, ...]:
 
 def quantized_latent(kind: torch.dtype, arguments: tuple[Any, ...]) -> tuple[Any, ...]:
     """The same for attend_latent_quantized."""
-    *projected, latents, table, row, start, lengths, scale, decodes, queries, contexts, longest, memo = arguments
+    *projected, latents, sequences, scale = arguments
     latents = latents * 10 ** torch.empty(len(latents), 1, device=latents.device).uniform_(-3, 0)
-    where = (table, row, start, lengths, scale)
-    return *projected, *kv_formats.quantized(latents, kind), *where, decodes, queries, contexts, longest, memo
+    return *projected, *kv_formats.quantized(latents, kind), sequences, scale
 
 
 def _attend_latent_quantized(facts: Facts):

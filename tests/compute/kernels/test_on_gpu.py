@@ -2,6 +2,7 @@
 
 import importlib
 import itertools
+from dataclasses import replace
 
 import pytest
 import torch
@@ -185,13 +186,12 @@ def test_a_captured_decode_serves_other_lengths(kind):
     facts = Facts(device(), torch.bfloat16)
     captured = attention(facts, [1] * 24, [4000] * 24, heads=32, kv_heads=8, dim=128)
     name = "attend" if kind is None else "attend_quantized"
-    q, *pools = captured if kind is None else quantized(kind, captured)
-    pools, (table, row, start, lengths, *rest, _) = pools[:-11], pools[-11:]
+    q, *pools, sequences, scale, window = captured if kind is None else quantized(kind, captured)
     weight = torch.randn(128, dtype=facts.dtype, device=facts.device)
 
     def step():
         normed = KERNELS["rms_norm"](q, weight, 1e-6)
-        out = KERNELS[name](normed, *pools, table, row, start, lengths, *rest, {})  # a step's own memo
+        out = KERNELS[name](normed, *pools, replace(sequences, memo={}), scale, window)  # a step's own memo
         return KERNELS["rms_norm"](out, weight, 1e-6)
 
     step()
@@ -200,13 +200,14 @@ def test_a_captured_decode_serves_other_lengths(kind):
         got = step()
     for shortest, longest, count in ((1, 1, 24), (1, 2, 24), (1, 70, 5), (1, 4000, 24), (1100, 1100, 24), (1, 4000, 1)):
         q.normal_()
-        lengths.copy_(torch.randint(shortest, longest + 1, (24,)))
-        lengths[count:] = 0
+        sequences.lengths.copy_(torch.randint(shortest, longest + 1, (24,)))
+        sequences.lengths[count:] = 0
         graph.replay()
         graph.replay()
         wide_q, wide_weight, *wide_pools = widened([q, weight, *pools])
         normed = ops.rms_norm.reference(wide_q, wide_weight, 1e-6)
-        there = row[:count], start[: count + 1], lengths[:count]
-        out = ALL[name].reference(normed[:count], *wide_pools, table, *there, *rest, {})
+        starts = sequences.query_start[: count + 1]
+        there = replace(sequences, row=sequences.row[:count], query_start=starts, lengths=sequences.lengths[:count])
+        out = ALL[name].reference(normed[:count], *wide_pools, there, scale, window)
         assert_close(got[:count], ops.rms_norm.reference(out, wide_weight, 1e-6), LIMITS[torch.bfloat16])
     assert not launch.arrivals(device()).any()

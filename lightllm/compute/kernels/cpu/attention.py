@@ -5,9 +5,8 @@ to copy into, are worked out once a step. So a layer makes few calls, and no mor
 for few. Copies small enough to stay in a core's cache until they are read save a third of the time.
 """
 
-from collections.abc import Hashable, Iterator, MutableMapping, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -15,7 +14,7 @@ from torch import Tensor
 
 from lightllm.compute import ops
 from lightllm.compute.kernels.cpu.needs import why_not
-from lightllm.compute.ops.attention import absorbed
+from lightllm.compute.ops.attention import Sequences, absorbed
 
 LOT_NUMBERS = 1 << 19  # numbers that a lot copies from one pool, unless that makes more lots than MOST_LOTS
 MOST_LOTS = 8
@@ -68,25 +67,16 @@ def attend(
     q: Tensor,
     keys: Tensor,
     values: Tensor,
-    slot_table: Tensor,
-    row: Tensor,
-    query_start: Tensor,
-    lengths: Tensor,
+    sequences: Sequences,
     scale: float,
     window: int | None,
-    decodes: int,
-    query_lengths: Sequence[int],
-    context_lengths: Sequence[int] | None,
-    max_length: int,
-    memo: MutableMapping[Hashable, Any],
 ) -> Tensor:
     kv_heads, dim = keys.shape[1:]
-    where = slot_table, row, lengths, window, decodes, query_lengths, context_lengths
-    plan = _once(memo, ("attend", window, keys.shape[1:], keys.dtype), where, [keys, values])
+    plan = _once(("attend", window, keys.shape[1:], keys.dtype), sequences, window, [keys, values])
     queries, out = q.to(keys.dtype), torch.empty(q.shape, dtype=keys.dtype)
-    if decodes:
+    if sequences.decodes:
         # Heads that share a key are that many queries of one head.
-        grouped = queries.index_select(0, plan.order).view(decodes, kv_heads, -1, dim)
+        grouped = queries.index_select(0, plan.order).view(sequences.decodes, kv_heads, -1, dim)
         attended = torch.empty_like(grouped)
         for lot in plan.lots:
             (flat_key, key), (flat_value, value) = lot.room
@@ -94,7 +84,7 @@ def attend(
             torch.index_select(values, 0, lot.slots, out=flat_value)
             query, key, value = grouped[lot.sequences], key.transpose(1, 2), value.transpose(1, 2)
             attended[lot.sequences] = F.scaled_dot_product_attention(query, key, value, lot.mask, scale=scale)
-        out.index_copy_(0, plan.order, attended.view(decodes, *q.shape[1:]))
+        out.index_copy_(0, plan.order, attended.view(sequences.decodes, *q.shape[1:]))
     for chunk in plan.chunks:
         key = keys.index_select(0, chunk.slots).transpose(0, 1)[None]
         value = values.index_select(0, chunk.slots).transpose(0, 1)[None]
@@ -114,22 +104,13 @@ def attend_latent(
     key: Tensor,
     value: Tensor,
     latents: Tensor,
-    slot_table: Tensor,
-    row: Tensor,
-    query_start: Tensor,
-    lengths: Tensor,
+    sequences: Sequences,
     scale: float,
-    decodes: int,
-    query_lengths: Sequence[int],
-    context_lengths: Sequence[int] | None,
-    max_length: int,
-    memo: MutableMapping[Hashable, Any],
 ) -> Tensor:
-    where = slot_table, row, lengths, None, decodes, query_lengths, context_lengths
-    plan = _once(memo, ("attend_latent", latents.shape[1:], latents.dtype), where, [latents])
+    plan = _once(("attend_latent", latents.shape[1:], latents.dtype), sequences, None, [latents])
     q, rank = absorbed(fixed, turning, key), key.shape[2]
     queries, out = q.to(latents.dtype) * scale, torch.empty(*q.shape[:-1], rank, dtype=latents.dtype)
-    if decodes:
+    if sequences.decodes:
         ordered = queries.index_select(0, plan.order)
         attended = torch.empty(*ordered.shape[:-1], rank, dtype=latents.dtype)
         for lot in plan.lots:
@@ -147,19 +128,13 @@ def attend_latent(
     return torch.einsum("thr,hvr->thv", out.to(q.dtype), value)
 
 
-def _once(
-    memo: MutableMapping[Hashable, Any],
-    key: Hashable,
-    where: tuple[Tensor, Tensor, Tensor, int | None, int, Sequence[int], Sequence[int] | None],
-    pools: Sequence[Tensor],
-) -> Plan:
+def _once(key: Hashable, sequences: Sequences, window: int | None, pools: Sequence[Tensor]) -> Plan:
     """The step's plan for this kind of layer, made by the first layer that asks."""
+    memo = sequences.memo
     if key not in memo:
-        slot_table, row, lengths, window, decodes, query_lengths, context_lengths = where
-        assert context_lengths is not None, "nothing is recorded on a CPU"
-        ordered, order = lengths[:decodes].sort()
-        lots = list(_lots(slot_table, row[order], ordered, window, pools))
-        memo[key] = Plan(order, lots, list(_chunks(slot_table, row, window, decodes, query_lengths, context_lengths)))
+        ordered, order = sequences.lengths[: sequences.decodes].sort()
+        lots = list(_lots(sequences.slot_table, sequences.row[order], ordered, window, pools))
+        memo[key] = Plan(order, lots, list(_chunks(sequences, window)))
     return memo[key]
 
 
@@ -194,21 +169,16 @@ def _runs(spans: Tensor, numbers: int) -> Iterator[tuple[slice, int]]:
         stop = start
 
 
-def _chunks(
-    slot_table: Tensor,
-    row: Tensor,
-    window: int | None,
-    decodes: int,
-    query_lengths: Sequence[int],
-    context_lengths: Sequence[int],
-) -> Iterator[Chunk]:
+def _chunks(sequences: Sequences, window: int | None) -> Iterator[Chunk]:
     """Each sequence that is not a decode, in blocks of queries."""
+    decodes, query_lengths, context_lengths = sequences.decodes, sequences.query_lengths, sequences.context_lengths
+    assert context_lengths is not None, "nothing is recorded on a CPU"
     longest = max(context_lengths, default=0)
     # Seen or not depends on the distance from key to query alone: every block's mask is a part of this one.
     distance = torch.arange(BLOCK)[:, None] - torch.arange(-longest, BLOCK)
     visible = distance >= 0 if window is None else (distance >= 0) & (distance < window)
     start = decodes
-    for sequence, (count, length) in enumerate(zip(query_lengths, context_lengths, strict=True), start=decodes):
+    for number, (count, length) in enumerate(zip(query_lengths, context_lengths, strict=True), start=decodes):
         cached = length - count
         first = 0 if window is None else max(cached - window + 1, 0)
         blocks = []
@@ -219,5 +189,5 @@ def _chunks(
             blocks.append(
                 Block(slice(start + at, start + at + size), slice(low - first, position + size - first), mask)
             )
-        yield Chunk(slot_table[row[sequence], first:length], blocks)
+        yield Chunk(sequences.slot_table[sequences.row[number], first:length], blocks)
         start += count

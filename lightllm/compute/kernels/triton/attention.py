@@ -1,7 +1,6 @@
 """Attention over the slot table: decodes by one of two kernels, chunks by one of two others."""
 
-from collections.abc import Hashable, Iterator, MutableMapping, Sequence
-from typing import Any
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -11,7 +10,7 @@ from lightllm.compute.kernels.triton import attention_decode, attention_decode_h
 from lightllm.compute.kernels.triton.attention_hopper import attend_runs, attend_runs_of, why_not_runs
 from lightllm.compute.kernels.triton.attention_prefill import attend_chunks
 from lightllm.compute.kernels.triton.launch import HOPPER, card, why_not
-from lightllm.compute.ops.attention import IN_RUNS
+from lightllm.compute.ops.attention import IN_RUNS, Sequences
 
 # Query heads of a key head, times tokens: with fewer, the context may not be worth copying. 64 such rows on 8,192
 # tokens took 122 us with copying and 245 by slots.
@@ -24,20 +23,14 @@ def attend(
     q: Tensor,
     keys: Tensor,
     values: Tensor,
-    slot_table: Tensor,
-    row: Tensor,
-    query_start: Tensor,
-    lengths: Tensor,
+    sequences: Sequences,
     scale: float,
     window: int | None,
-    decodes: int,
-    query_lengths: Sequence[int],
-    context_lengths: Sequence[int] | None,
-    max_length: int,
-    memo: MutableMapping[Hashable, Any],
 ) -> Tensor:
     assert q.stride(2) == keys.stride(2) == values.stride(2) == 1, "a head lies in a run"
     out = torch.empty(q.shape, dtype=q.dtype, device=q.device)
+    slot_table, row, lengths = sequences.slot_table, sequences.row, sequences.lengths
+    decodes, memo = sequences.decodes, sequences.memo
     is_hopper = card(q.device).capability[0] == HOPPER[0]
     if decodes:
         streams = is_hopper and attention_decode_hopper.why_not(q, keys, values) is None
@@ -47,10 +40,10 @@ def attend(
         module.attend_decodes(q[:decodes], keys, values, *where, scale, window, out[:decodes], **more)
     fewest = FEWEST_ROWS * keys.shape[1] // q.shape[1]
     copies = is_hopper and why_not_runs(q, keys) is None
-    for lot, contexts in lots(query_lengths, context_lengths, fewest if copies else None, MOST_COPIED):
+    for lot, contexts in lots(sequences, fewest if copies else None, MOST_COPIED):
         which = slice(decodes + lot.start, decodes + lot.stop)
-        where = (row[which], query_start[which.start : which.stop + 1], lengths[which])
-        how = (scale, window, query_lengths[lot])
+        where = (row[which], sequences.query_start[which.start : which.stop + 1], lengths[which])
+        how = (scale, window, sequences.query_lengths[lot])
         if contexts is None:
             attend_chunks(q, keys, values, slot_table, *where, *how, out)
         elif IN_RUNS in memo:
@@ -64,14 +57,13 @@ def attend(
     return out
 
 
-def lots(
-    query_lengths: Sequence[int], context_lengths: Sequence[int] | None, fewest: int | None, most_copied: int
-) -> Iterator[tuple[slice, Sequence[int] | None]]:
+def lots(sequences: Sequences, fewest: int | None, most_copied: int) -> Iterator[tuple[slice, Sequence[int] | None]]:
     """Neighbouring chunks that are computed together, and their contexts if these are copied.
 
     They are if their lengths are known and each chunk has at least `fewest` tokens; together at most `most_copied`, but
     for a single one.
     """
+    query_lengths, context_lengths = sequences.query_lengths, sequences.context_lengths
     if context_lengths is None:
         if query_lengths:
             yield slice(0, len(query_lengths)), None

@@ -10,9 +10,8 @@ Suffixes: S sequences, T tokens of a tile, G query heads of a block, D numbers o
 J parts to be joined.
 """
 
-from collections.abc import Callable, Hashable, MutableMapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 
 import torch
 import triton
@@ -45,6 +44,7 @@ from lightllm.compute.kernels.triton.launch import (
     why_not,
 )
 from lightllm.compute.kernels.triton.scaled import LEAST_SCALE, numbers, scaled_shares
+from lightllm.compute.ops.attention import Sequences
 
 MOST_HEADS = 64  # of a block: the rows of the matrix unit's products
 FEW_HEADS = 16  # of a block: reading latents takes longer than the products
@@ -312,17 +312,14 @@ def _attend_absorbed(
     key: Tensor,
     value: Tensor,
     latents: Tensor,
-    slot_table: Tensor,
-    row: Tensor,
-    query_start: Tensor,
-    lengths: Tensor,
+    latent_scale: Tensor | None,
+    sequences: Sequences,
     scale: float,
-    decodes: int,
-    query_lengths: Sequence[int],
     out: Tensor,
-    latent_scale: Tensor | None = None,
 ) -> None:
     """Decodes, then chunks, by queries that meet latents themselves."""
+    slot_table, row, lengths = sequences.slot_table, sequences.row, sequences.lengths
+    decodes, query_lengths = sequences.decodes, sequences.query_lengths
     tokens, heads, rank = *fixed.shape[:2], key.shape[2]
     q = torch.empty(tokens, heads, rank + turning.shape[2], dtype=fixed.dtype, device=fixed.device)
     torch.bmm(fixed.transpose(0, 1), key, out=q[..., :rank].transpose(0, 1))
@@ -334,7 +331,7 @@ def _attend_absorbed(
     if query_lengths:
         keys, packed = latents.unsqueeze(1), q.shape[2] // latents.shape[1]
         scales = None if latent_scale is None else (latent_scale.unsqueeze(1),) * 2
-        where = (slot_table, row[decodes:], query_start[decodes:], lengths[decodes:])
+        where = (slot_table, row[decodes:], sequences.query_start[decodes:], lengths[decodes:])
         attend_chunks(q, keys, keys[..., : rank // packed], *where, scale, None, query_lengths, sums, scales=scales)
     torch.bmm(sums.transpose(0, 1), value.transpose(1, 2), out=out.transpose(0, 1))
 
@@ -346,24 +343,16 @@ def attend_latent(
     key: Tensor,
     value: Tensor,
     latents: Tensor,
-    slot_table: Tensor,
-    row: Tensor,
-    query_start: Tensor,
-    lengths: Tensor,
+    sequences: Sequences,
     scale: float,
-    decodes: int,
-    query_lengths: Sequence[int],
-    context_lengths: Sequence[int] | None,
-    max_length: int,
-    memo: MutableMapping[Hashable, Any],
 ) -> Tensor:
     def copied(which: slice, contexts: Sequence[int]) -> Tensor:
+        memo = sequences.memo
         if ("slots", which.start) not in memo:
-            memo["slots", which.start] = _slots(slot_table, row[which], contexts)
+            memo["slots", which.start] = _slots(sequences.slot_table, sequences.row[which], contexts)
         return latents.index_select(0, memo["slots", which.start])
 
-    queries, where = (fixed, turning, key, value), (slot_table, row, query_start, lengths)
-    return _attend(*queries, latents, None, *where, scale, decodes, query_lengths, context_lengths, copied)
+    return _attend(fixed, turning, key, value, latents, None, sequences, scale, copied)
 
 
 @ops.attend_latent_quantized.implementation("triton", why_not)
@@ -374,24 +363,16 @@ def attend_latent_quantized(
     value: Tensor,
     latents: Tensor,
     latent_scale: Tensor,
-    slot_table: Tensor,
-    row: Tensor,
-    query_start: Tensor,
-    lengths: Tensor,
+    sequences: Sequences,
     scale: float,
-    decodes: int,
-    query_lengths: Sequence[int],
-    context_lengths: Sequence[int] | None,
-    max_length: int,
-    memo: MutableMapping[Hashable, Any],
 ) -> Tensor:
     def copied(which: slice, contexts: Sequence[int]) -> Tensor:
         packed = (key.shape[2] + turning.shape[2]) // latents.shape[1]
         pool = latents.unsqueeze(1), latent_scale.unsqueeze(1), packed
-        return run_of(*pool, slot_table, row[which], lengths[which], contexts, fixed.dtype)
+        where = sequences.slot_table, sequences.row[which], sequences.lengths[which]
+        return run_of(*pool, *where, contexts, fixed.dtype)
 
-    queries, where = (fixed, turning, key, value), (slot_table, row, query_start, lengths)
-    return _attend(*queries, latents, latent_scale, *where, scale, decodes, query_lengths, context_lengths, copied)
+    return _attend(fixed, turning, key, value, latents, latent_scale, sequences, scale, copied)
 
 
 def _attend(
@@ -401,32 +382,24 @@ def _attend(
     value: Tensor,
     latents: Tensor,
     latent_scale: Tensor | None,
-    slot_table: Tensor,
-    row: Tensor,
-    query_start: Tensor,
-    lengths: Tensor,
+    sequences: Sequences,
     scale: float,
-    decodes: int,
-    query_lengths: Sequence[int],
-    context_lengths: Sequence[int] | None,
     copied: Callable[[slice, Sequence[int]], Tensor],
 ) -> Tensor:
     """Both ops. copied: the latents of some sequences' contexts, end to end, as they are computed with."""
     assert fixed.stride(2) == turning.stride(2) == latents.stride(1) == 1, "a vector lies in a run"
     out = torch.empty(*fixed.shape[:2], value.shape[1], dtype=fixed.dtype, device=fixed.device)
-    pool = (key, value, latents, slot_table)
-    if context_lengths is None or why_not_expanded(fixed, turning, key, value) is not None:
-        where = (row, query_start, lengths)
-        _attend_absorbed(fixed, turning, *pool, *where, scale, decodes, query_lengths, out, latent_scale)
+    matrices, pool, decodes = (key, value), (latents, latent_scale), sequences.decodes
+    if sequences.context_lengths is None or why_not_expanded(fixed, turning, key, value) is not None:
+        _attend_absorbed(fixed, turning, *matrices, *pool, sequences, scale, out)
         return out
     if decodes:
-        where = row[:decodes], query_start[: decodes + 1], lengths[:decodes]
         queries = fixed[:decodes], turning[:decodes]
-        _attend_absorbed(*queries, *pool, *where, scale, decodes, (), out[:decodes], latent_scale)
-    for lot, contexts in lots(query_lengths, context_lengths, 1, MOST_EXPANDED // key[:, :, 0].numel()):
+        _attend_absorbed(*queries, *matrices, *pool, replace(sequences, query_lengths=()), scale, out[:decodes])
+    for lot, contexts in lots(sequences, 1, MOST_EXPANDED // key[:, :, 0].numel()):
         assert contexts is not None, "every chunk is long enough"
         which = slice(decodes + lot.start, decodes + lot.stop)
-        where = query_start[which.start : which.stop + 1], lengths[which]
+        where = sequences.query_start[which.start : which.stop + 1], sequences.lengths[which]
         run = copied(which, contexts)
-        _attend_expanded(fixed, turning, key, value, run, *where, scale, query_lengths[lot], out)
+        _attend_expanded(fixed, turning, key, value, run, *where, scale, sequences.query_lengths[lot], out)
     return out

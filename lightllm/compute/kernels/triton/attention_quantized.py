@@ -5,8 +5,7 @@ Contexts that are copied to a run are dequantized on the way, once a layer and c
 of other pools are. Suffixes: S sequences, T tokens, C what a head of a token is stored in, D its numbers.
 """
 
-from collections.abc import Hashable, MutableMapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import torch
 import triton
@@ -20,6 +19,7 @@ from lightllm.compute.kernels.triton.attention_hopper import attend_runs_of, why
 from lightllm.compute.kernels.triton.attention_prefill import attend_chunks
 from lightllm.compute.kernels.triton.launch import HOPPER, begin, card, cdiv, depends, next_power_of_2, why_not
 from lightllm.compute.kernels.triton.scaled import numbers
+from lightllm.compute.ops.attention import Sequences
 
 GATHERED = 4096  # numbers of a program
 
@@ -85,17 +85,9 @@ def attend_quantized(
     key_scale: Tensor,
     values: Tensor,
     value_scale: Tensor,
-    slot_table: Tensor,
-    row: Tensor,
-    query_start: Tensor,
-    lengths: Tensor,
+    sequences: Sequences,
     scale: float,
     window: int | None,
-    decodes: int,
-    query_lengths: Sequence[int],
-    context_lengths: Sequence[int] | None,
-    max_length: int,
-    memo: MutableMapping[Hashable, Any],
 ) -> Tensor:
     assert q.stride(2) == keys.stride(2) == values.stride(2) == 1, "a head lies in a run"
     assert key_scale.stride() == value_scale.stride(), "scales of keys and values lie alike"
@@ -103,6 +95,7 @@ def attend_quantized(
     out = torch.empty(q.shape, dtype=q.dtype, device=q.device)
     packed = q.shape[2] // keys.shape[2]
     scales = key_scale, value_scale
+    slot_table, row, lengths, decodes = sequences.slot_table, sequences.row, sequences.lengths, sequences.decodes
     is_hopper = card(q.device).capability[0] == HOPPER[0]
     if decodes:
         streams = is_hopper and attention_decode_quantized.why_not(q, keys, values) is None
@@ -111,14 +104,15 @@ def attend_quantized(
         module.attend_decodes(q[:decodes], keys, values, *where, scale, window, out[:decodes], scales=scales)
     fewest = FEWEST_ROWS * keys.shape[1] // q.shape[1]
     copies = is_hopper and why_not_runs(q, q.new_empty(0, keys.shape[1], q.shape[2])) is None
-    for lot, contexts in lots(query_lengths, context_lengths, fewest if copies else None, MOST_COPIED):
+    for lot, contexts in lots(sequences, fewest if copies else None, MOST_COPIED):
         which = slice(decodes + lot.start, decodes + lot.stop)
-        starts, lengths_here = query_start[which.start : which.stop + 1], lengths[which]
+        starts, lengths_here = sequences.query_start[which.start : which.stop + 1], lengths[which]
+        counts = sequences.query_lengths[lot]
         if contexts is not None:
             held = slot_table, row[which], lengths_here, contexts, q.dtype
             runs = (run_of(*pool, packed, *held) for pool in ((keys, key_scale), (values, value_scale)))
-            attend_runs_of(q, *runs, starts, lengths_here, scale, window, query_lengths[lot], out)
+            attend_runs_of(q, *runs, starts, lengths_here, scale, window, counts, out)
         else:
             where = (slot_table, row[which], starts, lengths_here)
-            attend_chunks(q, keys, values, *where, scale, window, query_lengths[lot], out, scales=scales)
+            attend_chunks(q, keys, values, *where, scale, window, counts, out, scales=scales)
     return out

@@ -7,6 +7,7 @@ import torch
 
 from lightllm.compute import ops
 from lightllm.compute.kernels.cpu import attention
+from lightllm.compute.ops.attention import Sequences
 from lightllm.compute.ops.op import Facts
 
 FACTS = Facts(torch.device("cpu"), torch.float32)
@@ -19,13 +20,12 @@ def decodes(lengths):
     count, width = len(lengths), max(lengths)
     table = torch.randperm(count * width, generator=generator).view(count, width).to(torch.int32)
     start = torch.arange(count + 1, dtype=torch.int32)
-    where = table, torch.arange(count), start, torch.tensor(lengths, dtype=torch.int32)
+    sequences = Sequences(table, torch.arange(count), start, torch.tensor(lengths, dtype=torch.int32), count, [], [])
     pool = torch.randn(2, table.numel(), 2, 8, generator=generator)
     latents = torch.randn(table.numel(), LATENT, generator=generator)
     q, fixed, turning = (torch.randn(count, 4, dim, generator=generator) for dim in (8, 6, LATENT - RANK))
     matrices = torch.randn(2, 4, 6, RANK, generator=generator)
-    hints = count, [], [], width, {}
-    return (q, pool[0], pool[1], *where, 0.3, None, *hints), (fixed, turning, *matrices, latents, *where, 0.3, *hints)
+    return (q, pool[0], pool[1], sequences, 0.3, None), (fixed, turning, *matrices, latents, sequences, 0.3)
 
 
 @pytest.mark.parametrize(
@@ -66,6 +66,6 @@ def test_a_step_is_planned_once_for_all_layers_of_a_kind():
     arguments = decodes([5, 70, 9])[0]
     attention.attend(*arguments)
     attention.attend(*arguments)
-    windowed = (*arguments[:8], 4, *arguments[9:])
-    attention.attend(*windowed)
-    assert len(arguments[-1]) == 2
+    *others, sequences, scale, _ = arguments
+    attention.attend(*others, sequences, scale, 4)
+    assert len(sequences.memo) == 2
