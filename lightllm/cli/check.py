@@ -4,6 +4,7 @@ import os
 import platform
 import sys
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 from typing import Any
 
 from lightllm import __version__
@@ -56,9 +57,10 @@ def _show_devices() -> None:
 def _show_model(config: ServerConfig, checkpoint: dict[str, Any]) -> None:
     from lightllm.compute.models.registry import load_config
     from lightllm.compute.quant.select import method_for
+    from lightllm.compute.quant.stated import stated
 
     module, _ = load_config(checkpoint)
-    quantization = checkpoint.get("quantization_config")
+    quantization = stated(Path(config.model_dir), checkpoint)
     method_for(quantization, quant_type=config.quant_type, quant_cfg=config.quant_cfg)
     _title(config.model_name)
     _row("directory", config.model_dir)

@@ -16,6 +16,7 @@ from lightllm.compute.models import registry
 from lightllm.compute.ops.attention import Sequences
 from lightllm.compute.parallel.mesh import Group, Mesh
 from lightllm.compute.quant.select import method_for
+from lightllm.compute.quant.stated import stated
 from lightllm.compute.state.layer_state import Format
 from lightllm.compute.state.token_pool import TokenPool
 from lightllm.compute.weights.checkpoint import Safetensors
@@ -29,7 +30,7 @@ def load(directory: Path, mesh: Mesh = WHOLE, dtype: torch.dtype = torch.float32
     """asked: --quant_type and --quant_cfg."""
     raw = json.loads((directory / "config.json").read_text())
     model = registry.build(registry.load_config(raw)[1])
-    methods = method_for(raw.get("quantization_config"), **asked)
+    methods = method_for(stated(directory, raw), **asked)
     materialize(model, Safetensors(directory), mesh=mesh, dtype=dtype, device=CPU, method_for=methods)
     return model
 

@@ -18,6 +18,7 @@ from lightllm.compute.parallel.mesh import Group, Mesh
 from lightllm.compute.quant.fp8_block import Fp8Block
 from lightllm.compute.quant.none import Unquantized
 from lightllm.compute.quant.select import method_for
+from lightllm.compute.quant.stated import stated
 
 
 @dataclass(frozen=True, order=True)
@@ -60,7 +61,7 @@ def of(directory: Path, *, tp: int) -> ModelSizes:
     """On rank 0 of `tp`. Formats without launch parameters that can be searched are left out. Raises ConfigError."""
     raw = read_json(directory, "config.json", required=True)
     model = registry.build(registry.load_config(raw)[1])
-    methods, mesh = method_for(raw.get("quantization_config")), Mesh(tensor=Group(ranks=tp))
+    methods, mesh = method_for(stated(directory, raw)), Mesh(tensor=Group(ranks=tp))
     place(model, mesh=mesh, dtype=torch.bfloat16, method_for=methods)
     products, heads, mixtures = set(), set(), set()
     for layer in model.modules():

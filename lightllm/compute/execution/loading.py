@@ -20,6 +20,7 @@ from lightllm.compute.models import registry
 from lightllm.compute.parallel.mesh import Mesh
 from lightllm.compute.quant.method import LinearMethod
 from lightllm.compute.quant.select import method_for
+from lightllm.compute.quant.stated import stated
 from lightllm.compute.state.layer_state import Format
 from lightllm.compute.weights.checkpoint import Safetensors
 from lightllm.compute.weights.dummy import Dummy
@@ -73,8 +74,7 @@ class Blueprint:
 
     def method_for(self) -> Callable[[str], LinearMethod]:
         """How each matrix is stored and multiplied."""
-        stated = self.raw.get("quantization_config")
-        return method_for(stated, quant_type=self.quant_type, quant_cfg=self.quant_cfg)
+        return method_for(stated(self.directory, self.raw), quant_type=self.quant_type, quant_cfg=self.quant_cfg)
 
 
 def _head(task: Task, model: CausalLM, hidden: int) -> nn.Module | None:
@@ -162,7 +162,7 @@ def _dtype(config: EngineConfig, raw: dict[str, Any], device: torch.device) -> t
         return DTYPES[config.data_type]
     if device.type == "cpu":
         return torch.float32
-    stated = str(raw.get("dtype") or raw.get("torch_dtype") or "bfloat16").removeprefix("torch.")
-    if stated not in DTYPES:
-        raise ConfigError(f"the checkpoint's dtype {stated} is not supported; set --data_type=bfloat16")
-    return DTYPES[stated]
+    name = str(raw.get("dtype") or raw.get("torch_dtype") or "bfloat16").removeprefix("torch.")
+    if name not in DTYPES:
+        raise ConfigError(f"the checkpoint's dtype {name} is not supported; set --data_type=bfloat16")
+    return DTYPES[name]

@@ -17,14 +17,18 @@ from lightllm.compute.quant.per_channel import PerChannel
 
 FORMATS = ("float-quantized", "naive-quantized", "int-quantized", "pack-quantized")
 EVERY_LINEAR = "Linear"
-_DYNAMIC = "dynamic, symmetric, of the weights' type, one scale a token"
+DENSE = "dense"
+# What it says of the groups of inputs: the last two are as it calls them, too.
+ORDERS = {None: False, "weight": False, "group": True, "static": False, "dynamic": True, False: False, True: True}
+_ROUNDED = "symmetric, of the weights' type, one scale a token (dynamic=True) or for all (strategy=tensor)"
 
 
 def methods(config: Mapping[str, Any], plain: LinearMethod) -> Callable[[str], LinearMethod]:
     """Module path -> its method. Raises ConfigError naming what is not supported."""
-    for name in ("kv_cache_scheme", "sparsity_config", "transform_config"):
-        if config.get(name):
-            raise ConfigError(f"{name} of compressed-tensors is not supported; supported: none")
+    if config.get("transform_config"):
+        raise ConfigError("transform_config of compressed-tensors is not supported; supported: none")
+    if (sparse := (config.get("sparsity_config") or {}).get("format", DENSE)) != DENSE:
+        raise ConfigError(f"sparsity_config with format={sparse} is not supported; supported: {DENSE}")
     schemes = [
         (tuple(scheme.get("targets") or ()), _method(scheme, str(scheme.get("format") or config.get("format"))))
         for scheme in (config.get("config_groups") or {}).values()
@@ -93,8 +97,10 @@ def _int4(strategy: str, weights: Mapping[str, Any]) -> LinearMethod:
         raise ConfigError(
             f"int4 with strategy={strategy}, group_size={size} is not supported; supported: channel, group"
         )
-    order = weights.get("actorder") in ("group", True)
-    return Packed(size, symmetric=bool(weights.get("symmetric", True)), order=order)
+    actorder = weights.get("actorder")
+    if actorder not in ORDERS:
+        raise ConfigError(f"actorder={actorder} is not supported; supported: weight, group, static, dynamic, null")
+    return Packed(size, symmetric=bool(weights.get("symmetric", True)), order=ORDERS[actorder])
 
 
 def _source(strategy: str, kind: str) -> Any:
@@ -109,12 +115,15 @@ def _symmetric(weights: Mapping[str, Any], kind: str) -> None:
 
 
 def _rounds(activations: Mapping[str, Any] | None, weights: Mapping[str, Any]) -> bool:
-    """Whether activations are rounded. Raises ConfigError if they are to be in any other way than ours."""
+    """Whether activations are rounded. Raises ConfigError if that would be other than each token by its own scale, or
+    by one that was measured for all, in whose place each token gets its own."""
     if activations is None:
         return False
     stated = {name: activations.get(name) for name in ("type", "num_bits", "strategy", "dynamic")}
-    wanted = {"type": weights.get("type"), "num_bits": weights.get("num_bits"), "strategy": "token", "dynamic": True}
-    if stated != wanted or not activations.get("symmetric", True):
+    is_alike = all(stated[name] == weights.get(name) for name in ("type", "num_bits"))
+    has_scales = stated["strategy"] == "tensor" or (stated["strategy"], stated["dynamic"]) == ("token", True)
+    if not (is_alike and has_scales and activations.get("symmetric", True)):
         given = ", ".join(f"{name}={value}" for name, value in stated.items())
-        raise ConfigError(f"input_activations with {given} are not supported; supported: {_DYNAMIC}")
+        given += f", symmetric={activations.get('symmetric', True)}"
+        raise ConfigError(f"input_activations with {given} are not supported; supported: {_ROUNDED}")
     return True

@@ -67,7 +67,9 @@ class Int4:
     def packed(self, run: Run) -> Share:
         """The share in numbers of eight outputs. Raises ConfigError if it begins or ends within one."""
         share = run.share
-        if share.size % PACKED or share.start % PACKED or share.stop % PACKED:
+        if share.size % PACKED:
+            raise ConfigError(f"{run.module}: {self.name} packs {PACKED} outputs in one number; it has {share.size}")
+        if share.start % PACKED or share.stop % PACKED:
             raise ConfigError(
                 f"{run.module}: {self.name} packs {PACKED} outputs in one number, which ranks cannot share; "
                 f"this rank would hold outputs {share.start} to {share.stop} of {share.size}; use a smaller --tp"

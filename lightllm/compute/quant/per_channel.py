@@ -58,7 +58,8 @@ class PerChannel:
                 return Part(f"{run.module}.weight_scale", (outputs.size, 1), window, conversion)
             case "tensor":
                 conversion = Conversion(lambda scale: scale.reshape(1).expand(kept), kept)
-                return Part(f"{run.module}.weight_scale", (), (), conversion)
+                name = f"{run.module}.weight_scale"
+                return Part(name, (), (), conversion, other_name=f"{name}_inv")
 
     def arranged(self, matrix: Matrix, tensors: Tensors) -> Tensors:
         return tensors

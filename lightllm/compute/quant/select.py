@@ -1,5 +1,6 @@
 """Which method stores each matrix: as the checkpoint's own `quantization_config` says, or as it is asked for."""
 
+import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -24,8 +25,8 @@ def method_for(
 ) -> Callable[[str], LinearMethod]:
     """Module path in the checkpoint -> its method. None: nothing is quantized yet. Raises ConfigError by name.
 
-    A path is left unquantized if an entry of `modules_to_not_convert` is one or several of its components. The output
-    head is, unless the format is one that says otherwise. quant_type, quant_cfg: what to make of unquantized weights.
+    A path is left unquantized if the checkpoint says so (see _left_alone). quant_type, quant_cfg: what to make of
+    unquantized weights.
     """
     if quantization_config is None:
         return made.methods(quant_type, quant_cfg)
@@ -35,20 +36,59 @@ def method_for(
         return compressed_tensors.methods(quantization_config, plain)
     if kind not in _METHODS:
         raise ConfigError(
-            f"quant_method {kind} is not supported; supported: {', '.join([*_METHODS, COMPRESSED_TENSORS])}"
+            f"quant_method {kind} is not supported; supported: {', '.join([*_METHODS, COMPRESSED_TENSORS])}; take a "
+            "checkpoint in one of these, or the original one with --quant_type"
         )
-    method = _METHODS[kind](quantization_config)
-    heads = [] if quantization_config.get(HEAD) is True else HEADS
-    excluded = [f".{entry}." for entry in [*(quantization_config.get("modules_to_not_convert") or ()), *heads]]
+    method, is_plain = _METHODS[kind](quantization_config), _left_alone(quantization_config)
+    return lambda path: plain if is_plain(path) else method
 
-    def choose(path: str) -> LinearMethod:
-        return plain if any(entry in f".{path}." for entry in excluded) else method
 
-    return choose
+def _left_alone(config: Mapping[str, Any]) -> Callable[[str], bool]:
+    """Module path -> whether it is not quantized, as the checkpoint says.
+
+    It names modules that are not, by one or several components of their paths or by a regular expression that their
+    beginnings match; or the ends of all paths that are. The output head is not, unless the checkpoint says that it is.
+    """
+    excluded = [] if config.get(HEAD) is True else [f".{head}." for head in HEADS]
+    expressions = []
+    for field in ("modules_to_not_convert", "ignored_layers"):  # as different tools call it
+        for entry in _list_of(config, field):
+            if _EXPRESSION.search(entry):
+                expressions.append(_compiled(field, entry))
+            else:
+                excluded.append(f".{entry}.")
+    included = tuple(f".{entry}" for entry in _list_of(config, "modules_in_block_to_quantize"))
+
+    def is_left(path: str) -> bool:
+        is_outside = included and path not in HEADS and not f".{path}".endswith(included)
+        is_named = any(entry in f".{path}." for entry in excluded)
+        return bool(is_outside or is_named or any(expression.match(path) for expression in expressions))
+
+    return is_left
+
+
+def _list_of(config: Mapping[str, Any], field: str) -> list[str]:
+    """A field that is a list of texts, or of lists of them."""
+    entries = []
+    for entry in config.get(field) or ():
+        entries += entry if isinstance(entry, list) else [entry]
+    if isinstance(config.get(field), str) or not all(isinstance(entry, str) for entry in entries):
+        raise ConfigError(
+            f"{field}={config[field]} is not supported by {config['quant_method']}; supported: a list of modules"
+        )
+    return entries
+
+
+def _compiled(field: str, entry: str) -> re.Pattern[str]:
+    try:
+        return re.compile(entry)
+    except re.error as error:
+        raise ConfigError(f"{field} has {entry}, which is no regular expression: {error}") from error
 
 
 def _fp8(config: Mapping[str, Any]) -> LinearMethod:
-    _only(config, fmt="e4m3", activation_scheme="dynamic")
+    _only(config, "fmt", supported=["e4m3"])
+    _only(config, "activation_scheme", supported=["dynamic", "static"])
     match config.get("weight_block_size"):
         case None:
             return PerChannel("fp8", torch.float8_e4m3fn, True, "tensor")
@@ -59,42 +99,54 @@ def _fp8(config: Mapping[str, Any]) -> LinearMethod:
 
 
 def _awq(config: Mapping[str, Any]) -> LinearMethod:
-    _only(config, bits=4, version="gemm", zero_point=True)
-    return Awq(_group_size(config))
+    _only(config, "bits", "w_bit", supported=[4])
+    _only(config, "version", "format", "checkpoint_format", supported=["gemm"])
+    _only(config, "zero_point", supported=[True])
+    if config.get("backend") == "llm-awq":
+        raise ConfigError("backend=llm-awq is not supported by awq; supported: packing as AutoAWQ's gemm")
+    return Awq(_group_size(config, "group_size", "q_group_size"))
 
 
 def _gptq(config: Mapping[str, Any]) -> LinearMethod:
-    _only(config, bits=4, is_marlin_format=False)
-    match str(config.get("checkpoint_format", "gptq")):
-        case "gptq":
-            less = 1
-        case "gptq_v2":
-            less = 0
-        case form:
-            raise ConfigError(f"checkpoint_format={form} is not supported by gptq; supported: gptq, gptq_v2")
+    _only(config, "bits", supported=[4])
+    _only(config, "is_marlin_format", supported=[False])
+    _only(config, "pack_dtype", supported=["int32"])
     if config.get("dynamic"):
         raise ConfigError("dynamic (settings of single modules) is not supported by gptq; supported: none")
-    return Gptq(_group_size(config), order=bool(config.get("desc_act", False)), zero_less=less)
+    form = _only(config, "checkpoint_format", "format", supported=["gptq", "gptq_v2"])
+    order = bool(config.get("desc_act", False))
+    return Gptq(_group_size(config, "group_size"), order=order, zero_less=0 if form == "gptq_v2" else 1)
 
 
-def _group_size(config: Mapping[str, Any]) -> int:
+def _group_size(config: Mapping[str, Any], *names: str) -> int:
     """0 for groups as long as the matrix is wide."""
-    match config.get("group_size"):
-        case int(size) if size > 0:
+    name, size = _stated(config, *names)
+    match size:
+        case int() if size > 0:
             return size
         case -1:
             return 0
-        case size:
-            method = config["quant_method"]
-            raise ConfigError(f"group_size={size} is not supported by {method}; supported: any positive number, -1")
+    method = config["quant_method"]
+    raise ConfigError(f"{name}={size} is not supported by {method}; supported: any positive number, -1")
 
 
 _METHODS: Mapping[str, Callable[[Mapping[str, Any]], LinearMethod]] = {"fp8": _fp8, "awq": _awq, "gptq": _gptq}
+_EXPRESSION = re.compile(r"[*+?^$|()\[\]\\]")  # what a regular expression has beyond a path
 
 
-def _only(config: Mapping[str, Any], **supported: Any) -> None:
-    """Raises ConfigError if a field that is stated is anything but this. Case does not matter."""
-    for name, value in supported.items():
-        stated = config.get(name, value)
-        if str(stated).lower() != str(value).lower():
-            raise ConfigError(f"{name}={stated} is not supported by {config['quant_method']}; supported: {value}")
+def _stated(config: Mapping[str, Any], *names: str) -> tuple[str, Any]:
+    """The first of these names that says something, and what."""
+    return next(((name, config[name]) for name in names if config.get(name) is not None), (names[0], None))
+
+
+def _only(config: Mapping[str, Any], *names: str, supported: list[Any]) -> str:
+    """What a field says, in small letters, or the first of `supported` if nothing. Case does not matter; `names` are
+    what different tools call the field. Raises ConfigError if it says anything else."""
+    name, stated = _stated(config, *names)
+    known = [str(value).lower() for value in supported]
+    if stated is None:
+        return known[0]
+    if str(stated).lower() not in known:
+        allowed = ", ".join(map(str, supported))
+        raise ConfigError(f"{name}={stated} is not supported by {config['quant_method']}; supported: {allowed}")
+    return str(stated).lower()

@@ -16,8 +16,13 @@ from lightllm.base.errors import ConfigError
 from lightllm.compute.weights.weight import Part, Weight
 
 INDEX_FILE = "model.safetensors.index.json"
-# Buffers that older files carry along; what quantizers state beside the weight and its config says already.
-HARMLESS = re.compile(r"(^|\.)(rotary_emb\.inv_freq|attn\.masked_bias|weight_shape|g_idx|weight_g_idx)$")
+# Buffers that older files carry along; what quantizers state beside the weight and its config says already; and scales
+# of activations, keys and values that were measured beforehand: here all of these get their own as they come.
+HARMLESS = re.compile(
+    r"(^|\.)(rotary_emb\.inv_freq|attn\.masked_bias|weight_shape|input_scale|activation_scale|[qkv]_scale"
+    r"|[qkv]_proj\.output_scale)$"
+)
+GROUPS_OF_INPUTS = re.compile(r"\.(weight_)?g_idx$")
 DTYPES = {
     "F64": torch.float64,
     "F32": torch.float32,
@@ -87,39 +92,60 @@ class Safetensors:
         missing, wrong, used = [], [], set()
         for weight in wanted:
             for part in weight.parts:
-                used.add(part.name)
-                if part.name not in self._where:
-                    missing.append(part.name)
+                name = self._name(part)
+                used.add(name)
+                if name not in self._where:
+                    missing.append(name)
                 elif reason := self._mismatch(part, weight):
                     wrong.append(reason)
-        unused = [
-            name
-            for name in self._where
-            if name not in used and not HARMLESS.search(name) and not (ignored and ignored.search(name))
+        others = [name for name in self._where if name not in used and not (ignored and ignored.search(name))]
+        ordered = [name for name in others if GROUPS_OF_INPUTS.search(name) and not self._is_in_runs(name)]
+        problems = [
+            _list("missing", missing),
+            _list("unexpected", wrong),
+            _list("unused", [name for name in others if self._matters(name)]),
+            _list("with inputs in an order (act-order) that it does not state", ordered),
         ]
-        problems = [_list("missing", missing), _list("unexpected", wrong), _list("unused", unused)]
         if any(problems):
             raise ConfigError(f"{self.directory} does not fit its config.json: " + "; ".join(filter(None, problems)))
 
     def read(self, part: Part, weight: Weight) -> Tensor:
-        stored = self._where[part.name]
-        if not math.prod(stored.shape):
-            return torch.empty(part.local_shape, dtype=DTYPES[stored.dtype])
-        count = math.prod(stored.shape)
+        return self._tensor(self._name(part))[part.window]
+
+    def _tensor(self, name: str) -> Tensor:
+        stored = self._where[name]
+        if not (count := math.prod(stored.shape)):
+            return torch.empty(stored.shape, dtype=DTYPES[stored.dtype])
         flat = torch.frombuffer(stored.file, dtype=DTYPES[stored.dtype], count=count, offset=stored.start)
-        return flat.view(stored.shape)[part.window]
+        return flat.view(stored.shape)
+
+    def _name(self, part: Part) -> str:
+        """What this checkpoint calls the tensor."""
+        other = part.other_name
+        return other if other is not None and part.name not in self._where and other in self._where else part.name
+
+    def _matters(self, name: str) -> bool:
+        """Whether a tensor that nobody reads might change what the model computes."""
+        if name.endswith(".bias") and self._where[name].dtype in DTYPES:
+            return bool(self._tensor(name).any())  # some quantizers write zeros beside each matrix without a bias
+        return not HARMLESS.search(name) and not GROUPS_OF_INPUTS.search(name)
+
+    def _is_in_runs(self, name: str) -> bool:
+        """Whether a tensor that says which group each input is of says nothing but that groups are runs of inputs."""
+        groups = self._tensor(name)
+        return bool((groups[1:] >= groups[:-1]).all())
 
     def _mismatch(self, part: Part, weight: Weight) -> str | None:
-        stored = self._where[part.name]
+        stored = self._where[self._name(part)]
         dtype = DTYPES.get(stored.dtype)
         # One number may be stored as a scalar or as a list of it.
         if stored.shape != part.shape and not math.prod(stored.shape) == math.prod(part.shape) == 1:
-            return f"{part.name} has shape {list(stored.shape)} instead of {list(part.shape)}"
+            return f"{self._name(part)} has shape {list(stored.shape)} instead of {list(part.shape)}"
         wanted = weight.dtype if part.conversion is None else part.conversion.stored
         expected = FLOATS if wanted is None or wanted in FLOATS else {wanted}
         if dtype not in expected:
             names = " or ".join(sorted(str(x).removeprefix("torch.") for x in expected))
-            return f"{part.name} is stored as {stored.dtype} instead of {names}"
+            return f"{self._name(part)} is stored as {stored.dtype} instead of {names}"
         return None
 
 

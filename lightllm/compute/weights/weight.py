@@ -28,12 +28,16 @@ class Conversion:
 
 @dataclass(frozen=True)
 class Part:
-    """A window of the checkpoint's tensor `name`, whose whole shape is `shape`; kept as it is, or converted."""
+    """A window of the checkpoint's tensor `name`, whose whole shape is `shape`; kept as it is, or converted.
+
+    other_name: what some tools call the tensor.
+    """
 
     name: str
     shape: tuple[int, ...]
     window: tuple[slice, ...]
     conversion: Conversion | None = None
+    other_name: str | None = None
 
     @property
     def kept_shape(self) -> tuple[int, ...]:

@@ -69,8 +69,8 @@ def gptq(module: str, weight: Tensor, *, order: bool = False) -> tuple[dict[str,
     scale, zero = torch.stack(scales), torch.stack(zeros)  # [groups, outputs]
     values = (weight.T / scale[group_of] + zero[group_of]).round().clamp(0, 15)
     stored = {
-        "qweight": _in_order(values.T).T.contiguous(),
-        "qzeros": _in_order(zero - 1),
+        "qweight": in_order(values.T).T.contiguous(),
+        "qzeros": in_order(zero - 1),
         "scales": scale,
         "g_idx": group_of.to(torch.int32),
     }
@@ -86,13 +86,28 @@ def packed(module: str, weight: Tensor, *, symmetric: bool) -> tuple[dict[str, T
     zero = torch.zeros_like(scale) if symmetric else (-8 - low / scale).round().clamp(-8, 7)
     values = (groups / scale + zero).round().clamp(-8, 7)
     stored = {
-        "weight_packed": _in_order(values.flatten(1) + 8),
+        "weight_packed": in_order(values.flatten(1) + 8),
         "weight_scale": scale.squeeze(-1),
         "weight_shape": torch.tensor(weight.shape),
     }
     if not symmetric:
-        stored["weight_zero_point"] = _in_order(zero.squeeze(-1).T + 8).T.contiguous()
+        stored["weight_zero_point"] = in_order(zero.squeeze(-1).T + 8).T.contiguous()
     return {f"{module}.{suffix}": tensor for suffix, tensor in stored.items()}, ((values - zero) * scale).flatten(1)
+
+
+def packed_order(module: str, weight: Tensor) -> tuple[dict[str, Tensor], Tensor]:
+    """As packed and symmetric, where inputs lie scattered over the groups."""
+    group_of = torch.arange(weight.shape[1]) // GROUP
+    group_of = group_of[torch.randperm(len(group_of), generator=torch.Generator().manual_seed(0))]
+    scale = torch.stack([weight[:, group_of == one].abs().amax(1) / 7 for one in range(int(group_of.max()) + 1)], 1)
+    values = (weight / scale[:, group_of]).round().clamp(-8, 7)
+    stored = {
+        "weight_packed": in_order(values + 8),
+        "weight_scale": scale,
+        "weight_g_idx": group_of.to(torch.int32),
+        "weight_shape": torch.tensor(weight.shape),
+    }
+    return {f"{module}.{suffix}": tensor for suffix, tensor in stored.items()}, values * scale[:, group_of]
 
 
 def fp8_tensor(module: str, weight: Tensor) -> tuple[dict[str, Tensor], Tensor]:
@@ -134,7 +149,7 @@ def int4_made(module: str, weight: Tensor) -> tuple[dict[str, Tensor], Tensor]:
     return {}, meant.flatten(1)[:, : weight.shape[1]].contiguous()
 
 
-def _in_order(values: Tensor) -> Tensor:
+def in_order(values: Tensor) -> Tensor:
     """[n, m] -> [n, m / 8] int32, the first of eight in the lowest bits; missing ones are 0."""
     eights = torch.nn.functional.pad(values, (0, -values.shape[1] % 8)).to(torch.int64).unflatten(-1, (-1, 8))
     return sum(eights[..., i] << (4 * i) for i in range(8)).to(torch.int32)
@@ -179,6 +194,10 @@ CONFIGS: dict[str, tuple[Quantize, dict[str, Any]]] = {
     "gptq": (gptq, GPTQ | {"desc_act": False}),
     "gptq_order": (partial(gptq, order=True), GPTQ | {"desc_act": True}),
     "packed": (partial(packed, symmetric=True), compressed("pack-quantized", PACKED, activations=False)),
+    "packed_order": (
+        packed_order,
+        compressed("pack-quantized", PACKED | {"actorder": "group"}, activations=False),
+    ),
     "packed_zeros": (
         partial(packed, symmetric=False),
         compressed("pack-quantized", PACKED | {"symmetric": False}, activations=False),
@@ -189,6 +208,12 @@ CONFIGS: dict[str, tuple[Quantize, dict[str, Any]]] = {
 def write(source: Path, quantized: Path, meant: Path, *, form: str, keep: tuple[str, ...] = ()) -> None:
     """Both versions of the checkpoint in `source`; modules named in `keep` stay as they are."""
     quantize, config = CONFIGS[form]
+    write_as(source, quantized, meant, quantize, config | _left_alone(config, keep), keep)
+
+
+def write_as(
+    source: Path, quantized: Path, meant: Path, quantize: Quantize, config: dict[str, Any], keep: tuple[str, ...] = ()
+) -> None:
     stored, plain = {}, {}
     for name, weight in load_file(source / "model.safetensors").items():
         module = name.removesuffix(".weight")
@@ -199,7 +224,7 @@ def write(source: Path, quantized: Path, meant: Path, *, form: str, keep: tuple[
             stored[name] = plain[name] = weight
     raw = json.loads((source / "config.json").read_text())
     for directory, tensors, extra in (
-        (quantized, stored, {"quantization_config": config | _left_alone(config, keep)}),
+        (quantized, stored, {"quantization_config": config}),
         (meant, plain, {}),
     ):
         shutil.copytree(source, directory, dirs_exist_ok=True)

@@ -64,10 +64,6 @@ def test_awq_says_which_share_it_cannot_cut():
         ({"quant_method": "hqq"}, r"quant_method hqq is not supported; supported: fp8, awq, gptq, compressed-tensors"),
         ({}, r"quant_method None is not supported"),
         (FP8 | {"weight_block_size": [128]}, r"weight_block_size=\[128\] is not supported by fp8"),
-        (
-            FP8 | {"activation_scheme": "static"},
-            r"activation_scheme=static is not supported by fp8; supported: dynamic",
-        ),
         (AWQ | {"bits": 8}, r"bits=8 is not supported by awq; supported: 4"),
         (AWQ | {"version": "gemv"}, r"version=gemv is not supported by awq; supported: gemm"),
         (AWQ | {"zero_point": False}, r"zero_point=False is not supported by awq; supported: True"),

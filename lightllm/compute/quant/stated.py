@@ -1,0 +1,41 @@
+"""What a checkpoint says of its own quantization: in config.json, or in a file that its quantizer writes instead."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+from lightllm.base.checkpoint_files import read_json
+from lightllm.base.errors import ConfigError
+
+# The second as compressed-tensors called it at first.
+FIELDS = ("quantization_config", "compression_config")
+# Files of AutoGPTQ, AutoAWQ and ModelOpt, and the method of those that do not name it.
+FILES = MappingProxyType(
+    {"quantize_config.json": "gptq", "quant_config.json": "awq", "hf_quant_config.json": "modelopt"}
+)
+
+
+def stated(directory: Path, config_json: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The fields, `quant_method` among them; None: the weights are floats. Raises ConfigError if they name no method.
+
+    config.json counts before other files, which are often left beside it.
+    """
+    for field in FIELDS:
+        if config_json.get(field):
+            return _named(field, config_json[field])
+    if config_json.get("quantization"):
+        return {"quant_method": "mlx"}
+    for file, method in FILES.items():
+        if said := read_json(directory, file, required=False):
+            return {"quant_method": method} | said
+    return None
+
+
+def _named(field: str, said: Any) -> dict[str, Any]:
+    if not isinstance(said, dict) or not said.get("quant_method"):
+        raise ConfigError(
+            f"config.json has a {field} without quant_method, so nobody knows what its weights are; restore the file "
+            "from the checkpoint's source, or take a checkpoint that names it"
+        )
+    return said
