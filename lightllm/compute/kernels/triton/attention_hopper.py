@@ -225,29 +225,12 @@ def _multiply(
 
 
 @gluon.jit
-def _multiply_first(
-    memory, work, buffers, barriers,
-    PACK: gl.constexpr, DIM: gl.constexpr, HEAD: gl.constexpr, TILE: gl.constexpr, STAGES: gl.constexpr,
-    WINDOWED: gl.constexpr, OTHERS: gl.constexpr,
-):  # fmt: skip
-    _multiply(0, memory, work, buffers, barriers, PACK, DIM, HEAD, TILE, STAGES, WINDOWED, OTHERS)
-
-
-@gluon.jit
-def _multiply_second(
-    memory, work, buffers, barriers,
-    PACK: gl.constexpr, DIM: gl.constexpr, HEAD: gl.constexpr, TILE: gl.constexpr, STAGES: gl.constexpr,
-    WINDOWED: gl.constexpr, OTHERS: gl.constexpr,
-):  # fmt: skip
-    _multiply(1, memory, work, buffers, barriers, PACK, DIM, HEAD, TILE, STAGES, WINDOWED, OTHERS)
-
-
-@gluon.jit
 def _copy(
-    keys, values, others, first_key, column, work, buffers, barriers,
+    runs, first_key, column, work, buffers, barriers,
     PACK: gl.constexpr, TILE: gl.constexpr, STAGES: gl.constexpr, WINDOWED: gl.constexpr, OTHERS: gl.constexpr,
 ):  # fmt: skip
     """What the warp that copies does. Its first wait for each stage returns at once."""
+    keys, values, others = runs
     _, count, length, _, block, _, window = work
     _, key_tiles, value_tiles, other_tiles = buffers
     key_ready, key_free, value_ready, value_free = barriers
@@ -316,29 +299,12 @@ def _attend_runs(
     )  # fmt: skip
     work = (first_query, count, length, pack, block_here, scale, window)
     barriers = (key_ready, key_free, value_ready, value_free)
-    column = pack * PACK // GROUP * HEAD
+    column, runs = pack * PACK // GROUP * HEAD, (keys, values, others)
     gl.warp_specialize(
         [
-            (_multiply_first, (memory, work, buffers, barriers, PACK, DIM, HEAD, TILE, STAGES, WINDOWED, OTHERS)),
-            (_multiply_second, (memory, work, buffers, barriers, PACK, DIM, HEAD, TILE, STAGES, WINDOWED, OTHERS)),
-            (
-                _copy,
-                (
-                    keys,
-                    values,
-                    others,
-                    first_key,
-                    column,
-                    work,
-                    buffers,
-                    barriers,
-                    PACK,
-                    TILE,
-                    STAGES,
-                    WINDOWED,
-                    OTHERS,
-                ),
-            ),
+            (_multiply, (0, memory, work, buffers, barriers, PACK, DIM, HEAD, TILE, STAGES, WINDOWED, OTHERS)),
+            (_multiply, (1, memory, work, buffers, barriers, PACK, DIM, HEAD, TILE, STAGES, WINDOWED, OTHERS)),
+            (_copy, (runs, first_key, column, work, buffers, barriers, PACK, TILE, STAGES, WINDOWED, OTHERS)),
         ],
         [4, 1],
         [REGISTERS, FEW_REGISTERS],

@@ -186,16 +186,6 @@ def _sum(WHICH: gl.constexpr, memory, work, buffers, barriers, GROUP: gl.constex
 
 
 @gluon.jit
-def _sum_first(memory, work, buffers, barriers, GROUP: gl.constexpr):
-    _sum(0, memory, work, buffers, barriers, GROUP)
-
-
-@gluon.jit
-def _sum_second(memory, work, buffers, barriers, GROUP: gl.constexpr):
-    _sum(1, memory, work, buffers, barriers, GROUP)
-
-
-@gluon.jit
 def _copy(latents, latents_stride, table, lengths, sequences, work, buffers, barriers):
     """What the group of warps does that copies tiles. Its first wait for each stage returns at once."""
     COPY: gl.constexpr = gl.BlockedLayout([1, 8], [4, 8], [4, 1], [1, 0])
@@ -285,8 +275,8 @@ def _attend_decodes(
     gl.warp_specialize(
         [
             (_score, (memory, work, buffers, barriers, GROUP)),
-            (_sum_first, (memory, work, buffers, barriers, GROUP)),
-            (_sum_second, (memory, work, buffers, barriers, GROUP)),
+            (_sum, (0, memory, work, buffers, barriers, GROUP)),
+            (_sum, (1, memory, work, buffers, barriers, GROUP)),
             (_copy, (latents, latents_stride, table, lengths, sequences, work, buffers, barriers)),
         ],
         [4, 4, 4],

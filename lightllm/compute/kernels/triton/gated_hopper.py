@@ -120,21 +120,6 @@ def _gate(WHICH: gl.constexpr, x, weight, y, work, buffers, barriers, NEIGHBOURS
     tma.store_wait(0)
 
 
-@gluon.jit
-def _first(x, weight, y, work, buffers, barriers, NEIGHBOURS: gl.constexpr):
-    _gate(0, x, weight, y, work, buffers, barriers, NEIGHBOURS)
-
-
-@gluon.jit
-def _second(x, weight, y, work, buffers, barriers, NEIGHBOURS: gl.constexpr):
-    _gate(1, x, weight, y, work, buffers, barriers, NEIGHBOURS)
-
-
-@gluon.jit
-def _third(x, weight, y, work, buffers, barriers, NEIGHBOURS: gl.constexpr):
-    _gate(2, x, weight, y, work, buffers, barriers, NEIGHBOURS)
-
-
 @gluon.jit(do_not_specialize=["tokens"])
 def _multiply_gated_by_three(x, weight, y, tokens, width, inputs, NEIGHBOURS: gl.constexpr):
     """x, weight, y: descriptors of [tokens, inputs], [2 * width, inputs] and [tokens, width]."""
@@ -154,9 +139,9 @@ def _multiply_gated_by_three(x, weight, y, tokens, width, inputs, NEIGHBOURS: gl
     buffers, barriers = (xs, weights, results), (ready, free)
     gl.warp_specialize(
         [
-            (_first, (x, weight, y, work, buffers, barriers, NEIGHBOURS)),
-            (_second, (x, weight, y, work, buffers, barriers, NEIGHBOURS)),
-            (_third, (x, weight, y, work, buffers, barriers, NEIGHBOURS)),
+            (_gate, (0, x, weight, y, work, buffers, barriers, NEIGHBOURS)),
+            (_gate, (1, x, weight, y, work, buffers, barriers, NEIGHBOURS)),
+            (_gate, (2, x, weight, y, work, buffers, barriers, NEIGHBOURS)),
         ],
         [4, 4],
         [REGISTERS, REGISTERS],

@@ -201,30 +201,6 @@ def _rotate(
 
 
 @gluon.jit
-def _gate_first(y, work, buffers, barriers, NEIGHBOURS: gl.constexpr):
-    _gate(0, y, work, buffers, barriers, NEIGHBOURS)
-
-
-@gluon.jit
-def _gate_second(y, work, buffers, barriers, NEIGHBOURS: gl.constexpr):
-    _gate(1, y, work, buffers, barriers, NEIGHBOURS)
-
-
-@gluon.jit
-def _rotate_first(
-    memory, work, buffers, barriers, NEIGHBOURS: gl.constexpr, BIASED: gl.constexpr, NORMED: gl.constexpr
-):
-    _rotate(0, memory, work, buffers, barriers, NEIGHBOURS, BIASED, NORMED)
-
-
-@gluon.jit
-def _rotate_second(
-    memory, work, buffers, barriers, NEIGHBOURS: gl.constexpr, BIASED: gl.constexpr, NORMED: gl.constexpr
-):
-    _rotate(1, memory, work, buffers, barriers, NEIGHBOURS, BIASED, NORMED)
-
-
-@gluon.jit
 def _room(x, weight):
     """Shared memory for stages of tokens and of the matrix and for results, and its barriers."""
     RESULT: gl.constexpr = gl.NVMMASharedLayout.get_default_for([ROWS, HALF], x.dtype)
@@ -249,8 +225,8 @@ def _multiply_gated(x, weight, y, tokens, width, inputs, NEIGHBOURS: gl.constexp
     work = (gl.cdiv(tokens, 2 * ROWS), gl.cdiv(width, HALF), gl.cdiv(inputs, INPUTS), HALF, width)
     gl.warp_specialize(
         [
-            (_gate_first, (y, work, buffers, barriers, NEIGHBOURS)),
-            (_gate_second, (y, work, buffers, barriers, NEIGHBOURS)),
+            (_gate, (0, y, work, buffers, barriers, NEIGHBOURS)),
+            (_gate, (1, y, work, buffers, barriers, NEIGHBOURS)),
             (_copy, (x, weight, work, buffers, barriers, NEIGHBOURS)),
         ],
         [4, 1],
@@ -276,8 +252,8 @@ def _multiply_rotated(
     work = (gl.cdiv(tokens, 2 * ROWS), heads // 2 + kv_heads, gl.cdiv(inputs, INPUTS), 2 * HALF, HALF)
     gl.warp_specialize(
         [
-            (_rotate_first, (memory, work, buffers, barriers, NEIGHBOURS, BIASED, NORMED)),
-            (_rotate_second, (memory, work, buffers, barriers, NEIGHBOURS, BIASED, NORMED)),
+            (_rotate, (0, memory, work, buffers, barriers, NEIGHBOURS, BIASED, NORMED)),
+            (_rotate, (1, memory, work, buffers, barriers, NEIGHBOURS, BIASED, NORMED)),
             (_copy, (x, weight, work, buffers, barriers, NEIGHBOURS)),
         ],
         [4, 1],

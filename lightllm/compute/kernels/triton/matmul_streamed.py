@@ -156,16 +156,6 @@ def _gate(WHICH: gl.constexpr, y, tokens, normed, inputs, work, buffers, barrier
     _gate_piece(c_TO, scale_T, y, WHICH * ROWS, row + (A + B) // 2, tokens, width)
 
 
-@gluon.jit
-def _gate_first(y, tokens, normed, inputs, work, buffers, barriers, PARTS: gl.constexpr):
-    _gate(0, y, tokens, normed, inputs, work, buffers, barriers, PARTS)
-
-
-@gluon.jit
-def _gate_second(y, tokens, normed, inputs, work, buffers, barriers, PARTS: gl.constexpr):
-    _gate(1, y, tokens, normed, inputs, work, buffers, barriers, PARTS)
-
-
 @gluon.jit(do_not_specialize=["tokens", "square_parts"])
 def _multiply_gated(
     x, a_weight, b_weight, c_weight, squares, square_parts, eps, y, tokens, width, inputs, PARTS: gl.constexpr
@@ -182,8 +172,8 @@ def _multiply_gated(
     normed = (squares, square_parts, eps)
     gl.warp_specialize(
         [
-            (_gate_first, (y, tokens, normed, inputs, work, buffers, barriers, PARTS)),
-            (_gate_second, (y, tokens, normed, inputs, work, buffers, barriers, PARTS)),
+            (_gate, (0, y, tokens, normed, inputs, work, buffers, barriers, PARTS)),
+            (_gate, (1, y, tokens, normed, inputs, work, buffers, barriers, PARTS)),
             (_copy, (x, weights, work, buffers, barriers, 2 * OUTPUTS)),
         ],
         [4, 1],
@@ -214,16 +204,6 @@ def _leave(WHICH: gl.constexpr, parts, tokens, outputs, work, buffers, barriers)
     gl.store(part + token_T[:, None] * outputs + output_O[None, :], sum_TO, mask=(token_T < tokens)[:, None])
 
 
-@gluon.jit
-def _leave_first(parts, tokens, outputs, work, buffers, barriers):
-    _leave(0, parts, tokens, outputs, work, buffers, barriers)
-
-
-@gluon.jit
-def _leave_second(parts, tokens, outputs, work, buffers, barriers):
-    _leave(1, parts, tokens, outputs, work, buffers, barriers)
-
-
 @gluon.jit(do_not_specialize=["tokens"])
 def _multiply_in_parts(x, weight, parts, tokens, outputs, inputs):
     """x, weight: descriptors of [tokens, inputs] and [outputs, inputs]; parts [num_programs(1), tokens, outputs]."""
@@ -237,8 +217,8 @@ def _multiply_in_parts(x, weight, parts, tokens, outputs, inputs):
     work = (gl.program_id(0) * PART_OUTPUTS, weight.block_type.shape[0], first, steps)
     gl.warp_specialize(
         [
-            (_leave_first, (parts, tokens, outputs, work, buffers, barriers)),
-            (_leave_second, (parts, tokens, outputs, work, buffers, barriers)),
+            (_leave, (0, parts, tokens, outputs, work, buffers, barriers)),
+            (_leave, (1, parts, tokens, outputs, work, buffers, barriers)),
             (_copy, (x, (weight,), work, buffers, barriers, PART_OUTPUTS)),
         ],
         [4, 1],
