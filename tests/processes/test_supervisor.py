@@ -303,6 +303,10 @@ def test_an_occupied_port_is_refused_before_anything_starts(tmp_path):
         ({"config.json": '{"max_pos'}, "not valid JSON"),
         ({"config.json": "{}"}, "max_req_total_len"),
         ({"config.json": '{"max_position_embeddings": 512}'}, r"\*\.safetensors"),
+        (
+            {"config.json": '{"max_position_embeddings": 512}', "a.gguf": ""},
+            r"\*\.safetensors there, only \.gguf, which",
+        ),
         ({"config.json": "{}", "generation_config.json": "[]"}, "generation_config.json"),
     ],
 )

@@ -8,12 +8,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from lightllm.base.errors import ConfigError
 from lightllm.compute import kernels
 from lightllm.compute.layers.decoder import CausalLM
 from lightllm.compute.layers.layer import Placeable, Site
 from lightllm.compute.ops.op import Facts
 from lightllm.compute.parallel.mesh import Mesh
-from lightllm.compute.quant.method import LinearMethod
+from lightllm.compute.quant.method import LinearMethod, NamesModules
 from lightllm.compute.weights.checkpoint import Checkpoint
 from lightllm.compute.weights.stream import Destination, stream
 from lightllm.compute.weights.weight import Computed, Declared, Stack, Weight, members
@@ -41,9 +42,12 @@ def materialize(
     """Load every declared tensor and choose what computes each op. Returns the bytes of weights on this rank.
 
     progress(bytes done, bytes in all) is called as weights come in. Raises ConfigError if the checkpoint does not fit
-    the model, naming the tensors, or if the model cannot be divided so. allow_reference: see kernels.load.
+    the model, naming the tensors, if a recipe names what the model has not, or if the model cannot be divided so.
+    allow_reference: see kernels.load.
     """
     whole = place(model, mesh=Mesh(), dtype=dtype, method_for=method_for)
+    if isinstance(method_for, NamesModules) and (reason := method_for.why_not()):
+        raise ConfigError(reason)
     checkpoint.check([one for placed in whole for one in _weights(placed)], model.unused)
     kernels.load(Facts(device, dtype), allow_reference=allow_reference)
     here = place(model, mesh=mesh, dtype=dtype, method_for=method_for)

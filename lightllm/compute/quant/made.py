@@ -1,7 +1,7 @@
 """Formats that are made of a checkpoint's floats as these are read: `--quant_type`, `--quant_cfg`."""
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 from types import MappingProxyType
@@ -39,6 +39,7 @@ OTHER_NAMES = MappingProxyType(
 # Matrices that a checkpoint keeps as one, of which a recipe cannot name a part.
 PARTS = MappingProxyType({"wqkv": ("q_proj", "k_proj", "v_proj", "kv_proj")})
 EXPERTS = "fused_moe"
+ROUTER = "moe_gate"  # which is never quantized
 NAMES = frozenset(
     ("q_proj", "k_proj", "v_proj", "kv_proj", "qkv_proj", "o_proj", "gate_proj", "up_proj", "gate_up_proj", "down_proj")
     + ("q_a_proj", "q_b_proj", "kv_a_proj_with_mqa", "kv_b_proj", EXPERTS, "lm_head")
@@ -62,19 +63,57 @@ class Recipe(msgspec.Struct, forbid_unknown_fields=True):
     mix_bits: list[Mix] = []
 
 
-def methods(quant_type: str, file: str) -> Callable[[str], LinearMethod]:
-    """Module path -> its method. file: of `--quant_cfg`, or empty. Raises ConfigError naming what is wrong, as does the
-    method's choice where a recipe names a part of what the checkpoint keeps as one."""
-    recipe = _read(Path(file)) if file else Recipe(quant_type)
-    if file and quant_type not in ("none", recipe.quant_type):
-        raise ConfigError(f"--quant_type={quant_type} and {file} (quant_type: {recipe.quant_type}) differ; give one")
-    default, mixes = method_named(recipe.quant_type), [(mix, method_named(mix.quant_type)) for mix in recipe.mix_bits]
+class Methods:
+    """Module path -> its method, as `--quant_type` or a file of `--quant_cfg` (or none: empty) says.
 
-    def choose(path: str) -> LinearMethod:
+    Raises ConfigError naming what is wrong, as does the choice where a recipe names a part of what the checkpoint keeps
+    as one.
+    """
+
+    def __init__(self, quant_type: str, file: str):
+        recipe = _read(Path(file)) if file else Recipe(quant_type)
+        if file and quant_type not in ("none", recipe.quant_type):
+            raise ConfigError(
+                f"--quant_type={quant_type} and {file} (quant_type: {recipe.quant_type}) differ; give one"
+            )
+        self._file, self._default = file, method_named(recipe.quant_type)
+        self._mixes = [_Mixed(mix, method_named(mix.quant_type)) for mix in recipe.mix_bits if mix.name != ROUTER]
+
+    def __call__(self, path: str) -> LinearMethod:
         # As in a list of exceptions, the last word counts.
-        return next((method for mix, method in reversed(mixes) if _is_of(mix, path)), default)
+        found = [mixed.method for mixed in self._mixes if mixed.is_of(path)]
+        return found[-1] if found else self._default
 
-    return choose
+    def why_not(self) -> str | None:
+        """What the recipe names and no path that was asked for had."""
+        reason = next(filter(None, (mixed.why_not() for mixed in self._mixes)), None)
+        return reason and f"--quant_cfg={self._file} names {reason}"
+
+
+class _Mixed:
+    """An entry of a recipe, and in which layers (or none) there is something of its name."""
+
+    def __init__(self, mix: Mix, method: LinearMethod):
+        self._mix, self.method = mix, method
+        self._met: set[int | None] = set()
+
+    def is_of(self, path: str) -> bool:
+        if not _is_called(self._mix.name, path):
+            return False
+        found = _LAYER.search(path)
+        layer = int(found[1]) if found else None
+        self._met.add(layer)
+        return self._mix.layer_nums is None or layer in self._mix.layer_nums
+
+    def why_not(self) -> str | None:
+        name, wanted = self._mix.name, self._mix.layer_nums
+        if not self._met:
+            return f"{name}, of which this model has nothing that may be quantized; take the entry out"
+        if lacking := sorted(set(wanted or ()) - self._met):
+            layers = sorted(layer for layer in self._met if layer is not None)
+            where = f"it has {name} in layers {layers[0]} to {layers[-1]}" if layers else f"{name} is in no layer"
+            return f"{name} in layers {', '.join(map(str, lacking))}, where this model has none; {where}"
+        return None
 
 
 @cache
@@ -101,16 +140,14 @@ def method_named(quant_type: str) -> LinearMethod:
     return MadeInt4(int(kind.rpartition("-")[2]))
 
 
-def _is_of(mix: Mix, path: str) -> bool:
-    layer = _LAYER.search(path)
-    if mix.layer_nums is not None and (layer is None or int(layer[1]) not in mix.layer_nums):
-        return False
+def _is_called(wanted: str, path: str) -> bool:
+    """Whether a recipe's name is that of a module."""
     if _IN_EXPERT.search(path):
-        return mix.name == EXPERTS
+        return wanted == EXPERTS
     name = path.rpartition(".")[2]
-    if mix.name in PARTS.get(name, ()):
-        raise ConfigError(f"the recipe names {mix.name}, which this checkpoint keeps within {name}; name qkv_proj")
-    return mix.name in (name, *OTHER_NAMES.get(name, ()))
+    if wanted in PARTS.get(name, ()):
+        raise ConfigError(f"the recipe names {wanted}, which this checkpoint keeps within {name}; name qkv_proj")
+    return wanted in (name, *OTHER_NAMES.get(name, ()))
 
 
 def _read(file: Path) -> Recipe:
@@ -121,8 +158,8 @@ def _read(file: Path) -> Recipe:
     except (OSError, UnicodeDecodeError, yaml.YAMLError, msgspec.ValidationError) as error:
         raise ConfigError(f"--quant_cfg={file} cannot be read: {error}") from error
     for mix in recipe.mix_bits:
-        if mix.name == "moe_gate" and mix.quant_type == "none":
-            continue  # routers are never quantized
+        if mix.name == ROUTER and mix.quant_type == "none":
+            continue
         if mix.name not in NAMES:
             raise ConfigError(f"{file} names {mix.name}, which cannot be quantized; names: {', '.join(sorted(NAMES))}")
     return recipe

@@ -55,6 +55,19 @@ class LinearMethod(Protocol):
 
 
 @runtime_checkable
+class NamesModules(Protocol):
+    """A choice of methods by name, which may name what a model has not."""
+
+    def __call__(self, path: str) -> LinearMethod:
+        """The method of the module of this path in the checkpoint."""
+        ...
+
+    def why_not(self) -> str | None:
+        """What is named and was not among the paths; asked when all of a model's were."""
+        ...
+
+
+@runtime_checkable
 class TakesRounded(LinearMethod, Protocol):
     """A format whose activations may be rounded by what makes them."""
 

@@ -29,7 +29,7 @@ def method_for(
     unquantized weights.
     """
     if quantization_config is None:
-        return made.methods(quant_type, quant_cfg)
+        return made.Methods(quant_type, quant_cfg)
     made.reject_both(quant_type, quant_cfg, quantization_config)
     plain, kind = Unquantized(), str(quantization_config.get("quant_method"))
     if kind == COMPRESSED_TENSORS:

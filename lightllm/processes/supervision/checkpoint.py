@@ -13,6 +13,7 @@ from lightllm.base.task import Task
 from lightllm.serving.parsing.choice import choose
 
 _FILES = ["*.json", "*.jinja", "*.model", "*.safetensors", "*.txt"]
+_OTHER_WEIGHTS = (".bin", ".gguf", ".pt", ".pth")
 _HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
 
 
@@ -22,7 +23,11 @@ def resolve(config: ServerConfig) -> ServerConfig:
     checkpoint = checkpoint_files.read_json(directory, "config.json", required=True)
     checkpoint_files.read_json(directory, "generation_config.json", required=False)
     if config.load_format != "dummy" and not any(directory.glob("*.safetensors")):
-        raise ConfigError(f"--model_dir={directory}: no *.safetensors there; give a checkpoint that has its weights")
+        others = [ending for ending in _OTHER_WEIGHTS if any(directory.glob(f"*{ending}"))]
+        only = f", only {' and '.join(others)}, which are not read" if others else ""
+        raise ConfigError(
+            f"--model_dir={directory}: no *.safetensors there{only}; give a checkpoint that has its weights in these"
+        )
     config = msgspec.structs.replace(
         config,
         model_dir=str(directory),

@@ -2,7 +2,7 @@
 
 import json
 import shutil
-from functools import partial
+from functools import cache, partial
 
 import pytest
 import torch
@@ -45,9 +45,14 @@ def write_meant(source, directory, formula, wanted=_is_matrix):
     save_file(meant, directory / "model.safetensors", metadata={"format": "pt"})
 
 
+@pytest.fixture(scope="module")
+def plain_of(tmp_path_factory):
+    return cache(lambda name: make(MODELS[name](), tmp_path_factory.mktemp(name)))
+
+
 @pytest.fixture(scope="module", params=MODELS)
-def plain(request, tmp_path_factory):
-    return make(MODELS[request.param](), tmp_path_factory.mktemp(request.param))
+def plain(request, plain_of):
+    return plain_of(request.param)
 
 
 @pytest.mark.parametrize("quant_type", FORMULAS)
@@ -94,6 +99,40 @@ def test_a_recipe_quantizes_single_matrices_of_single_layers(llama, tmp_path):
     write_meant(llama.directory, tmp_path / "meant", formats.int8_channel, wanted)
     models = load(llama.directory, quant_cfg=str(recipe)), load(tmp_path / "meant")
     got, expected = (run(model, llama.sequences, STEPS["whole"]) for model in models)
+    torch.testing.assert_close(got, expected, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("model", "entry", "message"),
+    [
+        ("llama_with_biases", "name: fused_moe", "names fused_moe, of which this model has nothing that may be quanti"),
+        ("llama_with_biases", "name: down_proj, layer_nums: [2, 3, 9]", "down_proj in layers 3, 9, .* layers 0 to 2"),
+        ("llama_with_biases", "name: lm_head, layer_nums: [1]", "lm_head in layers 1, .* lm_head is in no layer"),
+        ("deepseek_v3", "name: fused_moe, layer_nums: [0, 1]", "fused_moe in layers 0, .* layers 1 to 2"),
+    ],
+)
+def test_what_a_recipe_names_and_a_model_has_not_is_an_error(plain_of, model, entry, message, tmp_path):
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(f"mix_bits: [{{{entry}, quant_type: w8a8}}]")
+    with pytest.raises(ConfigError, match=message):
+        load(plain_of(model).directory, quant_cfg=str(recipe))
+
+
+def test_experts_may_have_another_format_than_the_rest(plain_of, tmp_path):
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(
+        "mix_bits:\n"
+        "  - {name: fused_moe, quant_type: w8a8, layer_nums: [1]}\n"
+        "  - {name: moe_gate, quant_type: none}\n"
+        "  - {name: fused_moe, quant_type: w8a8, layer_nums: [2]}\n"
+        "  - {name: fused_moe, quant_type: none, layer_nums: [2]}\n"
+    )
+    deepseek = plain_of("deepseek_v3")
+    write_meant(
+        deepseek.directory, tmp_path / "meant", formats.int8_channel, lambda name, _: "layers.1.mlp.experts." in name
+    )
+    models = load(deepseek.directory, quant_cfg=str(recipe)), load(tmp_path / "meant")
+    got, expected = (run(model, deepseek.sequences, STEPS["whole"]) for model in models)
     torch.testing.assert_close(got, expected, atol=1e-4, rtol=1e-4)
 
 
