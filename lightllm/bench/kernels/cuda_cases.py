@@ -159,9 +159,9 @@ def _stack(product: str, dependent: bool, x: Tensor, norm: Tensor, *rest: Any) -
     weights, states, positions, slots, table = rest
     add, store, attend = (_kernel(op) for op in (ops.add_rms_norm, ops.norm_rotate_store, ops.attend))
     linear = ops.linear.reference if product == "library" else _kernel(ops.linear)
-    card = launch.card
+    dependent_from = launch.DEPENDENT
     if not dependent:
-        launch.card = lambda device: launch.Card((8, 0), card(device).multiprocessors)
+        launch.DEPENDENT = (99, 0)
     residual = x
     for (qkv, o, gate_up, down), state, slot in zip(weights, states, slots, strict=True):
         _, keys, values, *where = state
@@ -175,7 +175,7 @@ def _stack(product: str, dependent: bool, x: Tensor, norm: Tensor, *rest: Any) -
         else:
             x = _kernel(ops.gated_linear)(x, gate_up, None)
         x = linear(x, down, None)
-    launch.card = card
+    launch.DEPENDENT = dependent_from
     return x
 
 

@@ -22,7 +22,7 @@ from lightllm.compute.kernels.triton import (
     matvec,
     matvec_hopper,
 )
-from lightllm.compute.kernels.triton.launch import HOPPER, card
+from lightllm.compute.kernels.triton.launch import is_hopper
 from lightllm.compute.kernels.triton.tuned import key
 from lightllm.compute.ops.attention import arguments
 from lightllm.compute.ops.fp8_block import random_matrix
@@ -68,7 +68,7 @@ def tunables(sizes: ModelSizes, facts: Facts) -> Iterator[Tunable]:
         yield _product(product, tokens, facts)
     for heads in {heads.dim: heads for heads in sizes.heads}.values():
         yield _decodes(heads, facts)
-        if _is_hopper(facts) and heads.dim in attention_decode_quantized.DIMS:
+        if is_hopper(facts.device) and heads.dim in attention_decode_quantized.DIMS:
             yield from (_quantized_decodes(heads, kind, facts) for kind in (torch.float8_e4m3fn, torch.uint8))
         for is_long in (True, False):
             yield _chunks(heads, is_long, facts)
@@ -77,14 +77,10 @@ def tunables(sizes: ModelSizes, facts: Facts) -> Iterator[Tunable]:
         yield mixture_tunable(mixture, tokens, facts)
 
 
-def _is_hopper(facts: Facts) -> bool:
-    return card(facts.device).capability[0] == HOPPER[0]
-
-
 def _product(product: Product, tokens: int, facts: Facts) -> Tunable:
-    is_hopper = _is_hopper(facts) and product.inputs % 8 == 0
-    module = matvec_hopper if is_hopper else matvec
-    candidates = _streams(product, tokens) if is_hopper else _tiles(tokens)
+    streams = is_hopper(facts.device) and product.inputs % 8 == 0
+    module = matvec_hopper if streams else matvec
+    candidates = _streams(product, tokens) if streams else _tiles(tokens)
     op = ops.gated_linear if product.gated else ops.linear
     size = (tokens, product.outputs, product.inputs)
 

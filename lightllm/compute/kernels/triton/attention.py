@@ -9,7 +9,7 @@ from lightllm.compute import ops
 from lightllm.compute.kernels.triton import attention_decode, attention_decode_hopper
 from lightllm.compute.kernels.triton.attention_hopper import attend_runs, attend_runs_of, why_not_runs
 from lightllm.compute.kernels.triton.attention_prefill import attend_chunks
-from lightllm.compute.kernels.triton.launch import HOPPER, card, why_not
+from lightllm.compute.kernels.triton.launch import is_hopper, why_not
 from lightllm.compute.ops.attention import IN_RUNS, Sequences
 
 # Query heads of a key head, times tokens: with fewer, the context may not be worth copying. 64 such rows on 8,192
@@ -31,15 +31,15 @@ def attend(
     out = torch.empty(q.shape, dtype=q.dtype, device=q.device)
     slot_table, row, lengths = sequences.slot_table, sequences.row, sequences.lengths
     decodes, memo = sequences.decodes, sequences.memo
-    is_hopper = card(q.device).capability[0] == HOPPER[0]
+    on_hopper = is_hopper(q.device)
     if decodes:
-        streams = is_hopper and attention_decode_hopper.why_not(q, keys, values) is None
+        streams = on_hopper and attention_decode_hopper.why_not(q, keys, values) is None
         module = attention_decode_hopper if streams else attention_decode
         where = (slot_table, row[:decodes], lengths[:decodes])
         more = {"memo": memo} if streams else {}
         module.attend_decodes(q[:decodes], keys, values, *where, scale, window, out[:decodes], **more)
     fewest = FEWEST_ROWS * keys.shape[1] // q.shape[1]
-    copies = is_hopper and why_not_runs(q, keys) is None
+    copies = on_hopper and why_not_runs(q, keys) is None
     for lot, contexts in lots(sequences, fewest if copies else None, MOST_COPIED):
         which = slice(decodes + lot.start, decodes + lot.stop)
         where = (row[which], sequences.query_start[which.start : which.stop + 1], lengths[which])

@@ -31,7 +31,7 @@ from triton.experimental.gluon.language.nvidia.hopper import (
 
 from lightllm.compute.kernels.triton.attention_prefill import LOG2_E, packed
 from lightllm.compute.kernels.triton.descriptors import tiles_of
-from lightllm.compute.kernels.triton.launch import begin, depends, next_power_of_2
+from lightllm.compute.kernels.triton.launch import begin, cdiv, depends, next_power_of_2
 
 ROWS = gl.constexpr(64)  # of a group of warps: the height of a matrix instruction
 REGISTERS = gl.constexpr(240)  # a thread of a group that multiplies: what is left by the one that copies
@@ -340,7 +340,7 @@ def attend_runs(
     kv_heads, tokens, sequences = keys.shape[1], sum(context_lengths), len(query_lengths)
     numbers, dependent = kv_heads * head, depends(q.device)
     runs = torch.empty(2, tokens, numbers, dtype=keys.dtype, device=keys.device)
-    _gather[(-(-tokens // GATHERED_TOKENS), -(-numbers // GATHERED_NUMBERS))](
+    _gather[(cdiv(tokens, GATHERED_TOKENS), cdiv(numbers, GATHERED_NUMBERS))](
         keys, values, runs[0], runs[1], slot_table, row, lengths, sequences, tokens, numbers,
         keys.stride(0), keys.stride(1), values.stride(0), values.stride(1), slot_table.stride(0),
         SEQUENCES=max(next_power_of_2(sequences), 16), DIM=head, TOKENS=GATHERED_TOKENS,
@@ -379,7 +379,7 @@ def attend_runs_of(
     if others is not None:
         other_q, width = others[0], others[1].shape[1]
         other_tiles = tiles_of(others[1], tile, width)
-    blocks = sum(-(-count * pack // (2 * ROWS.value)) for count in query_lengths)
+    blocks = sum(cdiv(count * pack, 2 * ROWS.value) for count in query_lengths)
     _attend_runs[(blocks, heads // pack)](
         q, other_q, key_tiles, value_tiles, other_tiles, out, query_start, lengths,
         lengths if firsts is None else firsts, len(query_lengths), scale * LOG2_E, window or 0, q.stride(0),

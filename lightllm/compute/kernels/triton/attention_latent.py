@@ -34,10 +34,10 @@ from lightllm.compute.kernels.triton.attention_prefill import attend_chunks
 from lightllm.compute.kernels.triton.attention_quantized import run_of
 from lightllm.compute.kernels.triton.launch import (
     ARRIVALS,
-    HOPPER,
     arrivals,
     card,
     depends,
+    is_hopper,
     let_next_start,
     next_power_of_2,
     wait,
@@ -239,8 +239,8 @@ def attend_decodes(
     """
     sequences, heads, width = q.shape
     group, device = group_for(heads), q.device
-    is_hopper = card(device).capability[0] == HOPPER[0]
-    if shape is None and is_hopper and group > FEW_HEADS and attention_latent_hopper.why_not(q, latents, rank) is None:
+    streams = group > FEW_HEADS and is_hopper(device) and attention_latent_hopper.why_not(q, latents, rank) is None
+    if shape is None and streams:
         attention_latent_hopper.attend_decodes(q, latents, group, slot_table, row, lengths, scale, out)
         return
     blocks, joined_heads = heads // group, min(group & -group, MOST_JOINED_HEADS)
@@ -277,7 +277,7 @@ def _slots(slot_table: Tensor, row: Tensor, lengths: Sequence[int]) -> Tensor:
 
 def why_not_expanded(fixed: Tensor, turning: Tensor, key: Tensor, value: Tensor) -> str | None:
     """The reason keys and values are never expanded, if there is one."""
-    if card(fixed.device).capability[0] != HOPPER[0]:
+    if not is_hopper(fixed.device):
         return "the kernel for long chunks is Hopper's"
     if key.shape[1] != value.shape[1]:
         return f"keys of {key.shape[1]} and values of {value.shape[1]} numbers; they must be equal"

@@ -16,7 +16,7 @@ import triton.language as tl
 from torch import Tensor
 
 from lightllm.compute.kernels.triton.attention_decode import _owner
-from lightllm.compute.kernels.triton.launch import begin, depends, next_power_of_2
+from lightllm.compute.kernels.triton.launch import begin, cdiv, depends, next_power_of_2
 
 PROGRAMS = 1024  # about so many
 JOINED = 8  # parts that are read at once
@@ -28,7 +28,7 @@ EVEN_TILES = tl.constexpr(320)  # at most of each: else leaving programs out cos
 def even_programs(pieces: int, programs: int) -> int:
     """How many of `programs` share pieces of one length so that ends of shares are ends of pieces, or all pieces are
     cut alike. `programs`, if that would leave too many out."""
-    most = -(-pieces // programs)
+    most = cdiv(pieces, programs)
     even = programs // pieces * pieces if most == 1 else pieces // most if pieces % most == 0 else 0
     return even if even >= LEAST_EVEN * programs else programs
 

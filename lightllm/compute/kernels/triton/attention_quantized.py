@@ -17,7 +17,7 @@ from lightllm.compute.kernels.triton import attention_decode, attention_decode_q
 from lightllm.compute.kernels.triton.attention import FEWEST_ROWS, MOST_COPIED, lots
 from lightllm.compute.kernels.triton.attention_hopper import attend_runs_of, why_not_runs
 from lightllm.compute.kernels.triton.attention_prefill import attend_chunks
-from lightllm.compute.kernels.triton.launch import HOPPER, begin, card, cdiv, depends, next_power_of_2, why_not
+from lightllm.compute.kernels.triton.launch import begin, cdiv, depends, is_hopper, next_power_of_2, why_not
 from lightllm.compute.kernels.triton.scaled import numbers
 from lightllm.compute.ops.attention import Sequences
 
@@ -96,14 +96,14 @@ def attend_quantized(
     packed = q.shape[2] // keys.shape[2]
     scales = key_scale, value_scale
     slot_table, row, lengths, decodes = sequences.slot_table, sequences.row, sequences.lengths, sequences.decodes
-    is_hopper = card(q.device).capability[0] == HOPPER[0]
+    on_hopper = is_hopper(q.device)
     if decodes:
-        streams = is_hopper and attention_decode_quantized.why_not(q, keys, values) is None
+        streams = on_hopper and attention_decode_quantized.why_not(q, keys, values) is None
         module = attention_decode_quantized if streams else attention_decode
         where = (slot_table, row[:decodes], lengths[:decodes])
         module.attend_decodes(q[:decodes], keys, values, *where, scale, window, out[:decodes], scales=scales)
     fewest = FEWEST_ROWS * keys.shape[1] // q.shape[1]
-    copies = is_hopper and why_not_runs(q, q.new_empty(0, keys.shape[1], q.shape[2])) is None
+    copies = on_hopper and why_not_runs(q, q.new_empty(0, keys.shape[1], q.shape[2])) is None
     for lot, contexts in lots(sequences, fewest if copies else None, MOST_COPIED):
         which = slice(decodes + lot.start, decodes + lot.stop)
         starts, lengths_here = sequences.query_start[which.start : which.stop + 1], lengths[which]

@@ -22,7 +22,7 @@ from triton.experimental.gluon.language.nvidia.hopper import (
 from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
 from lightllm.compute.kernels.triton.descriptors import tiles_of
-from lightllm.compute.kernels.triton.launch import card
+from lightllm.compute.kernels.triton.launch import card, cdiv
 from lightllm.compute.kernels.triton.matmul_hopper import (
     HALF,
     INPUTS,
@@ -150,7 +150,7 @@ def _multiply_gated_by_three(x, weight, y, tokens, width, inputs, NEIGHBOURS: gl
 
 def is_faster(x: Tensor, weight: Tensor) -> bool:
     """Whether it is faster here than matmul_hopper.multiply_gated; of tensors without memory: whether it may be."""
-    output_blocks = -(-len(weight) // (2 * HALF.value))
+    output_blocks = cdiv(len(weight), 2 * HALF.value)
     three, two = (share(len(x), output_blocks, groups, x.device) for groups in (GROUPS.value, 2))
     return x.shape[1] >= FEWEST_INPUTS and (x.is_meta or FASTER * three > two)
 
@@ -159,7 +159,7 @@ def multiply_gated(x: Tensor, weight: Tensor) -> Tensor:
     """As matmul_hopper.multiply_gated, for at least two tiles of inputs."""
     (tokens, inputs), width = x.shape, len(weight) // 2
     y = torch.empty(tokens, width, dtype=x.dtype, device=x.device)
-    tiles = -(-tokens // (GROUPS.value * ROWS.value)) * -(-width // HALF.value)
+    tiles = cdiv(tokens, GROUPS.value * ROWS.value) * cdiv(width, HALF.value)
     _multiply_gated_by_three[(min(tiles, card(x.device).multiprocessors),)](
         *_tiles(x, weight), tiles_of(y, ROWS.value, HALF.value), tokens, width, inputs, NEIGHBOURS=NEIGHBOURS,
         num_warps=4, maxnreg=REGISTERS.value, launch_pdl=True,

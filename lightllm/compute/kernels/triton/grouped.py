@@ -18,7 +18,7 @@ from torch import Tensor
 
 from lightllm.compute import ops
 from lightllm.compute.kernels.triton import matvec_tiles
-from lightllm.compute.kernels.triton.launch import HOPPER, begin, card, cdiv, depends, next_power_of_2, rows_of, why_not
+from lightllm.compute.kernels.triton.launch import begin, cdiv, depends, is_hopper, next_power_of_2, rows_of, why_not
 from lightllm.compute.kernels.triton.matvec_hopper import padded
 from lightllm.compute.kernels.triton.quantize import quantize_groups, rounded
 from lightllm.compute.ops.fp8_block import LARGEST, SMALLEST_SCALE, TILE
@@ -196,7 +196,7 @@ def why_not_library(x: Tensor, weight: Tensor, scale: Tensor) -> str | None:
     """The reason the library's product of 8-bit floats with scales of tiles is not used, if there is one."""
     if len(x) <= matvec_tiles.MOST_TOKENS:
         return "few tokens are streamed"
-    if x.device.type != "cuda" or card(x.device).capability[0] != HOPPER[0]:
+    if x.device.type != "cuda" or not is_hopper(x.device):
         return "it has such a product for compute capability 9 only"
     if tuple(map(int, str(torch.version.cuda).split("."))) < LIBRARY:
         return f"it has such a product from CUDA {LIBRARY[0]}.{LIBRARY[1]} on"

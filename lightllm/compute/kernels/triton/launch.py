@@ -24,6 +24,7 @@ from lightllm.compute.ops.op import Facts
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 OLDEST = (8, 0)  # compute capability with bfloat16 matrix units and asynchronous copies
 HOPPER = (9, 0)
+DEPENDENT = (9, 0)  # from which on kernels are launched dependently
 
 
 @dataclass(frozen=True)
@@ -57,18 +58,21 @@ def why_not(facts: Facts) -> str | None:
     return None
 
 
+def is_hopper(device: torch.device) -> bool:
+    """Whether it has the matrix unit and the copy engine of a Hopper card, which later ones lack."""
+    return card(device).capability[0] == HOPPER[0]
+
+
 def why_not_hopper(facts: Facts) -> str | None:
     """The reason no kernel can run that uses the matrix unit and the copy engine of a Hopper card, if there is one."""
     if (reason := why_not(facts)) is not None:
         return reason
-    if card(facts.device).capability[0] != HOPPER[0]:
-        return "needs the matrix unit of compute capability 9"
-    return None
+    return None if is_hopper(facts.device) else "needs the matrix unit of compute capability 9"
 
 
 def depends(device: torch.device) -> bool:
     """Whether kernels are launched dependently: the value of DEPENDENT and of the option launch_pdl."""
-    return card(device).capability >= HOPPER
+    return card(device).capability >= DEPENDENT
 
 
 @triton.jit
@@ -112,9 +116,7 @@ def arrivals(device: torch.device) -> Tensor:
 
     One set per device: kernels that use it must follow one another on one stream.
     """
-    capturing = device.type == "cuda" and torch.cuda.is_current_stream_capturing()
-    assert not capturing, "run a step before capturing one: these zeros must not become part of a graph"
-    return torch.zeros(ARRIVALS, dtype=torch.int32, device=device)
+    return _counters(device)
 
 
 @functools.cache
@@ -124,6 +126,10 @@ def meetings(device: torch.device) -> Tensor:
 
     One set per device: kernels that use it must follow one another on one stream.
     """
+    return _counters(device)
+
+
+def _counters(device: torch.device) -> Tensor:
     capturing = device.type == "cuda" and torch.cuda.is_current_stream_capturing()
     assert not capturing, "run a step before capturing one: these zeros must not become part of a graph"
     return torch.zeros(ARRIVALS, dtype=torch.int32, device=device)

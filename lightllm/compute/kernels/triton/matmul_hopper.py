@@ -28,7 +28,7 @@ from triton.experimental.gluon.nvidia.hopper import TensorDescriptor
 from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
 from lightllm.compute.kernels.triton.descriptors import OF_16_BITS, tiles_of, why_not_copied
-from lightllm.compute.kernels.triton.launch import card
+from lightllm.compute.kernels.triton.launch import card, cdiv
 
 ROWS = gl.constexpr(64)  # tokens of a group of warps: the height of a matrix instruction
 HALF = gl.constexpr(128)  # outputs, of which two are as many as the widest matrix instruction has
@@ -268,7 +268,7 @@ def why_not_gated(x: Tensor, weight: Tensor) -> str | None:
         return "the copy engine needs rows of results that begin at multiples of 16 bytes"
     if len(x) < FEWEST_TOKENS and len(x) != DECODED:
         return f"{len(x)} tokens are too few"
-    return _why_not(x, weight, -(-width // HALF.value), LEAST_SHARE_GATED)
+    return _why_not(x, weight, cdiv(width, HALF.value), LEAST_SHARE_GATED)
 
 
 def why_not_rotated(x: Tensor, weight: Tensor, kv_heads: int) -> str | None:
@@ -296,19 +296,19 @@ def _why_not(x: Tensor, weight: Tensor, output_blocks: int, least_share: float) 
 def share(tokens: int, output_blocks: int, groups: int, device: torch.device) -> float:
     """Of the tiles that all programs could compute in as many rounds. groups: of warps, for ROWS tokens each."""
     rows, programs = groups * ROWS.value, card(device).multiprocessors
-    rounds = -(-(-(-tokens // rows) * output_blocks) // programs)
+    rounds = cdiv(cdiv(tokens, rows) * output_blocks, programs)
     return tokens / rows * output_blocks / (rounds * programs)
 
 
 def _blocks(tokens: int) -> int:
-    return -(-tokens // (2 * ROWS.value))
+    return cdiv(tokens, 2 * ROWS.value)
 
 
 def multiply_gated(x: Tensor, weight: Tensor, *, neighbours: int = NEIGHBOURS) -> Tensor:
     """ops.gated_linear without a bias, for any number of tokens but none."""
     (tokens, inputs), width = x.shape, len(weight) // 2
     y = torch.empty(tokens, width, dtype=x.dtype, device=x.device)
-    tiles = _blocks(tokens) * -(-width // HALF.value)
+    tiles = _blocks(tokens) * cdiv(width, HALF.value)
     _multiply_gated[(min(tiles, card(x.device).multiprocessors),)](
         *_tiles(x, weight), tiles_of(y, ROWS.value, HALF.value), tokens, width, inputs, NEIGHBOURS=neighbours,
         num_warps=4, maxnreg=168, launch_pdl=True,

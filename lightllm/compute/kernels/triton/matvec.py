@@ -22,12 +22,11 @@ from lightllm.compute.kernels.triton import gated_hopper, matmul_hopper, matmul_
 from lightllm.compute.kernels.triton.activation import silu_and_mul
 from lightllm.compute.kernels.triton.launch import (
     ARRIVALS,
-    HOPPER,
     arrivals,
     begin,
-    card,
     cdiv,
     depends,
+    is_hopper,
     next_power_of_2,
     why_not,
     why_not_hopper,
@@ -134,7 +133,7 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
 def gated_linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     if (y := _few(x, weight, bias, gated=True)) is not None:
         return y
-    if bias is None and _is_hopper(x) and matmul_hopper.why_not_gated(x, weight) is None:
+    if bias is None and is_hopper(x.device) and matmul_hopper.why_not_gated(x, weight) is None:
         return _gate_many(x, weight)
     return silu_and_mul(F.linear(x, weight, bias))
 
@@ -161,7 +160,7 @@ def _pays_in_parts(tokens: int, outputs: int, inputs: int) -> bool:
 def linear_in_parts(x: Tensor, weight: Tensor) -> Tensor:
     if MOST_TOKENS < len(x) <= matmul_streamed.TOKENS.value and matmul_streamed.why_not_in_parts(x, weight) is None:
         return matmul_streamed.multiply_in_parts(x, weight)
-    streams = 0 < len(x) <= MOST_TOKENS and _is_hopper(x) and matvec_hopper.why_not(x, weight) is None
+    streams = 0 < len(x) <= MOST_TOKENS and is_hopper(x.device) and matvec_hopper.why_not(x, weight) is None
     shape = _shape(matvec_hopper, x, weight, gated=False) if streams else None
     if shape is None:
         return F.linear(x, weight)[None].float()
@@ -183,10 +182,6 @@ def linear_add(x: Tensor, weight: Tensor, residual: Tensor) -> Tensor:
     return residual.addmm_(x, weight.T)
 
 
-def _is_hopper(x: Tensor) -> bool:
-    return card(x.device).capability[0] == HOPPER[0]
-
-
 def _few(
     x: Tensor, weight: Tensor, bias: Tensor | None, *, gated: bool, dtype: torch.dtype | None = None
 ) -> Tensor | None:
@@ -194,7 +189,7 @@ def _few(
     if not 0 < len(x) <= MOST_TOKENS or x.dtype == torch.float32 or weight.stride(1) != 1:
         return None
     x = x if x.stride(1) == 1 else x.contiguous()
-    streams = _is_hopper(x) and matvec_hopper.why_not(x, weight) is None
+    streams = is_hopper(x.device) and matvec_hopper.why_not(x, weight) is None
     module = matvec_hopper if streams else sys.modules[__name__]
     shape = _shape(module, x, weight, gated=gated)
     return None if shape is None else module.multiply(x, weight, bias, shape, gated=gated, dtype=dtype)

@@ -27,12 +27,11 @@ from lightllm.compute.kernels.triton import tuned
 from lightllm.compute.kernels.triton.activation import silu_and_mul
 from lightllm.compute.kernels.triton.descriptors import OF_16_BITS, lines_of, tiles_of
 from lightllm.compute.kernels.triton.launch import (
-    HOPPER,
     arrivals,
     begin,
-    card,
     cdiv,
     depends,
+    is_hopper,
     next_power_of_2,
     rows_of,
     why_not_hopper,
@@ -404,7 +403,7 @@ def _shape(x: Tensor, steps: Tensor, *, gated: bool) -> Shape:
 
 def _streams(x: Tensor, steps: Tensor) -> bool:
     """Whether tokens are few enough, on a card that has such a copy engine, and in rows that it can copy."""
-    if not 0 < len(x) <= MOST_TOKENS or x.dtype not in OF_16_BITS or card(x.device).capability[0] != HOPPER[0]:
+    if not 0 < len(x) <= MOST_TOKENS or x.dtype not in OF_16_BITS or not is_hopper(x.device):
         return False
     strides = math.gcd(x.stride(0) * x.element_size(), steps.stride(0) * steps.element_size(), x.data_ptr())
     return x.stride(1) == 1 and strides % 16 == 0

@@ -23,16 +23,16 @@ from triton.language.extra.cuda import gdc_launch_dependents
 from lightllm.compute import ops
 from lightllm.compute.kernels.triton import matmul_hopper, matmul_streamed
 from lightllm.compute.kernels.triton.descriptors import tiles_of
-from lightllm.compute.kernels.triton.launch import HOPPER, MEETING, card, cdiv, meetings, next_power_of_2, why_not
+from lightllm.compute.kernels.triton.launch import MEETING, card, cdiv, meetings, next_power_of_2, why_not_hopper
 from lightllm.compute.kernels.triton.matmul_streamed import _scales
 from lightllm.compute.kernels.triton.matvec_hopper import (
-    NARROWEST,
     Shape,
     _add_parts,
     _ask,
     _fetch,
     _keep_part,
     _sum_tiles,
+    padded,
 )
 from lightllm.compute.kernels.triton.rope import norm_rotate_store
 from lightllm.compute.ops.joined import DIM, MOST_TOKENS, PART
@@ -275,18 +275,14 @@ def _rotate(
         _store_head(to_T, a_OT, b_OT, is_token_T, ROWS, MEMORY)
 
 
-def _padded(tokens: int) -> int:
-    return max(next_power_of_2(tokens), NARROWEST)
-
-
 def _tiles(x: Tensor, weight: Tensor, shape: Shape) -> tuple[TensorDescriptor, TensorDescriptor]:
     """How x and the weight are cut into tiles."""
-    return tiles_of(x, _padded(len(x)), shape.inputs), tiles_of(weight, shape.rows, shape.inputs)
+    return tiles_of(x, padded(len(x)), shape.inputs), tiles_of(weight, shape.rows, shape.inputs)
 
 
 def _meeting(x: Tensor, weight: Tensor, shape: Shape, blocks: int) -> tuple[Tensor, Tensor]:
     """Room for what programs that share rows have summed, and the counters by which they wait for one another."""
-    at_once = card(x.device).multiprocessors * (SHARED_BYTES // _shared_bytes(shape, _padded(len(x))))
+    at_once = card(x.device).multiprocessors * (SHARED_BYTES // _shared_bytes(shape, padded(len(x))))
     assert shape.splits == 1 or blocks * shape.splits <= at_once, "programs that wait for one another run at once"
     count = len(x) * len(weight) * shape.splits if shape.splits > 1 else 0
     return torch.empty(count, dtype=torch.float32, device=x.device), meetings(x.device)
@@ -299,7 +295,7 @@ def _shared_bytes(shape: Shape, tokens: int) -> int:
 
 def _compile_time(x: Tensor, squares: Tensor | None, shape: Shape) -> dict[str, int]:
     return {
-        "TOKENS": _padded(len(x)),
+        "TOKENS": padded(len(x)),
         "ROWS": shape.rows,
         "INPUTS": shape.inputs,
         "STAGES": shape.stages,
@@ -310,9 +306,9 @@ def _compile_time(x: Tensor, squares: Tensor | None, shape: Shape) -> dict[str, 
 
 def _columns(squares: Tensor | None, tokens: int) -> Tensor | None:
     """Squares with a column for each token that tokens are padded to."""
-    if squares is None or squares.stride() == (_padded(tokens), 1):
+    if squares is None or squares.stride() == (padded(tokens), 1):
         return squares
-    return F.pad(squares, (0, _padded(tokens) - tokens)).contiguous()
+    return F.pad(squares, (0, padded(tokens) - tokens)).contiguous()
 
 
 def shape_to_gate(tokens: int) -> Shape:
@@ -337,13 +333,9 @@ def shape_to_share(tokens: int, outputs: int, inputs: int, multiprocessors: int,
 
 def why_not_joined(facts: Facts) -> str | None:
     """The reason nothing here can run, if there is one."""
-    if (reason := why_not(facts)) is not None:
+    if (reason := why_not_hopper(facts)) is not None:
         return reason
-    if card(facts.device).capability[0] != HOPPER[0]:
-        return "needs compute capability 9"
-    if facts.dtype != torch.bfloat16:
-        return f"sums times weights may be too large for {facts.dtype}"
-    return None
+    return None if facts.dtype == torch.bfloat16 else f"sums times weights may be too large for {facts.dtype}"
 
 
 def _pays(tokens: int, width: int) -> bool:
@@ -362,7 +354,7 @@ def gated_linear_of_weighted(x: Tensor, squares: Tensor, eps: float, weight: Ten
     (tokens, inputs), outputs = x.shape, len(weight) // 2
     if tokens > MANY_TOKENS.value and bias is None and matmul_streamed.why_not_gated(x, weight) is None:
         return matmul_streamed.multiply_gated(x, _columns(squares, tokens), eps, weight)
-    shape = shape_to_gate(_padded(tokens))
+    shape = shape_to_gate(padded(tokens))
     y = torch.empty(tokens, outputs, dtype=x.dtype, device=x.device)
     _gate[(cdiv(outputs, shape.rows),)](
         *_tiles(x, weight, shape), _columns(squares, tokens), len(squares), eps, bias, y, tokens, outputs, inputs,
@@ -374,11 +366,11 @@ def gated_linear_of_weighted(x: Tensor, squares: Tensor, eps: float, weight: Ten
 @ops.linear_add_weigh.implementation("gluon", why_not_joined, _pays)
 def linear_add_weigh(x: Tensor, weight: Tensor, residual: Tensor, norm_weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     (tokens, inputs), outputs = x.shape, len(weight)
-    sizes = (_padded(tokens), outputs, inputs, card(x.device).multiprocessors)
+    sizes = (padded(tokens), outputs, inputs, card(x.device).multiprocessors)
     shape = shape_to_share(*sizes, halves=1 if tokens > MANY_TOKENS.value else 2)
     blocks = outputs // PART
     total, weighted = (torch.empty(tokens, outputs, dtype=x.dtype, device=x.device) for _ in range(2))
-    squares = torch.empty(blocks, _padded(tokens), dtype=torch.float32, device=x.device)
+    squares = torch.empty(blocks, padded(tokens), dtype=torch.float32, device=x.device)
     _add[(blocks, shape.splits)](
         *_tiles(x, weight, shape), residual, residual.stride(0), norm_weight, total, weighted, squares,
         *_meeting(x, weight, shape, blocks), tokens, outputs, inputs,
@@ -411,7 +403,7 @@ def linear_rotate_store(
             return matmul_hopper.multiply_rotated(x, weight, bias, *how)
         heads = F.linear(x, weight, bias).unflatten(1, (-1, DIM))
         return norm_rotate_store(*heads.split([heads.shape[1] - 2 * kv_heads, kv_heads, kv_heads], dim=1), *how)
-    shape = shape_to_share(_padded(tokens), outputs, inputs, card(x.device).multiprocessors, halves=2)
+    shape = shape_to_share(padded(tokens), outputs, inputs, card(x.device).multiprocessors, halves=2)
     assert PART == DIM == keys.shape[2], "a program has a head"
     blocks = outputs // DIM
     heads = blocks - 2 * kv_heads

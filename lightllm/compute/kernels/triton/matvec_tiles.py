@@ -15,7 +15,7 @@ from triton.experimental.gluon.language.nvidia.hopper import mbarrier, warpgroup
 from triton.language.extra.cuda import gdc_launch_dependents
 
 from lightllm.compute.kernels.triton.descriptors import tiles_of, why_not_copied
-from lightllm.compute.kernels.triton.launch import HOPPER, arrivals, card, cdiv
+from lightllm.compute.kernels.triton.launch import arrivals, cdiv, is_hopper
 from lightllm.compute.kernels.triton.matvec_hopper import (
     MANY_ROWS,
     MOST_SPLITS,
@@ -134,6 +134,6 @@ def multiply(
 
 def streams(tokens: int, weight: Tensor) -> bool:
     """Whether tokens are few enough, on a card that has such a copy engine, and rows that it can copy."""
-    if not 0 < tokens <= MOST_TOKENS or card(weight.device).capability[0] != HOPPER[0]:
+    if not 0 < tokens <= MOST_TOKENS or not is_hopper(weight.device):
         return False
     return why_not_copied(weight) is None

@@ -20,7 +20,7 @@ from triton.experimental.gluon.language.nvidia.hopper import mbarrier, warpgroup
 from triton.language.extra.cuda import gdc_launch_dependents
 
 from lightllm.compute.kernels.triton.descriptors import OF_16_BITS, tiles_of, why_not_copied
-from lightllm.compute.kernels.triton.launch import HOPPER, arrivals, begin, card, cdiv, depends
+from lightllm.compute.kernels.triton.launch import arrivals, begin, cdiv, depends, is_hopper
 from lightllm.compute.kernels.triton.matvec_hopper import (
     MANY_ROWS,
     MOST_SPLITS,
@@ -222,7 +222,7 @@ def why_not(x: Tensor, weight: Tensor) -> str | None:
         return f"tokens are of 16 bits, not {x.dtype}"
     if not 0 < len(x) <= MOST_TOKENS:
         return f"takes 1 to {MOST_TOKENS} tokens, not {len(x)}"
-    if card(x.device).capability[0] != HOPPER[0]:
+    if not is_hopper(x.device):
         return "needs the matrix unit of compute capability 9"
     return why_not_copied(x, weight)
 

@@ -24,6 +24,7 @@ from lightllm.compute.kernels.triton.launch import (
     card,
     cdiv,
     depends,
+    is_hopper,
     next_power_of_2,
     rows_of,
     why_not,
@@ -225,7 +226,7 @@ def _shape_for(numbers: Tensor, x_scale: Tensor, weight: Tensor, *, gated: bool)
 
 
 def _shape(numbers: Tensor, weight: Tensor, *, gated: bool) -> matvec_hopper.Shape:
-    sizes = (max(next_power_of_2(len(numbers)), NARROWEST), *weight.shape)
+    sizes = (matvec_hopper.padded(len(numbers)), *weight.shape)
     default = matvec_hopper.shape_of_8_bits(*sizes, gated=gated)
     op = "gated_linear_per_channel" if gated else "linear_per_channel"
     return tuned.shape(numbers.device, op, matvec_hopper.Shape, sizes, default) or default
@@ -233,8 +234,8 @@ def _shape(numbers: Tensor, weight: Tensor, *, gated: bool) -> matvec_hopper.Sha
 
 def _streams(x: Tensor, weight: Tensor) -> bool:
     """Whether tokens are few enough for matvec_hopper."""
-    few = 0 < len(x) <= matvec.MOST_TOKENS and card(x.device).capability[0] == HOPPER[0]
-    return few and matvec_hopper.why_not(x, weight) is None
+    few = 0 < len(x) <= matvec.MOST_TOKENS
+    return few and is_hopper(x.device) and matvec_hopper.why_not(x, weight) is None
 
 
 def why_not_library(x: Tensor, weight: Tensor, dtype: torch.dtype) -> str | None:
