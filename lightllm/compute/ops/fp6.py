@@ -8,12 +8,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from lightllm.compute.ops import per_channel
 from lightllm.compute.ops.experts import mixture
 from lightllm.compute.ops.op import TOLERANCE, Facts, op
 
 PACKED = 4  # inputs that share bytes
 LARGEST = 28.0
-SMALLEST_SCALE = 1e-12
 # Bits of these floats stand for the same number in float16, but for a factor of 2 ** 12.
 HALF_SCALE = 2.0**12
 _TOLERANCE = TOLERANCE | {torch.float32: 1e-4}
@@ -43,7 +43,7 @@ def quantized(x: Tensor) -> tuple[Tensor, Tensor]:
 
 def scale_of(x: Tensor) -> Tensor:
     """Of x [..., n]: the largest number / LARGEST."""
-    return (x.abs().amax(-1).float() / LARGEST).clamp(min=SMALLEST_SCALE)
+    return (x.abs().amax(-1).float() / LARGEST).clamp(min=per_channel.SMALLEST_SCALE)
 
 
 def packed(x: Tensor, scale: Tensor) -> Tensor:

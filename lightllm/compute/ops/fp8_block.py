@@ -9,12 +9,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from lightllm.compute.ops import per_channel
 from lightllm.compute.ops.experts import mixture
 from lightllm.compute.ops.op import TOLERANCE, Facts, op
 
 TILE = 128
-LARGEST = 448.0  # of E4M3
-SMALLEST_SCALE = 1e-12
+LARGEST = per_channel.LARGEST[torch.float8_e4m3fn]
 _TOLERANCE = TOLERANCE | {torch.float32: 1e-4}
 
 
@@ -60,7 +60,7 @@ def quantized(weight: Tensor, tile: tuple[int, int]) -> tuple[Tensor, Tensor]:
     (rows, columns), (height, width) = weight.shape, tile
     padded = F.pad(weight.float(), (0, -columns % width, 0, -rows % height))
     tiles = padded.unflatten(1, (-1, width)).unflatten(0, (-1, height))  # [row tiles, height, column tiles, width]
-    scale = (tiles.abs().amax((1, 3)) / LARGEST).clamp(min=SMALLEST_SCALE)
+    scale = (tiles.abs().amax((1, 3)) / LARGEST).clamp(min=per_channel.SMALLEST_SCALE)
     numbers = (tiles / scale[:, None, :, None]).flatten(2).flatten(0, 1)
     return numbers[:rows, :columns].to(torch.float8_e4m3fn), scale
 
@@ -68,7 +68,7 @@ def quantized(weight: Tensor, tile: tuple[int, int]) -> tuple[Tensor, Tensor]:
 def rounded(x: Tensor) -> Tensor:
     """x [tokens, inputs] float32 as it is multiplied: in E4M3, each TILE inputs scaled by their largest / LARGEST."""
     groups = F.pad(x, (0, -x.shape[1] % TILE)).unflatten(1, (-1, TILE))
-    scale = (groups.abs().amax(-1, keepdim=True) / LARGEST).clamp(min=SMALLEST_SCALE)
+    scale = (groups.abs().amax(-1, keepdim=True) / LARGEST).clamp(min=per_channel.SMALLEST_SCALE)
     return ((groups / scale).to(torch.float8_e4m3fn).float() * scale).flatten(1)[:, : x.shape[1]]
 
 

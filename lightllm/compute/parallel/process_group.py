@@ -10,12 +10,13 @@ from torch.distributed.distributed_c10d import ProcessGroup, Store
 
 from lightllm.compute.parallel.mesh import Group
 
+_PATIENCE = timedelta(minutes=10)
 BACKENDS = {"cpu": "gloo", "cuda": "nccl"}
 # TODO(torch>=2.13 required): the old name, which newer versions warn of, is then not needed.
 _gather_into = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
 
 
-def join(store: Store, *, rank: int, ranks: int, device: torch.device, timeout_s: float = 600) -> Group:
+def join(store: Store, *, rank: int, ranks: int, device: torch.device) -> Group:
     """Meet the other `ranks - 1` processes at `store`, and return the group of all. Once per process."""
     if ranks == 1:
         return Group()
@@ -24,7 +25,7 @@ def join(store: Store, *, rank: int, ranks: int, device: torch.device, timeout_s
         store=store,
         rank=rank,
         world_size=ranks,
-        timeout=timedelta(seconds=timeout_s),
+        timeout=_PATIENCE,
         device_id=device if device.type == "cuda" else None,
     )
     return subgroup(range(ranks))

@@ -11,7 +11,6 @@ from lightllm.base.request import SamplingParams
 from lightllm.base.status import State
 from lightllm.processes.channels import Channel, wait_for
 from lightllm.processes.child import receive_start
-from lightllm.processes.supervision.member import Command, python_module
 from lightllm.processes.supervisor import Supervisor
 from lightllm.serving.api.service import Service
 from lightllm.serving.records import Request
@@ -24,7 +23,7 @@ _END_WITHIN_S = 10.0
 class OfflineEngine:
     """Processes that are ready for requests, until `close`. Not thread-safe."""
 
-    def __init__(self, config: ServerConfig, *, command: Command = python_module):
+    def __init__(self, config: ServerConfig):
         """Returns when the model is loaded. Raises ConfigError, or EngineDeadError with what kept it from starting."""
         ours, theirs = Channel.pair()
         self._control = Channel(ours)
@@ -34,7 +33,7 @@ class OfflineEngine:
         self._resources.callback(theirs.close)
         self._resources.callback(self._control.close)
         with self._resources:
-            self._supervisor = Supervisor(config, offline=theirs, command=command)
+            self._supervisor = Supervisor(config, offline=theirs)
             self._thread = threading.Thread(target=self._supervise, name="lightllm-supervisor", daemon=True)
             self._thread.start()
             self._resources.callback(self._end)

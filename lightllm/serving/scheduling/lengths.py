@@ -15,7 +15,6 @@ from lightllm.serving.scheduling.rows import Rows
 class Outputs:
     """n outputs in the making; all [n]."""
 
-    index: Counts  # of their records in the request table
     order: Counts  # of their arrival
     prompt_length: Counts
     max_tokens: Counts
@@ -29,7 +28,6 @@ class Outputs:
         # What has not ended generates one more at least.
         least = np.maximum(num_output + 1, rows.min_tokens[which])
         return cls(
-            index=rows.index[which],
             order=rows.order[which],
             prompt_length=rows.prompt_length[which],
             max_tokens=rows.max_tokens[which],
@@ -43,7 +41,6 @@ class Outputs:
     def of_request(cls, request: Request) -> "Outputs":
         """Of one that has not run."""
         return cls(
-            index=np.array([request.index]),
             order=np.array([request.order]),
             prompt_length=np.array([request.prompt_length]),
             max_tokens=np.array([request.max_tokens]),
@@ -76,23 +73,3 @@ class LengthPredictor(Protocol):
     def expected_output(self, request: Request) -> int:
         """Tokens that a request which has not run will generate, on average."""
         ...
-
-
-class TrueLengths:
-    """Knows the lengths from elsewhere: the oracle that simulations compare with."""
-
-    num_observed = 0
-
-    def __init__(self, lengths: NDArray[np.int64]):
-        """lengths [records]: what the request in each record will generate. Not copied: the caller may change it."""
-        self._lengths = lengths
-
-    def observe(self, request: Request, num_output: int) -> None:
-        pass
-
-    def draw(self, outputs: Outputs, quantiles: NDArray[np.float64]) -> Counts:
-        true = np.clip(self._lengths[outputs.index], outputs.least, outputs.max_tokens)
-        return np.broadcast_to(true, quantiles.shape)
-
-    def expected_output(self, request: Request) -> int:
-        return min(int(self._lengths[request.index]), request.max_tokens)

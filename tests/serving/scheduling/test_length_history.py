@@ -5,7 +5,7 @@ import pytest
 
 from lightllm.base.config import EngineConfig
 from lightllm.serving.scheduling.length_history import LengthHistory
-from lightllm.serving.scheduling.lengths import Outputs, TrueLengths
+from lightllm.serving.scheduling.lengths import Outputs
 
 QUANTILES = (np.arange(64)[:, None] + 0.5) / 64
 
@@ -16,11 +16,10 @@ def request(
     *,
     given: bool = True,
     can_stop: bool = True,
-    index: int = 0,
     order: int = 0,
 ):
     return SimpleNamespace(
-        index=index, order=order, prompt_length=prompt_length, max_tokens=max_tokens, max_tokens_given=given,
+        order=order, prompt_length=prompt_length, max_tokens=max_tokens, max_tokens_given=given,
         can_stop=can_stop, min_tokens=0,
     )  # fmt: skip
 
@@ -43,8 +42,7 @@ def running(produced: list[int]) -> Outputs:
     count, made = len(produced), np.array(produced)
     ones = np.ones(count, dtype=np.int64)
     return Outputs(
-        index=np.arange(count), order=1000 + np.arange(count),
-        prompt_length=100 * ones, max_tokens=5000 * ones, max_tokens_given=ones > 0,
+        order=1000 + np.arange(count), prompt_length=100 * ones, max_tokens=5000 * ones, max_tokens_given=ones > 0,
         can_stop=ones > 0, produced=made, least=made + 1,
     )  # fmt: skip
 
@@ -113,12 +111,6 @@ def test_a_mean_is_expected():
     predictor = history(range(1, 1001))
     assert predictor.expected_output(request(max_tokens=5000)) == pytest.approx(500, rel=0.05)
     assert predictor.expected_output(request(max_tokens=10)) == pytest.approx(10, abs=1)
-
-
-def test_the_oracle_knows():
-    oracle = TrueLengths(np.array([5, 700, 9000]))
-    assert oracle.draw(running([100, 100, 100]), np.zeros((2, 3))).tolist() == [[101, 700, 5000]] * 2
-    assert oracle.expected_output(request(index=1)) == 700
 
 
 def test_after_a_change_only_what_came_since_is_asked():

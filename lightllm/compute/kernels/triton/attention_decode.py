@@ -281,9 +281,9 @@ def shape_for(dim: int, dtype: torch.dtype) -> Shape:
 def _shape(dim: int, dtype: torch.dtype, device: torch.device) -> Shape:
     """What was measured on this device, or else `shape_for`."""
     default = shape_for(dim, dtype)
-    return (
-        default if dtype == torch.float32 else tuned.shape(device, "attend decodes", Shape, (dim,), default) or default
-    )
+    if dtype == torch.float32:
+        return default
+    return tuned.shape(device, "attend decodes", Shape, (dim,), default) or default
 
 
 def attend_decodes(

@@ -156,7 +156,7 @@ def _add_tile(
     sum_OR, x_R, x_scale_R, scale_O, weight, first, second, third, row_O, start, is_row_R, is_row_O,
     outputs, inputs, lines, groups, expert,
     FORMAT: tl.constexpr, EVEN: tl.constexpr, INPUTS: tl.constexpr, X_GROUP: tl.constexpr,
-    WEIGHT_GROUP: tl.constexpr, PRECISION: tl.constexpr, LARGEST: tl.constexpr, SMALLEST_SCALE: tl.constexpr,
+    WEIGHT_GROUP: tl.constexpr, LARGEST: tl.constexpr, SMALLEST_SCALE: tl.constexpr,
 ):  # fmt: skip
     """The sum with the product of INPUTS inputs from `start` on, of the matrix's rows row_O."""
     input_I = start + tl.arange(0, INPUTS)
@@ -174,7 +174,7 @@ def _add_tile(
         scales_O = tl.load(scale_O, mask=is_row_O, other=0.0)
         sum_OR += tl.dot(weight_OI, x_RI.T).to(tl.float32) * scale_R[None, :] * scales_O[:, None]
     else:
-        sum_OR = tl.dot(weight_OI, x_RI.T, sum_OR, input_precision=PRECISION)
+        sum_OR = tl.dot(weight_OI, x_RI.T, sum_OR, input_precision="ieee")
     return sum_OR
 
 
@@ -192,8 +192,8 @@ def _multiply_gated(
     x, x_scale, weight, first, second, third, y, y_scale, order, table,
     outputs, inputs, lines, groups, x_stride, columns, top_k,
     FORMAT: tl.constexpr, EVEN: tl.constexpr, ROWS: tl.constexpr, OUTPUTS: tl.constexpr, INPUTS: tl.constexpr,
-    X_GROUP: tl.constexpr, WEIGHT_GROUP: tl.constexpr, PRECISION: tl.constexpr, LARGEST: tl.constexpr,
-    SMALLEST_SCALE: tl.constexpr, ENTRY: tl.constexpr, DEPENDENT: tl.constexpr,
+    X_GROUP: tl.constexpr, WEIGHT_GROUP: tl.constexpr, LARGEST: tl.constexpr, SMALLEST_SCALE: tl.constexpr,
+    ENTRY: tl.constexpr, DEPENDENT: tl.constexpr,
 ):  # fmt: skip
     """silu(gate) * up for OUTPUTS of a block's rows, where the first half of `outputs` are gates; x is tokens.
 
@@ -218,13 +218,13 @@ def _multiply_gated(
         for start in range(0, inputs, INPUTS):
             gate_OR = _add_tile(
                 gate_OR, x_R, x_scale_R, scale_O, weight, first, second, third, row_O, start, is_row_R, is_row_O,
-                outputs, inputs, lines, groups, expert, FORMAT, EVEN, INPUTS, X_GROUP, WEIGHT_GROUP, PRECISION,
-                LARGEST, SMALLEST_SCALE,
+                outputs, inputs, lines, groups, expert, FORMAT, EVEN, INPUTS, X_GROUP, WEIGHT_GROUP, LARGEST,
+                SMALLEST_SCALE,
             )  # fmt: skip
             up_OR = _add_tile(
                 up_OR, x_R, x_scale_R, other_scale_O, weight, first, second, third, other_O, start, is_row_R, is_row_O,
-                outputs, inputs, lines, groups, expert, FORMAT, EVEN, INPUTS, X_GROUP, WEIGHT_GROUP, PRECISION,
-                LARGEST, SMALLEST_SCALE,
+                outputs, inputs, lines, groups, expert, FORMAT, EVEN, INPUTS, X_GROUP, WEIGHT_GROUP, LARGEST,
+                SMALLEST_SCALE,
             )  # fmt: skip
         y_RO = (gate_OR / (1.0 + tl.exp(-gate_OR)) * up_OR).T
         if FORMAT == "scaled":
@@ -239,8 +239,7 @@ def _multiply(
     x, x_scale, weight, first, second, third, y, table, outputs, inputs, lines, groups, x_stride, columns,
     FORMAT: tl.constexpr, EVEN: tl.constexpr, ROWS: tl.constexpr, OUTPUTS: tl.constexpr, INPUTS: tl.constexpr,
     RUN: tl.constexpr, TILES: tl.constexpr, X_GROUP: tl.constexpr, WEIGHT_GROUP: tl.constexpr,
-    PRECISION: tl.constexpr, LARGEST: tl.constexpr, SMALLEST_SCALE: tl.constexpr, ENTRY: tl.constexpr,
-    DEPENDENT: tl.constexpr,
+    LARGEST: tl.constexpr, SMALLEST_SCALE: tl.constexpr, ENTRY: tl.constexpr, DEPENDENT: tl.constexpr,
 ):  # fmt: skip
     """RUN times OUTPUTS of a block's rows; x is rows. All else as in _multiply_gated.
 
@@ -264,14 +263,14 @@ def _multiply(
                     sum_OR = _add_tile(
                         sum_OR, x_R, x_scale_R, scale_O, weight, first, second, third, row_O, tile * INPUTS, is_row_R,
                         is_row_O, outputs, inputs, lines, groups, expert, FORMAT, EVEN, INPUTS, X_GROUP, WEIGHT_GROUP,
-                        PRECISION, LARGEST, SMALLEST_SCALE,
+                        LARGEST, SMALLEST_SCALE,
                     )  # fmt: skip
             else:
                 for start in range(0, inputs, INPUTS):
                     sum_OR = _add_tile(
                         sum_OR, x_R, x_scale_R, scale_O, weight, first, second, third, row_O, start, is_row_R,
                         is_row_O, outputs, inputs, lines, groups, expert, FORMAT, EVEN, INPUTS, X_GROUP, WEIGHT_GROUP,
-                        PRECISION, LARGEST, SMALLEST_SCALE,
+                        LARGEST, SMALLEST_SCALE,
                     )  # fmt: skip
             mask_RO = is_row_R[:, None] & is_row_O[None, :]
             to_RO = y + (row_R * outputs)[:, None] + row_O[None, :]
@@ -281,8 +280,8 @@ def _multiply(
 def multiply_gated(
     x: Tensor, x_scale: Tensor | None, matrices: Matrices, rows: Rows, shape: Product, *, top_k: int, dtype: torch.dtype
 ) -> tuple[Tensor, Tensor | None]:
-    """silu(gate) * up of each row's token: [pairs, outputs / 2] of `dtype`, or if the format is fp8 in 8 bits, with a
-    scale for each shape.outputs of it."""
+    """silu(gate) * up of each row's token: [pairs, outputs / 2] of `dtype`, or if the format is "scaled" in 8 bits,
+    with a scale for each shape.outputs of it."""
     pairs, width, is_8_bit = len(rows.order), matrices.outputs // 2, matrices.format == "scaled"
     columns = cdiv(width, shape.outputs)
     y = torch.empty(pairs, width, dtype=matrices.weight.dtype if is_8_bit else dtype, device=x.device)
@@ -316,7 +315,7 @@ def _constants(matrices: Matrices, width: int, rows: Rows, shape: Product, x_gro
     even = width % (shape.outputs * shape.run) == 0 and matrices.inputs % shape.inputs == 0
     return {
         "FORMAT": matrices.format, "EVEN": even, "ROWS": rows.block, "OUTPUTS": shape.outputs, "INPUTS": shape.inputs,
-        "X_GROUP": x_group, "WEIGHT_GROUP": matrices.group, "PRECISION": "ieee",
+        "X_GROUP": x_group, "WEIGHT_GROUP": matrices.group,
         "LARGEST": LARGEST.get(matrices.weight.dtype, 0.0), "SMALLEST_SCALE": SMALLEST_SCALE, "ENTRY": ENTRY,
         "DEPENDENT": dependent, "launch_pdl": dependent, "num_warps": shape.warps, "num_stages": shape.stages,
     }  # fmt: skip

@@ -64,13 +64,13 @@ MEASURED = {
 }
 
 
-def shape_for(format: str, tokens: int, experts: int, top_k: int, dtype: torch.dtype) -> Shape:  # noqa: A002
+def shape_for(form: str, tokens: int, experts: int, top_k: int, dtype: torch.dtype) -> Shape:
     """Parameters for so many tokens, a power of two, if all experts are chosen alike."""
-    if format == "tiles":
+    if form == "tiles":
         return Shape(NARROWEST, 32, TILE, 4, 2, 32, TILE, 4, 2)
-    if dtype == torch.float32 or format in ("awq", "channels", "fp6"):
+    if dtype == torch.float32 or form in ("awq", "channels", "fp6"):
         return Shape(NARROWEST, 32, 32, 4, 2, 32, 32, 4, 2)
-    return next(shape for most, shape in MEASURED[format] if tokens * top_k <= most * experts)
+    return next(shape for most, shape in MEASURED[form] if tokens * top_k <= most * experts)
 
 
 def mixture(
@@ -139,9 +139,9 @@ def gated_experts_fp8_block(
     wide_more = gate_up_scale, gate_up_row_tile, gate_up_column_tile
     narrow_more = down_scale, down_row_tile, down_column_tile
     are_whole = _has_whole_tiles(gate_up, gate_up_scale) and _has_whole_tiles(down, down_scale)
-    format_ = "scaled" if are_whole and x.dtype != torch.float32 else "tiles"
-    wide = Matrices(format_, gate_up, *gate_up.shape[1:], wide_more)
-    return mixture(x, wide, Matrices(format_, down, *down.shape[1:], narrow_more), choice, share, first, beside)
+    form = "scaled" if are_whole and x.dtype != torch.float32 else "tiles"
+    wide = Matrices(form, gate_up, *gate_up.shape[1:], wide_more)
+    return mixture(x, wide, Matrices(form, down, *down.shape[1:], narrow_more), choice, share, first, beside)
 
 
 def _has_whole_tiles(weight: Tensor, scale: Tensor) -> bool:
@@ -162,9 +162,9 @@ def gated_experts_per_channel(
     rounds: bool,
     beside: Tensor | None = None,
 ) -> Tensor:
-    format_ = "scaled" if rounds and x.dtype != torch.float32 else "channels"
+    form = "scaled" if rounds and x.dtype != torch.float32 else "channels"
     wide, narrow = (
-        Matrices(format_, weight, *weight.shape[1:], (scale,))
+        Matrices(form, weight, *weight.shape[1:], (scale,))
         for weight, scale in ((gate_up, gate_up_scale), (down, down_scale))
     )
     return mixture(x, wide, narrow, choice, share, first, beside)

@@ -21,7 +21,8 @@ from lightllm.compute.kernels.triton import matvec_tiles
 from lightllm.compute.kernels.triton.launch import begin, cdiv, depends, is_hopper, next_power_of_2, rows_of, why_not
 from lightllm.compute.kernels.triton.matvec_hopper import padded
 from lightllm.compute.kernels.triton.quantize import quantize_groups, rounded
-from lightllm.compute.ops.fp8_block import LARGEST, SMALLEST_SCALE, TILE
+from lightllm.compute.ops.fp8_block import LARGEST, TILE
+from lightllm.compute.ops.per_channel import SMALLEST_SCALE
 
 MOST_TOKENS = 64  # of a block
 NARROWEST = 16
@@ -51,7 +52,7 @@ def _numbers_of_4_bits(words_IP, INPUTS: tl.constexpr, OUTPUTS: tl.constexpr):
 @triton.jit
 def _part_of_4_bits(
     x_TI, weight, zeros, scales, group_of, row_O, packed_P, here_I, is_input_I, outputs,
-    INPUTS: tl.constexpr, OUTPUTS: tl.constexpr, PRECISION: tl.constexpr,
+    INPUTS: tl.constexpr, OUTPUTS: tl.constexpr,
 ):  # fmt: skip
     """The product of one tile. Where all its inputs are of one group, it is scaled afterwards."""
     words = outputs // 8
@@ -67,20 +68,20 @@ def _part_of_4_bits(
         zero_1O = _numbers_of_4_bits(zero_1P, 1, OUTPUTS)
         scale_O = tl.load(scales + first * outputs + row_O, mask=is_row_O, other=0.0)
         weight_IO = (number_IO - zero_1O).to(x_TI.dtype)
-        part_OT = tl.dot(weight_IO.T, x_TI.T, input_precision=PRECISION) * scale_O[:, None]
+        part_OT = tl.dot(weight_IO.T, x_TI.T, input_precision="ieee") * scale_O[:, None]
     else:
         zero_IP = tl.load(zeros + group_I[:, None] * words + packed_P[None, :], mask=mask_IP, other=0)
         scale_at_IO = scales + group_I[:, None] * outputs + row_O[None, :]
         scale_IO = tl.load(scale_at_IO, mask=is_input_I[:, None] & is_row_O[None, :], other=0.0)
         difference_IO = (number_IO - _numbers_of_4_bits(zero_IP, INPUTS, OUTPUTS)).to(tl.float32)
-        part_OT = tl.dot((difference_IO * scale_IO).to(x_TI.dtype).T, x_TI.T, input_precision=PRECISION)
+        part_OT = tl.dot((difference_IO * scale_IO).to(x_TI.dtype).T, x_TI.T, input_precision="ieee")
     return part_OT
 
 
 @triton.jit
 def _part_of_cut_tiles(
     x_TI, weight_OI, scale, column_tile, tile_O, here_I, mask_OI, is_input_I, lines, LARGEST: tl.constexpr,
-    SMALLEST_SCALE: tl.constexpr, PRECISION: tl.constexpr,
+    SMALLEST_SCALE: tl.constexpr,
 ):  # fmt: skip
     """The product of one tile of TILE inputs. Tokens of 16 bits are rounded to 8."""
     KIND: tl.constexpr = x_TI.dtype
@@ -89,7 +90,7 @@ def _part_of_cut_tiles(
         x_TI = (numbers_TI.to(tl.float32) * scale_T[:, None]).to(KIND)
     tile_I = tl.load(column_tile + here_I, mask=is_input_I, other=0)
     scale_OI = tl.load(scale + (tile_O * lines)[:, None] + tile_I[None, :], mask=mask_OI, other=0.0)
-    return tl.dot((weight_OI.to(tl.float32) * scale_OI).to(KIND), x_TI.T, input_precision=PRECISION)
+    return tl.dot((weight_OI.to(tl.float32) * scale_OI).to(KIND), x_TI.T, input_precision="ieee")
 
 
 @triton.jit(do_not_specialize=["tokens"])
@@ -97,7 +98,7 @@ def _multiply(
     x, x_scale, weight, scale, second, third, bias, y, tokens, outputs, inputs, x_stride, lines,
     FORMAT: tl.constexpr, BIASED: tl.constexpr, TOKENS: tl.constexpr, OUTPUTS: tl.constexpr,
     INPUTS: tl.constexpr, TILE: tl.constexpr, LARGEST: tl.constexpr, SMALLEST_SCALE: tl.constexpr,
-    PRECISION: tl.constexpr, DEPENDENT: tl.constexpr,
+    DEPENDENT: tl.constexpr,
 ):  # fmt: skip
     """OUTPUTS outputs of TOKENS tokens. lines: scales along the inputs, if not in "4"; there INPUTS are TILE."""
     row_O = tl.program_id(0) * OUTPUTS + tl.arange(0, OUTPUTS)
@@ -115,7 +116,7 @@ def _multiply(
         if FORMAT == "4":
             sum_OT += _part_of_4_bits(
                 x_TI, weight, second, scale, third, row_O, packed_P, here_I, is_input_I, outputs,
-                INPUTS, OUTPUTS, PRECISION,
+                INPUTS, OUTPUTS,
             )  # fmt: skip
         else:
             mask_OI = is_row_O[:, None] & is_input_I[None, :]
@@ -124,7 +125,6 @@ def _multiply(
             if FORMAT == "cut":
                 sum_OT += _part_of_cut_tiles(
                     x_TI, weight_OI, scale, third, tile_O, here_I, mask_OI, is_input_I, lines, LARGEST, SMALLEST_SCALE,
-                    PRECISION,
                 )  # fmt: skip
             else:
                 scale_O = tl.load(scale + tile_O * lines + start // TILE, mask=is_row_O, other=0.0)
@@ -167,8 +167,7 @@ def multiply(
             x, x_scale, weight, scale, second, third, bias, y, tokens, outputs, inputs, x.stride(0), scale.shape[-1],
             FORMAT=form, BIASED=bias is not None, TOKENS=shape.tokens,
             OUTPUTS=shape.outputs, INPUTS=shape.inputs, TILE=TILE, LARGEST=LARGEST, SMALLEST_SCALE=SMALLEST_SCALE,
-            PRECISION="ieee", DEPENDENT=dependent, launch_pdl=dependent, num_warps=shape.warps,
-            num_stages=shape.stages,
+            DEPENDENT=dependent, launch_pdl=dependent, num_warps=shape.warps, num_stages=shape.stages,
         )  # fmt: skip
     return y
 

@@ -304,13 +304,13 @@ def _blocks(tokens: int) -> int:
     return cdiv(tokens, 2 * ROWS.value)
 
 
-def multiply_gated(x: Tensor, weight: Tensor, *, neighbours: int = NEIGHBOURS) -> Tensor:
+def multiply_gated(x: Tensor, weight: Tensor) -> Tensor:
     """ops.gated_linear without a bias, for any number of tokens but none."""
     (tokens, inputs), width = x.shape, len(weight) // 2
     y = torch.empty(tokens, width, dtype=x.dtype, device=x.device)
     tiles = _blocks(tokens) * cdiv(width, HALF.value)
     _multiply_gated[(min(tiles, card(x.device).multiprocessors),)](
-        *_tiles(x, weight), tiles_of(y, ROWS.value, HALF.value), tokens, width, inputs, NEIGHBOURS=neighbours,
+        *_tiles(x, weight), tiles_of(y, ROWS.value, HALF.value), tokens, width, inputs, NEIGHBOURS=NEIGHBOURS,
         num_warps=4, maxnreg=168, launch_pdl=True,
     )  # fmt: skip
     return y
@@ -328,8 +328,6 @@ def multiply_rotated(
     slots: Tensor,
     keys: Tensor,
     values: Tensor,
-    *,
-    neighbours: int = NEIGHBOURS,
 ) -> Tensor:
     """ops.linear_rotate_store of what needs no scales, for even numbers of heads and any number of tokens but none."""
     (tokens, inputs), kv_heads = x.shape, keys.shape[1]
@@ -339,7 +337,7 @@ def multiply_rotated(
     _multiply_rotated[(min(tiles, card(x.device).multiprocessors),)](
         *_tiles(x, weight), bias, q_weight, k_weight, eps, positions, table, slots, q, keys, values, tokens, inputs,
         heads, kv_heads, table.stride(0), q.stride(0), q.stride(1), keys.stride(0), keys.stride(1),
-        values.stride(0), values.stride(1), NEIGHBOURS=neighbours, BIASED=bias is not None,
+        values.stride(0), values.stride(1), NEIGHBOURS=NEIGHBOURS, BIASED=bias is not None,
         NORMED=q_weight is not None, num_warps=4, maxnreg=168,
         launch_pdl=True,
     )  # fmt: skip

@@ -259,7 +259,7 @@ def pays_in_parts(tokens: int, outputs: int, inputs: int) -> bool:
 
 
 def why_not_in_parts(x: Tensor, weight: Tensor) -> str | None:
-    """The same for `multiply_in_parts`."""
+    """As why_not_gated, for `multiply_in_parts`."""
     if len(weight) % PART_OUTPUTS.value:
         return f"{len(weight)} outputs; programs have {PART_OUTPUTS.value} each"
     return _why_not(x, weight)

@@ -103,14 +103,21 @@ def _largest_of_row(largest, chunks, CHUNKS: tl.constexpr):
 
 
 @triton.jit
-def _largest_of_chunk(logits, largest, tokens, vocab, chunks, stride, CHUNK: tl.constexpr, DEPENDENT: tl.constexpr):
-    """largest, tokens [rows, chunks]: of each chunk the largest logit and its token."""
+def _find_largest(
+    logits, largest, tokens, histogram, vocab, chunks, stride,
+    CHUNK: tl.constexpr, BINS: tl.constexpr, DEPENDENT: tl.constexpr,
+):  # fmt: skip
+    """largest, tokens [rows, chunks]: each chunk's largest logit and its token. Clears any histogram [rows, BINS]."""
     row, chunk = tl.program_id(0).to(tl.int64), tl.program_id(1)
     token_V = chunk * CHUNK + tl.arange(0, CHUNK)
     begin(DEPENDENT)
     logit_V = tl.load(logits + row * stride + token_V, mask=token_V < vocab, other=float("-inf")).to(tl.float32)
     tl.store(largest + row * chunks + chunk, tl.max(logit_V, axis=0))
     tl.store(tokens + row * chunks + chunk, chunk * CHUNK + tl.argmax(logit_V, axis=0))
+    if histogram is not None:  # noqa: SIM102 (known when compiled)
+        if chunk == 0:
+            bin_B = tl.arange(0, BINS)
+            tl.store(histogram + row * BINS + bin_B, tl.zeros([BINS], tl.int32))
 
 
 @triton.jit
@@ -129,28 +136,11 @@ def most_likely(logits: Tensor) -> Tensor:
     tokens = torch.empty(rows, chunks, dtype=torch.int32, device=logits.device)
     out = torch.empty(rows, dtype=torch.int64, device=logits.device)
     options = {"DEPENDENT": depends(logits.device), "launch_pdl": depends(logits.device)}
-    _largest_of_chunk[(rows, chunks)](
-        logits, largest, tokens, vocab, chunks, logits.stride(0), CHUNK=CHUNK, num_warps=WARPS, **options
+    _find_largest[(rows, chunks)](
+        logits, largest, tokens, None, vocab, chunks, logits.stride(0), CHUNK=CHUNK, BINS=0, num_warps=WARPS, **options
     )
     _token_of_row[(rows,)](largest, tokens, out, chunks, CHUNKS=next_power_of_2(chunks), num_warps=1, **options)
     return out
-
-
-@triton.jit
-def _find_largest(
-    logits, largest, tokens, histogram, vocab, chunks, stride,
-    CHUNK: tl.constexpr, BINS: tl.constexpr, DEPENDENT: tl.constexpr,
-):  # fmt: skip
-    """largest, tokens [rows, chunks]: each chunk's largest logit and where it is. Clears histogram [rows, BINS]."""
-    row, chunk = tl.program_id(0).to(tl.int64), tl.program_id(1)
-    token_V = chunk * CHUNK + tl.arange(0, CHUNK)
-    begin(DEPENDENT)
-    logit_V = tl.load(logits + row * stride + token_V, mask=token_V < vocab, other=float("-inf")).to(tl.float32)
-    tl.store(largest + row * chunks + chunk, tl.max(logit_V, axis=0))
-    tl.store(tokens + row * chunks + chunk, chunk * CHUNK + tl.argmax(logit_V, axis=0))
-    if chunk == 0:
-        bin_B = tl.arange(0, BINS)
-        tl.store(histogram + row * BINS + bin_B, tl.zeros([BINS], tl.int32))
 
 
 @triton.jit
