@@ -324,6 +324,11 @@ def test_a_model_that_is_nowhere_is_named():
         Supervisor(ServerConfig(model_dir="/no/such/model", port=0))
 
 
+def test_modes_that_do_not_go_together_are_refused_before_anything_starts(tmp_path):
+    with pytest.raises(ConfigError, match=r"--kv_type and --mode=triton_int8kv ask for fp8 and int8; give one"):
+        Run(tmp_path, mode=["triton_int8kv"], kv_type="fp8")
+
+
 def test_a_grammar_engine_that_is_not_installed_is_named_before_anything_starts(tmp_path, monkeypatch):
     monkeypatch.setattr(checkpoint, "find_spec", lambda name: None)
     with pytest.raises(ConfigError, match=r"xgrammar needs the package xgrammar.*lightllm\[xgrammar\]"):

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from lightllm.base.errors import ConfigError
+from lightllm.compute.ops.fp8_block import TILE
 from lightllm.compute.quant.fp8_block import Fp8Block
 from lightllm.compute.quant.method import LinearMethod
 from lightllm.compute.quant.packed import Packed
@@ -29,27 +30,41 @@ def methods(config: Mapping[str, Any], plain: LinearMethod) -> Callable[[str], L
         raise ConfigError("transform_config of compressed-tensors is not supported; supported: none")
     if (sparse := (config.get("sparsity_config") or {}).get("format", DENSE)) != DENSE:
         raise ConfigError(f"sparsity_config with format={sparse} is not supported; supported: {DENSE}")
+    groups = config.get("config_groups") or {}
+    if not isinstance(groups, dict) or not all(isinstance(scheme, dict) for scheme in groups.values()):
+        raise ConfigError(f"config_groups={groups} of compressed-tensors is not supported; supported: named schemes")
     schemes = [
-        (tuple(scheme.get("targets") or ()), _method(scheme, str(scheme.get("format") or config.get("format"))))
-        for scheme in (config.get("config_groups") or {}).values()
+        (_matcher(scheme, "targets"), _method(scheme, str(scheme.get("format") or config.get("format"))))
+        for scheme in groups.values()
     ]
-    ignored = tuple(config.get("ignore") or ())
+    every = [
+        method
+        for scheme, (_, method) in zip(groups.values(), schemes, strict=True)
+        if EVERY_LINEAR in (scheme.get("targets") or ())
+    ]
+    is_ignored = _matcher(config, "ignore")
 
     def choose(path: str) -> LinearMethod:
-        if any(_matches(entry, path) for entry in ignored):
+        if is_ignored(path):
             return plain
-        found = [method for targets, method in schemes if any(_matches(target, path) for target in targets)]
-        every = [method for targets, method in schemes if EVERY_LINEAR in targets]
+        found = [method for is_target, method in schemes if is_target(path)]
         return (found + every + [plain])[0]
 
     return choose
 
 
-def _matches(entry: str, path: str) -> bool:
-    """entry: a module's path, or the end of it, or a regular expression after `re:` that its beginning must match."""
-    if entry.startswith("re:"):
-        return re.match(entry.removeprefix("re:"), path) is not None
-    return path == entry or path.endswith(f".{entry}")
+def _matcher(config: Mapping[str, Any], field: str) -> Callable[[str], bool]:
+    """Module path -> whether it is in a list of paths, of the ends of some, and of regular expressions after `re:` that
+    their beginnings match."""
+    entries = config.get(field) or []
+    if not isinstance(entries, list) or not all(isinstance(entry, str) for entry in entries):
+        raise ConfigError(f"{field}={entries} of compressed-tensors is not supported; supported: a list of modules")
+    ends = tuple(f".{entry}" for entry in entries if not entry.startswith("re:"))
+    try:
+        expressions = [re.compile(entry.removeprefix("re:")) for entry in entries if entry.startswith("re:")]
+    except re.error as error:
+        raise ConfigError(f"{field}={entries} has what is no regular expression: {error}") from error
+    return lambda path: f".{path}".endswith(ends) or any(expression.match(path) for expression in expressions)
 
 
 def _method(scheme: Mapping[str, Any], form: str) -> LinearMethod:
@@ -80,8 +95,9 @@ def _float8(strategy: str, weights: Mapping[str, Any], activations: Mapping[str,
     if strategy != "block":
         rounds = _rounds(activations, weights)
         return PerChannel("fp8", torch.float8_e4m3fn, rounds, _source(strategy, "float8"))
-    if not (activations and activations.get("dynamic") and activations.get("strategy") == "group"):
-        raise ConfigError("float8 in blocks is supported with activations that are dynamic, in groups; not without")
+    stated = {name: (activations or {}).get(name) for name in ("strategy", "group_size", "dynamic")}
+    if stated != (supported := {"strategy": "group", "group_size": TILE, "dynamic": True}):
+        raise ConfigError(f"float8 in blocks with input_activations {stated} is not supported; supported: {supported}")
     match weights.get("block_structure"):
         case [int(rows), int(columns)] if rows > 0 and columns > 0:
             return Fp8Block((rows, columns), scale="weight_scale")

@@ -20,15 +20,18 @@ from lightllm.compute.weights.weight import Computed, Conversion, Declared, Matr
 
 @dataclass
 class Alike:
-    """Lets the first of several tensors pass, and others that are equal to it."""
+    """Lets the first of several tensors pass, if it names none but these groups, and others that are equal to it."""
 
     modules: str
+    groups: int
     seen: Tensor | None = None
     lock: Lock = field(default_factory=Lock)
 
     def __call__(self, groups: Tensor) -> Tensor:
         with self.lock:
             if self.seen is None:
+                if len(groups) and not 0 <= int(groups.min()) <= int(groups.max()) < self.groups:
+                    raise ConfigError(f"{self.modules}: g_idx names groups that are not among the {self.groups}")
                 self.seen = groups.clone()
             elif not torch.equal(self.seen, groups):
                 raise ConfigError(
@@ -54,7 +57,9 @@ class Gptq(Int4):
             zeros.append(self._zeros(run, groups))
             shape, window = (groups.size, run.share.size), (groups.window, run.share.window)
             scales.append(Part(f"{run.module}.scales", shape, window))
-        group_of = order_of(matrix, "g_idx") if self.order else Computed(partial(block_of, [inputs], group))
+        group_of = (
+            order_of(matrix, "g_idx", groups.size) if self.order else Computed(partial(block_of, [inputs], group))
+        )
         return joined(weights, zeros, scales) | {"group_of": group_of}
 
     def _weight(self, run: Run, inputs: Share) -> Part:
@@ -79,9 +84,9 @@ class Gptq(Int4):
         return Part(f"{run.module}.qzeros", shape, window, conversion)
 
 
-def order_of(matrix: Matrix, suffix: str) -> Weight:
+def order_of(matrix: Matrix, suffix: str, groups: int) -> Weight:
     """The group of each input, as the checkpoint says: the same for all that is computed as one product."""
-    check, inputs = Alike(", ".join(run.module for run in matrix.outputs)), matrix.inputs
+    check, inputs = Alike(", ".join(run.module for run in matrix.outputs), groups), matrix.inputs
     kept = Conversion(check, (inputs.count,), torch.int32)
     only_compared = Conversion(lambda groups: check(groups)[:0], (0,), torch.int32)
     parts = tuple(

@@ -30,7 +30,7 @@ class Packed(Int4):
         scales = [_turned(run, "weight_scale", groups) for run in matrix.outputs]
         group_of = Computed(partial(block_of, [inputs], group))
         if self.order:
-            group_of = order_of(matrix, "weight_g_idx")
+            group_of = order_of(matrix, "weight_g_idx", groups.size)
         return joined(weights, zeros, scales) | {"group_of": group_of}
 
     def _weight(self, run: Run, inputs: Share) -> Part:

@@ -7,7 +7,7 @@ from pathlib import Path
 import msgspec
 
 from lightllm.base import checkpoint_files, log
-from lightllm.base.config import ServerConfig
+from lightllm.base.config import ServerConfig, kv_type_of
 from lightllm.base.errors import ConfigError
 from lightllm.base.task import Task
 from lightllm.serving.parsing.choice import choose
@@ -35,6 +35,7 @@ def resolve(config: ServerConfig) -> ServerConfig:
         max_req_total_len=_length(config, checkpoint),
     )
     choose(config)
+    kv_type_of(config)
     _check_packages(config)
     # A vector made of all hidden states needs them all computed for it.
     if Task.of(config).pooling != "last":

@@ -91,6 +91,14 @@ def test_an_order_of_inputs_that_the_config_does_not_state_is_named(pair):
         load(pair.directory)
 
 
+@in_form("gptq_order")
+@pytest.mark.parametrize("shift", [-1, 1])
+def test_groups_that_are_not_there_are_an_error(pair, shift):
+    pair.change(lambda name, tensor: {name: tensor + shift if name.endswith("g_idx") else tensor})
+    with pytest.raises(ConfigError, match=r"proj: g_idx names groups that are not among the [23]"):
+        load(pair.directory)
+
+
 @in_form("gptq")
 @pytest.mark.parametrize("field", ["checkpoint_format", "format"])
 def test_zero_points_are_read_as_either_name_of_the_layout_says(pair, field):
@@ -222,6 +230,20 @@ def grouped(**weights):
     return formats.compressed("pack-quantized", formats.PACKED | weights, activations=False)
 
 
+def blocks(**activations):
+    weights = {"num_bits": 8, "type": "float", "strategy": "block", "block_structure": list(formats.TILE)}
+    config = formats.compressed("float-quantized", weights, activations=True)
+    config["config_groups"]["group_0"]["input_activations"] |= {"strategy": "group", "group_size": 128} | activations
+    return config
+
+
+@in_form("fp8_block")
+def test_blocks_of_compressed_tensors(pair):
+    pair.state(**blocks())
+    pair.change(lambda name, tensor: {name.replace("weight_scale_inv", "weight_scale"): tensor})
+    pair.check()
+
+
 @pytest.mark.parametrize(
     ("config", "message"),
     [
@@ -243,6 +265,10 @@ def grouped(**weights):
         (grouped(num_bits=8), r"weights of type int8 in format pack-quantized are not supported"),
         (grouped() | {"format": "nvfp4-pack-quantized"}, r"format nvfp4-pack-quantized is not supported"),
         (grouped() | {"sparsity_config": {"format": "sparse-24-bitmask"}}, r"format=sparse-24-bitmask .*: dense"),
+        (grouped() | {"ignore": ["re:*mlp"]}, r"ignore=.* has what is no regular expression"),
+        (grouped() | {"ignore": "lm_head"}, r"ignore=lm_head of compressed-tensors .* supported: a list of modules"),
+        (grouped() | {"config_groups": {"group_0": None}}, r"config_groups=.* supported: named schemes"),
+        (blocks(group_size=64), r"'group_size': 64, .* is not supported; supported: .*'group_size': 128"),
         (grouped() | {"transform_config": {"config_groups": {}}}, r"transform_config of compressed-tensors is not"),
     ],
 )
