@@ -18,6 +18,7 @@ from lightllm.compute.quant.per_channel import PerChannel
 HEAD = "lm_head"
 HEADS = (HEAD, "output")  # what output heads are called
 COMPRESSED_TENSORS = "compressed-tensors"
+NEGATIVE = "-:"  # how expressions of GPTQ's `dynamic` begin that name modules to be left alone
 
 
 def method_for(
@@ -56,7 +57,9 @@ def _left_alone(config: Mapping[str, Any]) -> Callable[[str], bool]:
             if _EXPRESSION.search(entry):
                 expressions.append(_compiled(field, entry))
             else:
-                excluded.append(f".{entry}.")
+                excluded.append(f".{entry.strip('.')}.")
+    for entry in _left_by_gptq(config):
+        expressions.append(_compiled("dynamic", entry))
     included = tuple(f".{entry}" for entry in _list_of(config, "modules_in_block_to_quantize"))
 
     def is_left(path: str) -> bool:
@@ -65,6 +68,17 @@ def _left_alone(config: Mapping[str, Any]) -> Callable[[str], bool]:
         return bool(is_outside or is_named or any(expression.match(path) for expression in expressions))
 
     return is_left
+
+
+def _left_by_gptq(config: Mapping[str, Any]) -> list[str]:
+    """What GPTQModel calls negative matches: expressions for modules that are left alone."""
+    dynamic = config.get("dynamic") or {}
+    if settings := [entry for entry in dynamic if not entry.startswith(NEGATIVE)]:
+        raise ConfigError(
+            f"dynamic with settings for {settings[0]} is not supported by {config['quant_method']}; supported: "
+            f"modules that are left alone ({NEGATIVE})"
+        )
+    return [entry.removeprefix(NEGATIVE) for entry in dynamic]
 
 
 def _list_of(config: Mapping[str, Any], field: str) -> list[str]:
@@ -111,8 +125,6 @@ def _gptq(config: Mapping[str, Any]) -> LinearMethod:
     _only(config, "bits", supported=[4])
     _only(config, "is_marlin_format", supported=[False])
     _only(config, "pack_dtype", supported=["int32"])
-    if config.get("dynamic"):
-        raise ConfigError("dynamic (settings of single modules) is not supported by gptq; supported: none")
     form = _only(config, "checkpoint_format", "format", supported=["gptq", "gptq_v2"])
     order = bool(config.get("desc_act", False))
     return Gptq(_group_size(config, "group_size"), order=order, zero_less=0 if form == "gptq_v2" else 1)

@@ -118,6 +118,18 @@ def test_only_the_modules_that_gptq_names_may_be_quantized(pair):
     pair.check()
 
 
+@in_form("gptq", "gate_proj", "up_proj", "down_proj")
+def test_modules_that_gptq_leaves_alone(pair):
+    pair.state(dynamic={"-:.*mlp.*": {}, "-:lm_head": {}})
+    pair.check()
+
+
+@in_form("awq", "layers.1.self_attn.o_proj", "down_proj")
+def test_modules_may_be_named_with_a_dot_at_the_end(pair):
+    pair.state(modules_to_not_convert=["down_proj", "model.layers.1.self_attn.o_proj."])
+    pair.check()
+
+
 @in_form("awq")
 def test_older_names_of_awq_in_a_file_of_its_own(pair):
     raw = json.loads((pair.directory / "config.json").read_text())
@@ -259,7 +271,10 @@ def test_blocks_of_compressed_tensors(pair):
         (GPTQ | {"checkpoint_format": "marlin"}, r"checkpoint_format=marlin .* by gptq; supported: gptq, gptq_v2"),
         (GPTQ | {"pack_dtype": "int16"}, r"pack_dtype=int16 is not supported by gptq; supported: int32"),
         (GPTQ | {"bits": 8}, r"bits=8 is not supported by gptq; supported: 4"),
-        (GPTQ | {"dynamic": {"-:mlp": {}}}, r"dynamic \(settings of single modules\) is not supported by gptq"),
+        (
+            GPTQ | {"dynamic": {"-:mlp": {}, "+:.*q_proj": {"bits": 8}}},
+            r"dynamic with settings for .*q_proj is not",
+        ),
         (FP8 | {"activation_scheme": "half"}, r"activation_scheme=half .* by fp8; supported: dynamic, static"),
         (grouped(actorder="row"), r"actorder=row is not supported; supported: weight, group, static, dynamic"),
         (grouped(num_bits=8), r"weights of type int8 in format pack-quantized are not supported"),
