@@ -20,11 +20,12 @@ from lightllm.compute.kernels.triton import (
     attention_latent,
     attention_prefill,
     attention_quantized,
+    awq,
     biases,
     embedding,
     experts,
+    fp8_block,
     gated_hopper,
-    grouped,
     masks,
     matmul_hopper,
     matmul_streamed,
@@ -274,12 +275,12 @@ def choices(tokens: int) -> tuple[torch.Tensor, torch.Tensor]:
 
 def product_of_tiles(tokens: int, *, cut: bool = False) -> None:
     weight, scale = torch.zeros(4096, 14336, dtype=torch.float8_e4m3fn), torch.zeros(32, 113 if cut else 112)
-    grouped.linear_fp8_block(half(tokens, 14336), weight, scale, WHERE, WHERE, None)
+    fp8_block.linear_fp8_block(half(tokens, 14336), weight, scale, WHERE, WHERE, None)
 
 
 def product_of_4_bits(tokens: int) -> None:
     weight, zeros = (torch.zeros(size, 512, dtype=torch.int32) for size in (14336, 112))
-    grouped.linear_awq(half(tokens, 14336), weight, zeros, torch.zeros(112, 4096), WHERE, None)
+    awq.linear_awq(half(tokens, 14336), weight, zeros, torch.zeros(112, 4096), WHERE, None)
 
 
 def product_of_tiled_4_bits(tokens: int, *, gated: bool = False, group: int = 128) -> None:

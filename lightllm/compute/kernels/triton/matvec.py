@@ -7,34 +7,16 @@ On Hopper matvec_hopper.py does the same with the copy engine.
 Suffixes: O rows of the matrix, I inputs of a tile, T tokens, W pairs of rows.
 """
 
-import sys
 from dataclasses import dataclass
-from typing import Any
 
 import torch
-import torch.nn.functional as F
 import triton
 import triton.language as tl
 from torch import Tensor
 
-from lightllm.compute import ops
-from lightllm.compute.kernels.triton import gated_hopper, matmul_hopper, matmul_streamed, matvec_hopper, tuned
-from lightllm.compute.kernels.triton.activation import silu_and_mul
-from lightllm.compute.kernels.triton.launch import (
-    ARRIVALS,
-    arrivals,
-    begin,
-    cdiv,
-    depends,
-    is_hopper,
-    next_power_of_2,
-    why_not,
-    why_not_hopper,
-)
+from lightllm.compute.kernels.triton.launch import ARRIVALS, arrivals, begin, cdiv, depends, next_power_of_2
 
 MOST_TOKENS = 64
-FEWEST_IN_PARTS = 17  # with fewer tokens a norm has too few programs to add up parts
-FEWEST_ADDED = 513  # tokens from which on the library adds products to what they are to be added to
 NARROWEST = 16  # columns of the smallest matrix product
 
 
@@ -121,85 +103,6 @@ def shape_for(tokens: int, outputs: int, inputs: int, *, gated: bool) -> Shape |
     if outputs >= 16_384:
         return Shape(outputs=64, inputs=64, stages=5)
     return Shape(outputs=64, inputs=128, splits=4, stages=3) if inputs >= 8192 else None
-
-
-@ops.linear.implementation("triton", why_not)
-def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    y = _few(x, weight, bias, gated=False)
-    return F.linear(x, weight, bias) if y is None else y
-
-
-@ops.gated_linear.implementation("triton", why_not)
-def gated_linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    if (y := _few(x, weight, bias, gated=True)) is not None:
-        return y
-    if bias is None and is_hopper(x.device) and matmul_hopper.why_not_gated(x, weight) is None:
-        return _gate_many(x, weight)
-    return silu_and_mul(F.linear(x, weight, bias))
-
-
-def _gate_many(x: Tensor, weight: Tensor) -> Tensor:
-    """By one of the kernels for many tokens. Which one depends on their number, so at start both are compiled."""
-    by_three = gated_hopper.is_faster(x, weight)
-    if by_three and x.is_meta:
-        matmul_hopper.multiply_gated(x, weight)
-    return (gated_hopper if by_three else matmul_hopper).multiply_gated(x, weight)
-
-
-def pays_in_parts(tokens: int, outputs: int) -> bool:
-    """Where decode steps were measured to be faster. Source: docs/performance-log.md."""
-    return FEWEST_IN_PARTS <= tokens <= MOST_TOKENS and outputs >= 4096
-
-
-def _pays_in_parts(tokens: int, outputs: int, inputs: int) -> bool:
-    """The same for 16 bits."""
-    return pays_in_parts(tokens, outputs) or matmul_streamed.pays_in_parts(tokens, outputs, inputs)
-
-
-@ops.linear_in_parts.implementation("triton", why_not_hopper, pays=_pays_in_parts)
-def linear_in_parts(x: Tensor, weight: Tensor) -> Tensor:
-    if MOST_TOKENS < len(x) <= matmul_streamed.TOKENS.value and matmul_streamed.why_not_in_parts(x, weight) is None:
-        return matmul_streamed.multiply_in_parts(x, weight)
-    streams = 0 < len(x) <= MOST_TOKENS and is_hopper(x.device) and matvec_hopper.why_not(x, weight) is None
-    shape = _shape(matvec_hopper, x, weight, gated=False) if streams else None
-    if shape is None:
-        return F.linear(x, weight)[None].float()
-    return matvec_hopper.multiply(x, weight, None, shape, in_parts=True)
-
-
-@ops.logits.implementation("triton", why_not)
-def logits(x: Tensor, weight: Tensor) -> Tensor:
-    y = _few(x, weight, None, gated=False, dtype=torch.float32)
-    if y is not None:
-        return y
-    if x.is_cuda and x.dtype != torch.float32:
-        return torch.mm(x, weight.t(), out_dtype=torch.float32)
-    return F.linear(x.float(), weight.float())
-
-
-@ops.linear_add.implementation("triton", why_not, pays=lambda tokens: tokens >= FEWEST_ADDED)
-def linear_add(x: Tensor, weight: Tensor, residual: Tensor) -> Tensor:
-    return residual.addmm_(x, weight.T)
-
-
-def _few(
-    x: Tensor, weight: Tensor, bias: Tensor | None, *, gated: bool, dtype: torch.dtype | None = None
-) -> Tensor | None:
-    """The product by one of the kernels for few tokens, or None where the library is faster. dtype: if not x's."""
-    if not 0 < len(x) <= MOST_TOKENS or x.dtype == torch.float32 or weight.stride(1) != 1:
-        return None
-    x = x if x.stride(1) == 1 else x.contiguous()
-    streams = is_hopper(x.device) and matvec_hopper.why_not(x, weight) is None
-    module = matvec_hopper if streams else sys.modules[__name__]
-    shape = _shape(module, x, weight, gated=gated)
-    return None if shape is None else module.multiply(x, weight, bias, shape, gated=gated, dtype=dtype)
-
-
-def _shape(module: Any, x: Tensor, weight: Tensor, *, gated: bool) -> Any:
-    """Launch parameters of a module with a kernel for few tokens, or None where the library is faster."""
-    tokens, op = max(next_power_of_2(len(x)), NARROWEST), "gated_linear" if gated else "linear"
-    default = module.shape_for(tokens, *weight.shape, gated=gated)
-    return tuned.shape(x.device, op, module.Shape, (tokens, *weight.shape), default)
 
 
 def multiply(

@@ -16,7 +16,7 @@ import triton.language as tl
 from torch import Tensor
 
 from lightllm.compute import ops
-from lightllm.compute.kernels.triton import matvec, matvec_hopper, matvec_weights, tuned
+from lightllm.compute.kernels.triton import matvec_hopper, matvec_weights, tuned
 from lightllm.compute.kernels.triton.activation import silu_and_mul
 from lightllm.compute.kernels.triton.launch import (
     HOPPER,
@@ -30,6 +30,8 @@ from lightllm.compute.kernels.triton.launch import (
     why_not,
     why_not_hopper,
 )
+from lightllm.compute.kernels.triton.linear import pays_in_parts
+from lightllm.compute.kernels.triton.matvec import MOST_TOKENS
 from lightllm.compute.kernels.triton.quantize import quantize_tokens
 from lightllm.compute.ops.per_channel import GROUP, in_groups, restored
 
@@ -185,7 +187,7 @@ def _product_of_rounded(
     return silu_and_mul(y) if gated else y
 
 
-@ops.linear_per_channel_in_parts.implementation("triton", why_not_hopper, pays=matvec.pays_in_parts)
+@ops.linear_per_channel_in_parts.implementation("triton", why_not_hopper, pays=pays_in_parts)
 def linear_per_channel_in_parts(x: Tensor, weight: Tensor, scale: Tensor) -> Tensor:
     if x.dtype != torch.float32:
         numbers, x_scale = quantize_tokens(x, weight.dtype)
@@ -234,7 +236,7 @@ def _shape(numbers: Tensor, weight: Tensor, *, gated: bool) -> matvec_hopper.Sha
 
 def _streams(x: Tensor, weight: Tensor) -> bool:
     """Whether tokens are few enough for matvec_hopper."""
-    few = 0 < len(x) <= matvec.MOST_TOKENS
+    few = 0 < len(x) <= MOST_TOKENS
     return few and is_hopper(x.device) and matvec_hopper.why_not(x, weight) is None
 
 
