@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import Annotated, Any, Literal, TypeVar, get_args, get_type_hints
+from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 import msgspec
 
@@ -340,5 +340,12 @@ def parse(kind: type[Config], values: Mapping[str, Any]) -> Config:
             cleaned[name] = msgspec.convert(value, hints[name], strict=False)
         except msgspec.ValidationError as error:
             shown = "***" if name in SECRETS else value
-            raise ConfigError(f"--{name}={shown}: {error}") from None
+            raise ConfigError(f"--{name}={shown}: {error}{_allowed(hints[name])}") from None
     return kind(**cleaned)
+
+
+def _allowed(hint: Any) -> str:
+    """What a setting that is one of several words may be, for an error."""
+    while get_origin(hint) is Annotated:
+        hint = get_args(hint)[0]
+    return f"; allowed: {', '.join(map(str, get_args(hint)))}" if get_origin(hint) is Literal else ""

@@ -55,9 +55,9 @@ def _show_devices() -> None:
 
 
 def _show_model(config: ServerConfig, checkpoint: dict[str, Any]) -> None:
+    from lightllm.base.quantization import stated
     from lightllm.compute.models.registry import load_config
     from lightllm.compute.quant.select import method_for
-    from lightllm.compute.quant.stated import stated
 
     module, _ = load_config(checkpoint)
     quantization = stated(Path(config.model_dir), checkpoint)

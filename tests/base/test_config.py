@@ -40,6 +40,14 @@ def test_what_is_not_allowed_is_named(name, value):
         parse(ServerConfig, {name: value})
 
 
+@pytest.mark.parametrize(
+    ("name", "words"), [("kv_type", "bf16, fp8, int8, int4"), ("quant_type", "none, w8a8, vllm-w8a8, .*")]
+)
+def test_words_that_are_allowed_are_named(name, words):
+    with pytest.raises(ConfigError, match=f"--{name}=fp3: .*; allowed: {words}"):
+        parse(EngineConfig, {name: "fp3"})
+
+
 def test_an_unknown_setting_is_named_with_those_there_are():
     with pytest.raises(ConfigError, match=r"'max_tokens'.*max_total_token_num"):
         parse(EngineConfig, {"max_tokens": 5})

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lightllm.base.quantization import stated
 from lightllm.compute.attention.batch import Batch, Wanted
 from lightllm.compute.execution.materialize import materialize
 from lightllm.compute.layers.decoder import CausalLM
@@ -16,7 +17,6 @@ from lightllm.compute.models import registry
 from lightllm.compute.ops.attention import Sequences
 from lightllm.compute.parallel.mesh import Group, Mesh
 from lightllm.compute.quant.select import method_for
-from lightllm.compute.quant.stated import stated
 from lightllm.compute.state.layer_state import Format
 from lightllm.compute.state.token_pool import TokenPool
 from lightllm.compute.weights.checkpoint import Safetensors

@@ -324,9 +324,20 @@ def test_a_model_that_is_nowhere_is_named():
         Supervisor(ServerConfig(model_dir="/no/such/model", port=0))
 
 
-def test_modes_that_do_not_go_together_are_refused_before_anything_starts(tmp_path):
-    with pytest.raises(ConfigError, match=r"--kv_type and --mode=triton_int8kv ask for fp8 and int8; give one"):
-        Run(tmp_path, mode=["triton_int8kv"], kv_type="fp8")
+@pytest.mark.parametrize(
+    ("asked", "stated", "said"),
+    [
+        ({"mode": ["triton_int8kv"], "kv_type": "fp8"}, {}, "--kv_type and --mode=triton_int8kv ask for fp8 and int8"),
+        ({}, {"quant_method": "hqq"}, "quant_method hqq is not supported; supported: fp8, awq, gptq, compressed-tenso"),
+        ({"quant_type": "w8a8"}, {"quant_method": "awq"}, "--quant_type=w8a8 is for weights that are not quantized"),
+        ({"quant_cfg": "/no/such.yaml"}, {}, "--quant_cfg=/no/such.yaml: no such file"),
+    ],
+)
+def test_formats_that_there_are_not_are_refused_before_anything_starts(tmp_path, asked, stated, said):
+    config = {"max_position_embeddings": 512, "quantization_config": stated}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ConfigError, match=said):
+        Supervisor(ServerConfig(model_dir=str(tmp_path), load_format="dummy", port=0, **asked))
 
 
 def test_a_grammar_engine_that_is_not_installed_is_named_before_anything_starts(tmp_path, monkeypatch):

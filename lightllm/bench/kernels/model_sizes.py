@@ -6,6 +6,7 @@ from pathlib import Path
 import torch
 
 from lightllm.base.checkpoint_files import read_json
+from lightllm.base.quantization import stated
 from lightllm.compute.execution.materialize import place
 from lightllm.compute.layers.attention import Attention
 from lightllm.compute.layers.linear import Projection
@@ -18,7 +19,6 @@ from lightllm.compute.parallel.mesh import Group, Mesh
 from lightllm.compute.quant.fp8_block import Fp8Block
 from lightllm.compute.quant.none import Unquantized
 from lightllm.compute.quant.select import method_for
-from lightllm.compute.quant.stated import stated
 
 
 @dataclass(frozen=True, order=True)

@@ -12,6 +12,7 @@ from torch import nn
 from lightllm.base.checkpoint_files import read_json
 from lightllm.base.config import EngineConfig, kv_type_of
 from lightllm.base.errors import ConfigError
+from lightllm.base.quantization import stated
 from lightllm.base.task import Task
 from lightllm.compute.execution.materialize import materialize
 from lightllm.compute.layers.decoder import CausalLM
@@ -20,7 +21,6 @@ from lightllm.compute.models import registry
 from lightllm.compute.parallel.mesh import Mesh
 from lightllm.compute.quant.method import LinearMethod
 from lightllm.compute.quant.select import method_for
-from lightllm.compute.quant.stated import stated
 from lightllm.compute.state.layer_state import Format
 from lightllm.compute.weights.checkpoint import Safetensors
 from lightllm.compute.weights.dummy import Dummy

@@ -1,11 +1,9 @@
 """Formats that are made of a checkpoint's floats as these are read: `--quant_type`, `--quant_cfg`."""
 
 import re
-from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
 
 import msgspec
 import torch
@@ -163,13 +161,3 @@ def _read(file: Path) -> Recipe:
         if mix.name not in NAMES:
             raise ConfigError(f"{file} names {mix.name}, which cannot be quantized; names: {', '.join(sorted(NAMES))}")
     return recipe
-
-
-def reject_both(quant_type: str, file: str, stated: Mapping[str, Any]) -> None:
-    """Raises ConfigError if weights that are quantized already are to be quantized again."""
-    if quant_type != "none" or file:
-        asked = f"--quant_cfg={file}" if file else f"--quant_type={quant_type}"
-        raise ConfigError(
-            f"{asked} is for weights that are not quantized; this checkpoint's are (quant_method "
-            f"{stated.get('quant_method')}); leave it out, or take the original checkpoint"
-        )

@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 
+from lightllm.base import quantization
 from lightllm.base.errors import ConfigError
 from lightllm.compute.quant import compressed_tensors, made
 from lightllm.compute.quant.awq import Awq
@@ -17,7 +18,6 @@ from lightllm.compute.quant.per_channel import PerChannel
 
 HEAD = "lm_head"
 HEADS = (HEAD, "output")  # what output heads are called
-COMPRESSED_TENSORS = "compressed-tensors"
 NEGATIVE = "-:"  # how expressions of GPTQ's `dynamic` begin that name modules to be left alone
 
 
@@ -31,15 +31,11 @@ def method_for(
     """
     if quantization_config is None:
         return made.Methods(quant_type, quant_cfg)
-    made.reject_both(quant_type, quant_cfg, quantization_config)
-    plain, kind = Unquantized(), str(quantization_config.get("quant_method"))
-    if kind == COMPRESSED_TENSORS:
+    if reason := quantization.why_not(quantization_config, quant_type=quant_type, quant_cfg=quant_cfg):
+        raise ConfigError(reason)
+    plain, kind = Unquantized(), quantization_config["quant_method"]
+    if kind == quantization.COMPRESSED_TENSORS:
         return compressed_tensors.methods(quantization_config, plain)
-    if kind not in _METHODS:
-        raise ConfigError(
-            f"quant_method {kind} is not supported; supported: {', '.join([*_METHODS, COMPRESSED_TENSORS])}; take a "
-            "checkpoint in one of these, or the original one with --quant_type"
-        )
     method, is_plain = _METHODS[kind](quantization_config), _left_alone(quantization_config)
     return lambda path: plain if is_plain(path) else method
 

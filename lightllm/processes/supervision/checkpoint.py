@@ -6,7 +6,7 @@ from pathlib import Path
 
 import msgspec
 
-from lightllm.base import checkpoint_files, log
+from lightllm.base import checkpoint_files, log, quantization
 from lightllm.base.config import ServerConfig, kv_type_of
 from lightllm.base.errors import ConfigError
 from lightllm.base.task import Task
@@ -35,12 +35,23 @@ def resolve(config: ServerConfig) -> ServerConfig:
         max_req_total_len=_length(config, checkpoint),
     )
     choose(config)
-    kv_type_of(config)
+    _check_formats(config, checkpoint)
     _check_packages(config)
     # A vector made of all hidden states needs them all computed for it.
     if Task.of(config).pooling != "last":
         config = msgspec.structs.replace(config, disable_dynamic_prompt_cache=True)
     return config
+
+
+def _check_formats(config: ServerConfig, checkpoint: dict) -> None:
+    """Raises ConfigError for weights, or keys and values, that are to be kept in what there is not."""
+    kv_type_of(config)
+    stated = quantization.stated(Path(config.model_dir), checkpoint)
+    asked = {"quant_type": config.quant_type, "quant_cfg": config.quant_cfg}
+    if stated is not None and (reason := quantization.why_not(stated, **asked)):
+        raise ConfigError(reason)
+    if config.quant_cfg and not Path(config.quant_cfg).is_file():
+        raise ConfigError(f"--quant_cfg={config.quant_cfg}: no such file; give one as in docs/quantization.md")
 
 
 def _check_packages(config: ServerConfig) -> None:

@@ -11,9 +11,9 @@ from safetensors.torch import load_file, save_file
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from lightllm.base.errors import ConfigError
+from lightllm.base.quantization import stated
 from lightllm.compute.quant.int4 import unpacked_in_order
 from lightllm.compute.quant.select import method_for
-from lightllm.compute.quant.stated import stated
 from tests.compute.driver import load, run
 from tests.compute.models.twins import SIZES, STEPS, Twin, make
 from tests.compute.quant import formats

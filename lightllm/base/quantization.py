@@ -1,4 +1,5 @@
-"""What a checkpoint says of its own quantization: in config.json, or in a file that its quantizer writes instead."""
+"""What a checkpoint says of its own quantization, in config.json or in a file that its quantizer writes instead; and
+what can be said against it before anything is read."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -8,6 +9,8 @@ from typing import Any
 from lightllm.base.checkpoint_files import read_json
 from lightllm.base.errors import ConfigError
 
+COMPRESSED_TENSORS = "compressed-tensors"
+METHODS = ("fp8", "awq", "gptq", COMPRESSED_TENSORS)
 # The second as compressed-tensors called it at first.
 FIELDS = ("quantization_config", "compression_config")
 # Files of AutoGPTQ, AutoAWQ and ModelOpt, and the method of those that do not name it.
@@ -29,6 +32,23 @@ def stated(directory: Path, config_json: Mapping[str, Any]) -> dict[str, Any] | 
     for file, method in FILES.items():
         if said := read_json(directory, file, required=False):
             return {"quant_method": method} | said
+    return None
+
+
+def why_not(said: Mapping[str, Any], *, quant_type: str, quant_cfg: str) -> str | None:
+    """Why such a checkpoint cannot be read, as far as its method and what it is to be made of tell."""
+    method = said.get("quant_method")
+    if quant_type != "none" or quant_cfg:
+        asked = f"--quant_cfg={quant_cfg}" if quant_cfg else f"--quant_type={quant_type}"
+        return (
+            f"{asked} is for weights that are not quantized; this checkpoint's are (quant_method {method}); leave it "
+            "out, or take the original checkpoint"
+        )
+    if method not in METHODS:
+        return (
+            f"quant_method {method} is not supported; supported: {', '.join(METHODS)}; take a checkpoint in one of "
+            "these, or the original one with --quant_type"
+        )
     return None
 
 
