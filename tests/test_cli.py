@@ -15,7 +15,7 @@ import pytest
 import lightllm
 from lightllm import cli
 from lightllm.base.config import ServerConfig, parse
-from lightllm.cli import serve
+from lightllm.cli import bench, serve
 from tests import tiny_checkpoint
 
 ROOT = Path(__file__).parents[1]
@@ -70,6 +70,14 @@ def test_a_reader_that_leaves_is_no_traceback():
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"}
     done = subprocess.run(command, shell=True, capture_output=True, text=True, timeout=60, env=environment)
     assert done.stderr == ""
+
+
+def test_words_with_dashes_and_underscores_are_the_same(monkeypatch):
+    given = []
+    monkeypatch.setattr(bench, "run", lambda **flags: given.append(flags["dataset_name"]) or 0)
+    assert cli.main(["bench", "serve", "--dataset-name", "prefix_repetition"]) == 0
+    assert cli.main(["bench", "serve", "--dataset-name=prefix-repetition"]) == 0
+    assert given == ["prefix-repetition"] * 2
 
 
 def test_flags_with_dashes_and_underscores_are_the_same(served):

@@ -16,7 +16,16 @@ from lightllm.bench.prompts import Prompt, Prompts, TextPrompts
 _FEWEST_TOKENS = 4
 _MOST_PROMPT_TOKENS = 1024
 _MOST_TOKENS = 2048
+_SHAREGPT = 'a JSON list of {"conversations": [{"from", "value"}, ...]}'
 _AT_A_TIME = 1000  # that are tokenized
+
+# How settings of each dataset begin; all others are of all.
+_SETTINGS = {
+    "random": ("random_",),
+    "sharegpt": ("sharegpt_", "dataset_path"),
+    "prefix-repetition": ("prefix_repetition_",),
+    "multi-turn": ("multi_turn_", "random_input_len", "random_output_len"),
+}
 
 
 class Turn(msgspec.Struct, frozen=True):
@@ -34,9 +43,21 @@ def make(
     options: DatasetOptions, prompts: Prompts, *, count: int | None = None, seed: int | None = None
 ) -> list[Conversation]:
     """`count` and `seed` instead of those in the options: for warming up. Raises ConfigError."""
+    _check_other_datasets(options)
     count = options.num_prompts if count is None else count
     draw = random.Random(options.seed if seed is None else seed)
     return _MAKERS[options.dataset_name](options, prompts, draw, count)
+
+
+def _check_other_datasets(options: DatasetOptions) -> None:
+    """Raises ConfigError for a setting of another dataset, as what was meant would not be measured."""
+    usual = DatasetOptions()
+    for name in usual.__struct_fields__:
+        owners = [dataset for dataset, its_own in _SETTINGS.items() if name.startswith(its_own)]
+        if owners and options.dataset_name not in owners and getattr(options, name) != getattr(usual, name):
+            raise ConfigError(
+                f"--{name} is of --dataset_name={' or '.join(owners)}, and --dataset_name is {options.dataset_name}"
+            )
 
 
 def _random(options: DatasetOptions, prompts: Prompts, draw: random.Random, count: int) -> list[Conversation]:
@@ -90,6 +111,8 @@ def _multi_turn(options: DatasetOptions, prompts: Prompts, draw: random.Random, 
 def _sharegpt(options: DatasetOptions, prompts: Prompts, draw: random.Random, count: int) -> list[Conversation]:
     if not isinstance(prompts, TextPrompts):
         raise ConfigError("--prompt_form=ids: the sharegpt dataset is text; use text")
+    if not options.dataset_path:
+        raise ConfigError(f"--dataset_name=sharegpt reads a file; give --dataset_path=FILE, {_SHAREGPT}")
     pairs = list(_pairs(options.dataset_path))
     draw.shuffle(pairs)
     made: list[Conversation] = []
@@ -99,7 +122,10 @@ def _sharegpt(options: DatasetOptions, prompts: Prompts, draw: random.Random, co
         made += [turns for turns in _single_turns(prompts, list(questions), lengths) if _is_usual(turns[0])]
         if len(made) >= count:
             return made[:count]
-    raise ConfigError(f"--dataset_path={options.dataset_path} has {len(made)} usable prompts; lower --num_prompts")
+    raise ConfigError(
+        f"--dataset_path={options.dataset_path} has {len(made)} usable prompts, of {_FEWEST_TOKENS} to "
+        f"{_MOST_PROMPT_TOKENS} tokens, with their answers up to {_MOST_TOKENS}; lower --num_prompts"
+    )
 
 
 def _is_usual(turn: Turn) -> bool:
@@ -116,10 +142,7 @@ def _pairs(path: str) -> Iterator[tuple[str, str]]:
             if len(turns) == 2:
                 yield turns[0], turns[1]
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ConfigError(
-            f"--dataset_path={path}: {type(error).__name__}: {error}; "
-            'give a JSON list of {"conversations": [{"from", "value"}, ...]}'
-        ) from None
+        raise ConfigError(f"--dataset_path={path}: {type(error).__name__}: {error}; give {_SHAREGPT}") from None
 
 
 _MAKERS: dict[str, Callable[[DatasetOptions, Prompts, random.Random, int], list[Conversation]]] = {

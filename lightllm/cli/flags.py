@@ -2,6 +2,7 @@
 
 import argparse
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -30,13 +31,19 @@ def _with_underscores(argument: str) -> str:
     return f"--{name.replace('-', '_')}{equals}{value}"
 
 
+def _choice(text: str, words: Sequence[str]) -> str:
+    """The one of `words` that is written so, with dashes or with underscores; the text itself if none is."""
+    return next((word for word in words if word.replace("-", "_") == text.replace("-", "_")), text)
+
+
 def _form(kind: inspect.Type) -> dict[str, Any]:
     """How argparse is to read values of a type."""
     match kind:
         case inspect.BoolType():
             return {"action": "store_true"}
         case inspect.LiteralType(values):
-            return {"choices": list(values)}
+            words = [str(value) for value in values]
+            return {"choices": words, "type": partial(_choice, words=words)}
         case inspect.ListType(item_type):
             return {
                 "nargs": "+",

@@ -74,6 +74,20 @@ def test_sharegpt_takes_first_questions_that_are_neither_short_nor_long(tmp_path
         make(dataset_name="sharegpt", dataset_path=str(path), num_prompts=7)
 
 
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"dataset_path": "a.json"}, "--dataset_path is of --dataset_name=sharegpt, and --dataset_name is random"),
+        ({"dataset_name": "multi-turn", "random_range_ratio": 0.5}, "--random_range_ratio is of --dataset_name=random"),
+        ({"dataset_name": "sharegpt", "random_output_len": 5}, "--random_output_len is of .*=random or multi-turn"),
+        ({"dataset_name": "sharegpt"}, "reads a file; give --dataset_path=FILE"),
+    ],
+)
+def test_settings_of_another_dataset_are_refused(options, message):
+    with pytest.raises(ConfigError, match=message):
+        make(**options)
+
+
 @pytest.mark.parametrize("content", [None, "{", '[{"turns": 1}]', "3"])
 def test_a_file_that_is_no_dataset_is_refused(tmp_path, content):
     path = tmp_path / "file.json"
