@@ -108,12 +108,13 @@ def _checked(chunk: Any) -> Any:
 class _OpenAI:
     """What both OpenAI APIs have in common."""
 
-    def __init__(self, model: str, sampling: Mapping[str, Any]):
+    def __init__(self, model: str, sampling: Mapping[str, Any], extra: Mapping[str, Any]):
         self._common = {
             "model": model,
             "stream": True,
             "stream_options": {"include_usage": True},
             **{name: value for name, value in sampling.items() if value not in (None, False)},
+            **extra,
         }
 
     def _event(self, chunk: _Chunk, text: str, *, is_output: bool) -> Event:
@@ -129,8 +130,8 @@ class Completions(_OpenAI):
     adds_template = False
     _decode = msgspec.json.Decoder(_TextChunk).decode
 
-    def __init__(self, model: str, sampling: Mapping[str, Any]):
-        super().__init__(model, sampling)
+    def __init__(self, model: str, sampling: Mapping[str, Any], extra: Mapping[str, Any]):
+        super().__init__(model, sampling, extra)
         self._said: Prompt | None = None
 
     def begin(self, turn: Turn) -> bytes:
@@ -153,8 +154,8 @@ class Chat(_OpenAI):
     adds_template = True
     _decode = msgspec.json.Decoder(_ChatChunk).decode
 
-    def __init__(self, model: str, sampling: Mapping[str, Any]):
-        super().__init__(model, sampling)
+    def __init__(self, model: str, sampling: Mapping[str, Any], extra: Mapping[str, Any]):
+        super().__init__(model, sampling, extra)
         self._messages: list[dict[str, Any]] = []
 
     def begin(self, turn: Turn) -> bytes:
@@ -182,11 +183,12 @@ class Native:
     adds_template = False
     _decode = msgspec.json.Decoder(_NativeEvent).decode
 
-    def __init__(self, model: str, sampling: Mapping[str, Any]):
+    def __init__(self, model: str, sampling: Mapping[str, Any], extra: Mapping[str, Any]):
         given = {name: value for name, value in sampling.items() if value is not None}
         self._parameters = {**given, "do_sample": given.get("temperature", 0) > 0}
         if not self._parameters["do_sample"]:
             self._parameters.pop("temperature", None)
+        self._parameters |= extra
         self._said: Prompt | None = None
 
     def begin(self, turn: Turn) -> bytes:

@@ -2,8 +2,10 @@
 
 import contextlib
 import selectors
+import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -32,10 +34,14 @@ class Measured:
     cpu_share: float  # of one core, of the busiest process
     lag_p99: float  # s, of the latest process
     lag_max: float
+    interrupted: bool  # so that some requests were never answered, or never sent
 
 
-def run(works: Sequence[Work], *, num_requests: int, bar: bool, title: str) -> Measured:
-    """Runs each work in a process of its own. Raises ClientError."""
+def run(works: Sequence[Work], *, num_requests: int, bar: bool, title: str, may_end_early: bool = False) -> Measured:
+    """Runs each work in a process of its own. Raises ClientError.
+
+    may_end_early: Ctrl-C ends the work, and what was answered by then is returned if it is anything.
+    """
     with contextlib.ExitStack() as resources:
         crew = [_Process(resources, work) for work in works]
         for process in crew:
@@ -43,16 +49,20 @@ def run(works: Sequence[Work], *, num_requests: int, bar: bool, title: str) -> M
         start = time.perf_counter() + _HEAD_START_S
         for process in crew:
             process.tell(repr(start))
-        with tqdm(total=num_requests, desc=title, unit="req", disable=not bar, smoothing=0) as progress:
+        interrupted = resources.enter_context(_ended_by_interrupt(crew)) if may_end_early else threading.Event()
+        with _bar(num_requests, title, is_shown=bar) as progress:
             _watch(crew, progress, start)
     reports = [process.report for process in crew if process.report is not None]
     outcomes = [outcome for report in reports for outcome in report.outcomes]
+    if interrupted.is_set() and not outcomes:
+        raise KeyboardInterrupt
     return Measured(
         sorted(outcomes, key=lambda outcome: (outcome.conversation, outcome.turn)),
         start,
         max(report.cpu_share for report in reports),
         max(report.lag_p99 for report in reports),
         max(report.lag_max for report in reports),
+        interrupted.is_set(),
     )
 
 
@@ -63,6 +73,7 @@ class _Process:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             env=env.child_environment(),
+            process_group=0,  # Ctrl-C on a terminal is not for it
         )
         resources.enter_context(self._popen)
         resources.callback(self._popen.kill)
@@ -78,10 +89,41 @@ class _Process:
         self._in.write(line.encode() + b"\n")
         self._in.flush()
 
+    def end(self) -> None:
+        """Has it report at once."""
+        self._in.close()
+
     def _read(self) -> Iterator[Message]:
         while line := self.out.readline():
             yield _decode(line)
         raise ClientError(f"a client process ended with code {self._popen.wait()}; what it wrote above says why")
+
+
+@contextlib.contextmanager
+def _ended_by_interrupt(crew: list[_Process]) -> Iterator[threading.Event]:
+    """The first Ctrl-C has all processes report, and sets the event; another one is as usual."""
+    came = threading.Event()
+
+    def end(*_: object) -> None:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        came.set()
+        for process in crew:
+            process.end()
+
+    is_usual = signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    if not is_usual or threading.current_thread() is not threading.main_thread():
+        yield came
+        return
+    signal.signal(signal.SIGINT, end)
+    try:
+        yield came
+    finally:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def _bar(num_requests: int, title: str, *, is_shown: bool) -> tqdm:
+    # miniters: what runs is news, too, while no request ends.
+    return tqdm(total=num_requests, desc=title, unit="req", disable=not is_shown, smoothing=0, miniters=0)
 
 
 def _watch(crew: list[_Process], bar: tqdm, start: float) -> None:
@@ -95,7 +137,7 @@ def _watch(crew: list[_Process], bar: tqdm, start: float) -> None:
                 match next(process.messages):
                     case Report() as report:
                         process.report, done = report, len(report.outcomes)
-                        process.progress = Progress(done, sum(not o.is_good for o in report.outcomes), 0, report.events)
+                        process.progress = Progress(done, sum(not o.is_good for o in report.outcomes), 0, report.tokens)
                         selector.unregister(process.out)
                     case Progress() as progress:
                         process.progress = progress
@@ -104,7 +146,7 @@ def _watch(crew: list[_Process], bar: tqdm, start: float) -> None:
 
 def _show(bar: tqdm, parts: list[Progress], start: float) -> None:
     took = max(time.perf_counter() - start, 1e-3)
-    failed, events = sum(part.failed for part in parts), sum(part.events for part in parts)
-    note = f"{sum(part.running for part in parts)} running, {events / took:,.0f} tok/s"
+    failed, tokens = sum(part.failed for part in parts), sum(part.tokens for part in parts)
+    note = f"{sum(part.running for part in parts)} running, {tokens / took:,.0f} tok/s"
     bar.set_postfix_str(note + (f", {failed} failed" if failed else ""), refresh=False)
     bar.update(sum(part.done for part in parts) - bar.n)

@@ -61,6 +61,7 @@ def totals(outcomes: Sequence[Outcome], limits: Mapping[str, float]) -> dict[str
         "max_output_tokens_per_s": peak_rate(good),
         "max_concurrent_requests": peak_concurrency(good),
         "tokens_per_event": outputs / max(1, sum(len(outcome.times) for outcome in good)),
+        "uncounted": sum(outcome.counts_events for outcome in good),
         "wrong_input_lens": sum(o.asked_prompt_tokens not in (0, o.prompt_tokens) for o in good),
         "wrong_output_lens": sum(outcome.asked_output_tokens != outcome.output_tokens for outcome in good),
         "most_common_errors": dict(Counter(o.error for o in outcomes if o.error).most_common(_MOST_ERRORS)),

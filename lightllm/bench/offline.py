@@ -15,7 +15,7 @@ from tqdm import tqdm
 from lightllm import LLM, SamplingParams
 from lightllm.base.config import EngineConfig, ServerConfig, parse
 from lightllm.base.errors import ConfigError
-from lightllm.bench import datasets, prompts
+from lightllm.bench import datasets, files, prompts
 from lightllm.bench.options import LatencyOptions, OfflineOptions
 from lightllm.bench.prompts import Prompt
 from lightllm.processes.supervision.checkpoint import resolve
@@ -57,7 +57,8 @@ def throughput(options: OfflineOptions, engine: dict[str, Any]) -> int:
     """`engine`: flags of EngineConfig. Raises ConfigError."""
     if options.dataset_name == "multi-turn":
         raise ConfigError("--dataset_name=multi-turn: turns wait for answers, which only `lightllm bench serve` does")
-    made = prompts.load(options, _directory(options.tokenizer or str(engine.get("model_dir", ""))))
+    output = files.destination(options.output_json, "output_json")
+    made = prompts.load(options, Path(options.tokenizer or _directory(engine)))
     turns = [conversation[0] for conversation in datasets.make(options, made)]
     if not options.prompt_cache:
         engine = engine | {"disable_dynamic_prompt_cache": True}
@@ -79,14 +80,15 @@ def throughput(options: OfflineOptions, engine: dict[str, Any]) -> int:
         "tokens_per_second": (inputs + outputs) / elapsed,
         "output_tokens_per_second": outputs / elapsed,
     }
-    _finish(figures, options, engine, options.output_json)
+    _finish(figures, options, engine, output)
     return 0
 
 
 def latency(options: LatencyOptions, engine: dict[str, Any]) -> int:
     """`engine`: flags of EngineConfig; the prefix tree is off. Raises ConfigError."""
     engine = engine | {"disable_dynamic_prompt_cache": True}
-    made = prompts.load(OfflineOptions(prompt_form="ids"), _directory(str(engine.get("model_dir", ""))))
+    output = files.destination(options.output_json, "output_json")
+    made = prompts.load(OfflineOptions(prompt_form="ids"), _directory(engine))
     began = time.perf_counter()
     with _llm(engine) as llm:
         figures: dict[str, Any] = {"init_s": time.perf_counter() - began}
@@ -106,7 +108,7 @@ def latency(options: LatencyOptions, engine: dict[str, Any]) -> int:
     figures["avg_latency"] = statistics.fmean(wholes)
     figures["percentiles"] = {str(p): float(np.percentile(wholes, p)) for p in _PERCENTILES}
     figures["latencies"] = wholes
-    _finish(figures, options, engine, options.output_json)
+    _finish(figures, options, engine, output)
     return 0
 
 
@@ -115,17 +117,17 @@ def _llm(engine: dict[str, Any]) -> LLM:
     return LLM(values.pop("model_dir", ""), **values)
 
 
-def _directory(model: str) -> Path:
-    return Path(resolve(ServerConfig(model_dir=model, load_format="dummy")).model_dir)
+def _directory(engine: dict[str, Any]) -> Path:
+    return Path(resolve(ServerConfig(model_dir=str(engine.get("model_dir", "")), load_format="dummy")).model_dir)
 
 
-def _finish(figures: dict[str, Any], options: msgspec.Struct, engine: dict[str, Any], path: str) -> None:
+def _finish(figures: dict[str, Any], options: msgspec.Struct, engine: dict[str, Any], output: Path | None) -> None:
     """Prints the figures and writes them, with what they are figures of, where that is wanted."""
     for name, value in figures.items():
         if isinstance(value, float | int):
             print(f"  {name:<26} {value:>14,.3f}" if isinstance(value, float) else f"  {name:<26} {value:>14,}")
-    if path:
+    if output is not None:
         settings = msgspec.to_builtins(parse(EngineConfig, engine))
         content = {"options": msgspec.to_builtins(options), "engine": settings, **figures}
-        Path(path).write_text(json.dumps(content, indent=1))
-        print(f"written to {path}")
+        output.write_text(json.dumps(content, indent=1))
+        print(f"written to {output}")

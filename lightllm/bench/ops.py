@@ -8,6 +8,7 @@ import torch
 
 from lightllm.base.config import EngineConfig
 from lightllm.base.errors import ConfigError
+from lightllm.bench import files
 from lightllm.bench.kernels.cases import Cases
 from lightllm.bench.kernels.timing import Case, Roof, measure_roof, seconds_of
 from lightllm.bench.options import OpsOptions
@@ -63,6 +64,7 @@ class Figures:
 
 def run(options: OpsOptions) -> int:
     """Measures, prints and writes. 1 if some case could not be run. Raises ConfigError."""
+    path = files.destination(options.output_json, "output_json")
     torch.manual_seed(0)
     device = choose_device(EngineConfig(device=options.device), 0)
     facts = Facts(device, DTYPES["float32" if device.type == "cpu" else "bfloat16"])
@@ -73,7 +75,7 @@ def run(options: OpsOptions) -> int:
             first, every = _part(options.warm)
             _warm(cases[first::every])
             return 0
-        figures = Figures(Path(options.output_json) if options.output_json else None, measure_roof(device, facts.dtype))
+        figures = Figures(path, measure_roof(device, facts.dtype))
         print(figures.roof, flush=True)
         for case in cases:
             try:

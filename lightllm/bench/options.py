@@ -1,6 +1,6 @@
 """What can be set on the command line of `lightllm bench`, once. Names are those of other servers' benchmarks."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
 
@@ -51,7 +51,7 @@ class ServeOptions(DatasetOptions, frozen=True, kw_only=True, forbid_unknown_fie
     """Requests to a server that runs."""
 
     backend: A[BackendName, about("API to use: /v1/completions, /v1/chat/completions or /generate_stream")] = "openai"
-    base_url: A[str, about("Address of the server, instead of host and port")] = ""
+    base_url: A[str, about("Address of the server, with /v1 or without, instead of host and port")] = ""
     host: A[str, about("Host of the server")] = "127.0.0.1"
     port: A[int, msgspec.Meta(ge=1, le=65535), about("Port of the server")] = 8000
     endpoint: A[str, about("Path of the API, if it is not the usual one")] = ""
@@ -68,6 +68,7 @@ class ServeOptions(DatasetOptions, frozen=True, kw_only=True, forbid_unknown_fie
     temperature: A[float, at_least(0), about("Of sampling; 0: greedy")] = 0.0
     top_p: A[float | None, about("Of sampling; the server's default if not given")] = None
     top_k: A[int | None, about("Of sampling; the server's default if not given")] = None
+    extra_body: A[str, about("More fields of each request, a JSON object; for native, of its parameters")] = ""
     client_processes: A[int, at_least(1), about("Processes that send and read, each on a core of its own")] = 1
     profile: A[bool, about("Have the server profile the requests that count: /start_profile, /stop_profile")] = False
     percentile_metrics: A[str, about("Which latencies to report, with commas between: ttft, tpot, itl, e2el")] = (
@@ -165,6 +166,14 @@ def goodput(pairs: list[str]) -> dict[str, float]:
         if name not in ("ttft", "tpot", "e2el") or limits[name] < 0:
             raise ConfigError(f"--goodput={pair}: use ttft, tpot or e2el, a colon and milliseconds, as in ttft:200")
     return limits
+
+
+def fields(text: str) -> dict[str, Any]:
+    """A JSON object. Raises ConfigError."""
+    try:
+        return msgspec.json.decode(text, type=dict[str, Any]) if text else {}
+    except msgspec.DecodeError as error:
+        raise ConfigError(f"--extra_body={text}: {error}; give a JSON object, as in '{{\"min_p\": 0.1}}'") from None
 
 
 def named_values(pairs: list[str], flag: str) -> dict[str, str]:

@@ -1,5 +1,7 @@
 """What became of a request, and the messages between `lightllm bench serve` and its client processes."""
 
+from typing import Any
+
 import msgspec
 
 from lightllm.bench.datasets import Conversation
@@ -16,11 +18,12 @@ class Outcome(msgspec.Struct, array_like=True):
     start: float  # when the request was handed to the system
     times: list[float] = []  # of arrival of each event that brought output
     prompt_tokens: int = 0  # as the server counts
-    output_tokens: int = 0
+    output_tokens: int = 0  # as well, but see `counts_events`
     cached_tokens: int = 0
     text: str = ""
     error: str = ""
     end: float = 0.0  # when the answer was complete, or the error there
+    counts_events: bool = False  # the server has not said how many tokens there are, so each event counts as one
 
     @property
     def is_good(self) -> bool:
@@ -58,6 +61,7 @@ class Work(msgspec.Struct):
     due: list[float]
     conversations: list[Conversation]
     keeps_text: bool
+    extra: dict[str, Any] = {}  # more fields of each request
 
 
 class Ready(msgspec.Struct, tag=True):
@@ -65,19 +69,22 @@ class Ready(msgspec.Struct, tag=True):
 
 
 class Progress(msgspec.Struct, tag=True):
-    """From a client process, several times a second: so many requests ended, failed, run; so many events came."""
+    """From a client process, several times a second: so many requests ended, failed, run; so many tokens came.
+
+    While an answer runs each of its events counts as a token; its end says how many there really were.
+    """
 
     done: int
     failed: int
     running: int
-    events: int
+    tokens: int
 
 
 class Report(msgspec.Struct, tag=True):
     """From a client process, at its end. cpu_share: of one core, while requests ran; lag: of its event loop, s."""
 
     outcomes: list[Outcome]
-    events: int
+    tokens: int
     cpu_share: float
     lag_p99: float
     lag_max: float

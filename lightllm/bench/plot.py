@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from lightllm.base.errors import ConfigError
-from lightllm.bench import figures
+from lightllm.bench import figures, files
 from lightllm.bench.outcome import Outcome
 
 _COLOUR = "#3b5b92"
@@ -15,14 +15,13 @@ _FORMATS = (".png", ".svg", ".pdf")
 
 def check(path: str) -> None:
     """Raises ConfigError before anything is measured if nothing could be drawn afterwards."""
-    if not path:
-        return
     if not path.endswith(_FORMATS):
         raise ConfigError(f"--plot={path}: give a name that ends with {', '.join(_FORMATS)}")
     try:
         import matplotlib  # noqa: F401  # whether it is there
     except ImportError:
         raise ConfigError(f"--plot={path} needs matplotlib; pip install matplotlib") from None
+    files.destination(path, "plot")
 
 
 def draw(outcomes: Sequence[Outcome], path: str) -> None:
@@ -52,5 +51,5 @@ def draw(outcomes: Sequence[Outcome], path: str) -> None:
         axis.plot(values, np.arange(1, len(values) + 1) / max(1, len(values)), color=_COLOUR)
         axis.set(title=f"{title}, share below", xlabel="ms", ylim=(0, 1))
     picture.tight_layout()
-    picture.savefig(Path(path))
+    picture.savefig(Path(path).expanduser())
     pyplot.close(picture)

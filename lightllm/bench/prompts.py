@@ -79,7 +79,9 @@ Prompts = TextPrompts | IdPrompts
 def load(options: DatasetOptions, directory: Path | None) -> Prompts:
     """`directory`: a checkpoint's, or one that has its tokenizer. Raises ConfigError."""
     if directory is None:
-        raise ConfigError("which tokenizer the model has is not known; give --tokenizer=DIRECTORY")
+        raise ConfigError("which tokenizer the model has is not known; give --tokenizer=DIRECTORY, with tokenizer.json")
+    if options.prompt_form == "text" and not (directory / "tokenizer.json").is_file():
+        raise ConfigError(f"{directory} has no tokenizer.json; give --tokenizer=DIRECTORY with one")
     return TextPrompts.load(directory) if options.prompt_form == "text" else IdPrompts.load(directory)
 
 

@@ -49,10 +49,16 @@ def _row(title: str, value: float) -> None:
 def doubts(figures: Mapping[str, Any]) -> list[str]:
     """What a reader of the figures should know."""
     notes = []
+    if figures["interrupted"]:
+        notes.append("interrupted; these are the figures of what was answered by then")
     if figures["client_cpu_share"] > _BUSY:
         notes.append(
             f"the client was busy for {figures['client_cpu_share']:.0%} of the time, so it may be what was measured; "
             "raise --client_processes"
+        )
+    if figures["uncounted"]:
+        notes.append(
+            f"the server does not say how many tokens {figures['uncounted']} answers have; each event counts as one"
         )
     if figures["wrong_input_lens"]:
         notes.append(f"{figures['wrong_input_lens']} prompts had another length on the server than asked for")

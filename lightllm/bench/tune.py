@@ -11,6 +11,7 @@ from tqdm import tqdm
 from lightllm.base import env
 from lightllm.base.config import EngineConfig, ServerConfig
 from lightllm.base.errors import ConfigError
+from lightllm.bench import files
 from lightllm.bench.kernels import model_sizes
 from lightllm.bench.kernels.search import Found, nearest_first, search
 from lightllm.bench.options import TuneOptions
@@ -33,10 +34,8 @@ def run(options: TuneOptions, model: str) -> int:
     device = choose_device(EngineConfig(device="cuda"), 0)
     facts = Facts(device, torch.bfloat16)
     kernels.load(facts)
-    path = (
-        Path(options.output)
-        if options.output
-        else tuned.path_for(torch.cuda.get_device_name(device), Path(env.TUNED_FOLDER))
+    path = files.destination(options.output, "output") or tuned.path_for(
+        torch.cuda.get_device_name(device), Path(env.TUNED_FOLDER)
     )
     tasks = [one for one in tunables(sizes, facts) if options.only in one.op]
     if not tasks:

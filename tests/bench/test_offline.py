@@ -50,6 +50,14 @@ def test_throughput_counts_the_tokens_asked_for(measure, capsys):
     assert "output_tokens_per_second" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("work", ["latency", "throughput", "ops"])
+def test_a_file_that_cannot_be_written_is_refused_before_anything_is_measured(work, capsys):
+    assert cli.main(["bench", work, "--output-json", "/proc/nowhere/figures.json"]) == 1
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith("lightllm bench: --output_json=/proc/nowhere/figures.json: ")
+
+
 def test_what_needs_a_server_is_refused(checkpoint, capsys):
     assert cli.main(["bench", "throughput", checkpoint, "--dataset-name", "multi-turn", "--prompt-form", "text"]) == 1
     assert "only `lightllm bench serve` does" in capsys.readouterr().err

@@ -1,7 +1,11 @@
 """The client before a real api process with a fake engine behind it."""
 
+import contextlib
 import json
+import os
+import signal
 import threading
+from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
@@ -118,6 +122,12 @@ def test_a_picture_is_drawn(measure, tmp_path):
         ({"goodput": ["itl:3"]}, "use ttft, tpot or e2el"),
         ({"header": ["X"]}, "NAME=VALUE"),
         ({"plot": "picture"}, "ends with .png"),
+        ({"plot": "/proc/no/such.png"}, "--plot=/proc/no/such.png: No such file"),
+        ({"result_dir": "/proc/nowhere"}, "--result_dir=/proc/nowhere"),
+        ({"save_detailed": False, "metadata": ["a=b"]}, "--result_dir is about the JSON file"),
+        ({"extra_body": "[1]"}, "--extra_body=.* give a JSON object"),
+        ({"tokenizer": "/nowhere", "prompt_form": "text"}, "/nowhere has no tokenizer.json; give --tokenizer"),
+        ({"request_rate": float("inf"), "burstiness": 2.0}, "give --request_rate"),
         ({"backend": "openai-chat"}, "chat messages are text"),
     ],
 )
@@ -127,28 +137,161 @@ def test_what_cannot_be_measured_is_refused(measure, options, message):
 
 
 class Handler(BaseHTTPRequestHandler):
-    """A server of the native API alone, which keeps no connection and knows a password."""
+    """A server that keeps no connection, knows a password, and answers POST as `answers` say in turn."""
+
+    answers: Iterator[Callable[["Handler"], None]]
+    paths: list[str]
+    bodies: list[dict]
 
     def do_GET(self) -> None:
         self.send_error(404 if self.headers.get("Authorization") == "Bearer me" else 401)
 
     def do_POST(self) -> None:
-        self.rfile.read(int(self.headers["Content-Length"]))
+        body = self.rfile.read(int(self.headers["Content-Length"]))
+        self.paths.append(self.path)
+        self.bodies.append(json.loads(body) if body else {})
+        next(self.answers)(self)
+
+    def stream(self, *events: dict) -> None:
         self.send_response(200)
         self.end_headers()
-        for count in (1, 2):
-            event = {"token": {"text": "a", "count_output_tokens": count, "prompt_tokens": 3}}
+        for event in events:
             self.wfile.write(f"data:{json.dumps(event)}\r\n\r\n".encode())
 
     def log_message(self, format: str, *args: object) -> None: ...
 
 
+def natively(handler: Handler) -> None:
+    events = [{"token": {"text": "a", "count_output_tokens": count, "prompt_tokens": 3}} for count in (1, 2)]
+    handler.stream(*events)
+
+
+def without_usage(handler: Handler) -> None:
+    handler.stream(*({"choices": [{"text": text}]} for text in ("a", "b", "c")))
+
+
+@contextlib.contextmanager
+def server(*answers: Callable[[Handler], None]) -> Iterator[dict]:
+    """One that is not ours; gives options that have it measured with as many prompts as it has answers."""
+    Handler.answers, Handler.paths, Handler.bodies = iter(answers), [], []
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as running:
+        threading.Thread(target=running.serve_forever, daemon=True).start()
+        address = {"base_url": f"http://127.0.0.1:{running.server_port}", "header": ["Authorization=Bearer me"]}
+        yield address | {"num_prompts": len(answers), "random_input_len": 3, "random_output_len": 2}
+        running.shutdown()
+
+
 def test_a_server_that_names_no_models_and_closes_connections_can_be_measured(measure):
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        address = {"base_url": f"http://127.0.0.1:{server.server_port}", "backend": "native"}
-        code, found = measure(**address, header=["Authorization=Bearer me"], random_input_len=3, random_output_len=2)
+    with server(*[natively] * 6) as options:
+        code, found = measure(**options, backend="native")
         assert (code, found["completed"], found["total_output_tokens"]) == (0, 6, 12)
         with pytest.raises(ConfigError, match="answers 401"):
-            measure(**address)
-        server.shutdown()
+            measure(**options | {"header": []})
+
+
+def test_an_address_may_end_as_openai_clients_want_it(measure):
+    with server(without_usage) as options:
+        measure(**options | {"base_url": options["base_url"] + "/v1/"})
+        assert Handler.paths == ["/v1/completions"]
+
+
+def test_events_are_counted_where_the_server_says_nothing_of_tokens(measure, capsys):
+    with server(without_usage, without_usage) as options:
+        code, found = measure(**options)
+    assert (code, found["total_output_tokens"], found["total_input_tokens"], found["uncounted"]) == (0, 6, 6, 2)
+    assert found["wrong_input_lens"] == 0
+    assert "does not say how many tokens 2 answers have" in capsys.readouterr().out
+
+
+def test_a_request_that_fails_among_others_is_in_the_exit_code(measure, capsys):
+    def fail(handler: Handler) -> None:
+        handler.send_error(500, "out of order")
+
+    with server(without_usage, fail, without_usage) as options:
+        code, found = measure(**options, max_concurrency=1)
+    assert (code, found["completed"], found["failed"]) == (1, 2, 1)
+    assert "1 times: 500: " in capsys.readouterr().out
+
+
+def test_a_server_that_dies_fails_what_is_open_and_what_comes_after(measure):
+    def die(handler: Handler) -> None:
+        handler.server.socket.close()
+        handler.send_response(200)
+        handler.send_header("Content-Length", "1000")
+        handler.end_headers()
+        handler.wfile.write(b'data: {"choices": [{"text": "a"}]}\n\n')
+
+    with server(without_usage, die, without_usage) as options:
+        code, found = measure(**options, max_concurrency=1)
+    assert (code, found["completed"], found["failed"]) == (1, 1, 2)
+
+
+def test_more_fields_go_with_each_request(measure):
+    for backend, answer in (("openai", without_usage), ("native", natively)):
+        with server(answer) as options:
+            measure(**options, backend=backend, extra_body='{"min_p": 0.1, "skip_special_tokens": false}')
+        body = Handler.bodies[0] if backend == "openai" else Handler.bodies[0]["parameters"]
+        assert (body["min_p"], body["skip_special_tokens"]) == (0.1, False)
+
+
+@pytest.fixture
+def usual_interrupts():
+    """Those of a command on a terminal, whatever these tests were started by."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+def test_what_was_answered_before_an_interrupt_is_reported(measure, capsys, usual_interrupts):
+    done = threading.Event()
+
+    def interrupt(handler: Handler) -> None:
+        os.kill(os.getpid(), signal.SIGINT)
+        done.wait(30)
+
+    with server(without_usage, interrupt, without_usage) as options:
+        code, found = measure(**options, max_concurrency=1, client_processes=1)
+        done.set()
+    assert (code, found["completed"], found["failed"], found["interrupted"]) == (130, 1, 0, True)
+    assert len(Handler.paths) == 2
+    out, err = capsys.readouterr()
+    assert "interrupted; these are the figures of what was answered by then" in out
+    assert "Traceback" not in err
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_an_interrupt_before_any_answer_is_as_usual(measure, usual_interrupts):
+    done = threading.Event()
+
+    def interrupt(handler: Handler) -> None:
+        os.kill(os.getpid(), signal.SIGINT)
+        done.wait(30)
+
+    with server(interrupt) as options:
+        with pytest.raises(KeyboardInterrupt):
+            measure(**options)
+        done.set()
+
+
+def test_traces_are_named_and_profiling_ends_with_the_work(measure, capsys):
+    def said(answer: bytes) -> Callable[[Handler], None]:
+        return lambda handler: (handler.send_response(200), handler.end_headers(), handler.wfile.write(answer))
+
+    with server(said(b""), without_usage, said(b'{"files": ["traces/a.json.gz"]}')) as options:
+        measure(**options | {"num_prompts": 1}, profile=True)
+    assert Handler.paths == ["/start_profile", "/v1/completions", "/stop_profile"]
+    assert "the server wrote traces/a.json.gz" in capsys.readouterr().out
+
+
+def test_who_waits_for_a_server_is_told(measure, capsys):
+    with pytest.raises(ConfigError, match="does not answer"):
+        measure(base_url="http://127.0.0.1:1", ready_check_timeout_sec=0.05)
+    assert "waiting 0.05 s at most for http://127.0.0.1:1 (" in capsys.readouterr().err
+
+
+def test_settings_are_kept_with_the_figures_but_no_keys(measure):
+    with server(without_usage) as options:
+        _, found = measure(**options)
+    assert found["options"]["random_input_len"] == 3
+    assert found["options"]["request_rate"] == "inf"
+    assert "Bearer me" not in json.dumps(found)
