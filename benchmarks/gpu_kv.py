@@ -28,7 +28,7 @@ from lightllm.compute.kernels.triton import (
     attention,
     attention_decode_hopper,
     attention_decode_quantized,
-    attention_latent,
+    attention_latent_decode,
 )
 from lightllm.compute.kernels.triton.attention_quantized import attend_quantized
 from lightllm.compute.kernels.triton.compiling import compiled_beside
@@ -107,7 +107,7 @@ def latent_decode(
 ) -> Tensor:
     out = torch.empty(*q.shape[:2], 512, dtype=q.dtype, device=q.device)
     where = (table, row, lengths, 192**-0.5)
-    attention_latent.attend_decodes(q, latents, 512, *where, out, latent_scale=latent_scale, shape=shape)
+    attention_latent_decode.attend_decodes(q, latents, 512, *where, out, latent_scale=latent_scale, shape=shape)
     return out
 
 
@@ -130,13 +130,13 @@ def cases(
         for heads, batch, length in LATENTS if latents else ():
             read = batch * length * (576 * 2 if kind is None else 576 // (2 if kind == torch.uint8 else 1) + 4)
             make = functools.partial(latent_arguments, facts, heads, batch, length, kind)
-            default = attention_latent.shape_for(
-                min(heads, attention_latent.MOST_HEADS), facts.dtype, is_scaled=kind is not None
+            default = attention_latent_decode.shape_for(
+                min(heads, attention_latent_decode.MOST_HEADS), facts.dtype, is_scaled=kind is not None
             )
             tried = (
                 [(64, 8, 3, 1), (32, 8, 3, 1), (32, 4, 3, 2), (32, 8, 4, 1), (64, 8, 2, 1)] if every and kind else []
             )
-            for shape in dict.fromkeys([default, *(attention_latent.Shape(*one) for one in tried)]):
+            for shape in dict.fromkeys([default, *(attention_latent_decode.Shape(*one) for one in tried)]):
                 run = functools.partial(latent_decode, shape)
                 yield f"{name} latent decode {heads} heads {batch} x {length}, {shape}", read, run, make
         for count, length in CHUNKS if chunks else ():

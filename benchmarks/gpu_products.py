@@ -21,7 +21,7 @@ from torch import Tensor
 
 from lightllm.bench.kernels.timing import seconds_of
 from lightllm.compute import ops
-from lightllm.compute.kernels.triton import matvec_hopper, matvec_int4, matvec_weights, tuned
+from lightllm.compute.kernels.triton import matvec_hopper, matvec_int4, matvec_w8a16, tuned
 from lightllm.compute.kernels.triton.compiling import compiled_beside
 from lightllm.compute.kernels.triton.quantize import quantize_tokens
 from lightllm.compute.ops import int4
@@ -144,7 +144,7 @@ class Weights(EightBits):
     """As EightBits, of tokens that are not rounded."""
 
     def default(self, product: Product, tokens: int) -> Any:
-        return matvec_weights.shape_for(max(tokens, 16), product.outputs, product.inputs, gated=product.gated)
+        return matvec_w8a16.shape_for(max(tokens, 16), product.outputs, product.inputs, gated=product.gated)
 
     def shapes(self, product: Product, tokens: int) -> Iterator[Any]:
         halves = (2,) if product.gated else (1, 2)
@@ -159,7 +159,7 @@ class Weights(EightBits):
         return x
 
     def run(self, product: Product, shape: Any, x: Tensor, weight: Tensor, scale: Tensor) -> Tensor:
-        return matvec_weights.multiply(x, weight, scale, None, shape, gated=product.gated)
+        return matvec_w8a16.multiply(x, weight, scale, None, shape, gated=product.gated)
 
     def reference(self, product: Product, x: Tensor, weight: Tensor, scale: Tensor) -> Tensor:
         op = ops.gated_linear_per_channel if product.gated else ops.linear_per_channel

@@ -12,7 +12,13 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from lightllm.bench.kernels.timing import Case
 from lightllm.compute import ops
-from lightllm.compute.kernels.triton import attention_decode, attention_hopper, attention_prefill, launch, matvec
+from lightllm.compute.kernels.triton import (
+    attention_decode,
+    attention_prefill,
+    attention_prefill_hopper,
+    launch,
+    matvec,
+)
 from lightllm.compute.ops.attention import Sequences, arguments
 from lightllm.compute.ops.op import Facts, Op
 
@@ -146,7 +152,7 @@ def attend_runs(q, keys, values, all_of: Sequences, scale, window) -> Tensor:
     assert all_of.context_lengths is not None, "nothing is recorded here"
     out, where = torch.empty_like(q), (all_of.slot_table, all_of.row, all_of.query_start, all_of.lengths)
     counts = all_of.query_lengths, all_of.context_lengths
-    attention_hopper.attend_runs(q, keys, values, *where, scale, window, *counts, out)
+    attention_prefill_hopper.attend_runs(q, keys, values, *where, scale, window, *counts, out)
     return out
 
 

@@ -16,24 +16,24 @@ from lightllm.compute.kernels.triton import (
     attention_decode,
     attention_decode_hopper,
     attention_decode_quantized,
-    attention_hopper,
     attention_latent,
     attention_prefill,
+    attention_prefill_hopper,
     attention_quantized,
     awq,
     biases,
     embedding,
     experts,
     fp8_block,
-    gated_hopper,
     masks,
+    matmul_gated_hopper,
     matmul_hopper,
     matmul_streamed,
     matvec,
     matvec_hopper,
     matvec_int4,
     matvec_joined,
-    matvec_weights,
+    matvec_w8a16,
     norm,
     penalties,
     per_channel,
@@ -137,7 +137,7 @@ def latent_runs() -> None:
     q, run, out = half(TOKENS, 16, 192), half(TOKENS, 576), half(TOKENS, 16, 128)
     keys, others = half(TOKENS, 16 * 128), (q[..., 128:], run[:, 512:])
     where = (LENGTHS, LENGTHS)
-    attention_hopper.attend_runs_of(q[..., :128], keys, keys, *where, 1.0, None, [TOKENS], out, others=others)
+    attention_prefill_hopper.attend_runs_of(q[..., :128], keys, keys, *where, 1.0, None, [TOKENS], out, others=others)
 
 
 def latent_store() -> None:
@@ -152,13 +152,15 @@ def prefill(count: int, kv_heads: int, dim: int, window: int | None = None) -> N
 
 def runs(count: int, kv_heads: int, dim: int, window: int | None = None) -> None:
     q, keys, values = heads(count, kv_heads, dim)
-    attention_hopper.attend_runs(q, keys, values, TABLE, WHERE, LENGTHS, LENGTHS, 1.0, window, [TOKENS], [TOKENS], q)
+    attention_prefill_hopper.attend_runs(
+        q, keys, values, TABLE, WHERE, LENGTHS, LENGTHS, 1.0, window, [TOKENS], [TOKENS], q
+    )
 
 
 def runs_of_the_pool(count: int, kv_heads: int, dim: int) -> None:
     q, *pool = heads(count, kv_heads, dim)
     pool = (numbers.flatten(1) for numbers in pool)
-    attention_hopper.attend_runs_of(q, *pool, LENGTHS, LENGTHS, 1.0, None, [TOKENS], q, firsts=LENGTHS)
+    attention_prefill_hopper.attend_runs_of(q, *pool, LENGTHS, LENGTHS, 1.0, None, [TOKENS], q, firsts=LENGTHS)
 
 
 def multiply(module: types.ModuleType, tokens: int, *, gated: bool = False) -> None:
@@ -209,8 +211,8 @@ def multiply_8_bits(kind: torch.dtype, tokens: int, *, gated: bool = False) -> N
 
 def multiply_by_weights_of_8_bits(kind: torch.dtype, tokens: int, *, gated: bool = False) -> None:
     weight, ones = half(28672, 4096).to(kind), torch.ones(28672)
-    shape = matvec_weights.shape_for(max(tokens, 16), *weight.shape, gated=gated)
-    matvec_weights.multiply(half(tokens, 4096), weight, ones, None, shape, gated=gated)
+    shape = matvec_w8a16.shape_for(max(tokens, 16), *weight.shape, gated=gated)
+    matvec_w8a16.multiply(half(tokens, 4096), weight, ones, None, shape, gated=gated)
 
 
 def prepare() -> None:
@@ -358,7 +360,7 @@ LAUNCHES: dict[str, Callable[[], Any]] = {
     "streamed linear, 64 tokens": lambda: multiply(matvec_hopper, 64),
     "streamed gated linear, 64 tokens": lambda: multiply(matvec_hopper, 64, gated=True),
     "streamed gated linear, 2048 tokens": lambda: matmul_hopper.multiply_gated(half(2048, 4096), half(28672, 4096)),
-    "streamed gated linear by three, 2048 tokens": lambda: gated_hopper.multiply_gated(
+    "streamed gated linear by three, 2048 tokens": lambda: matmul_gated_hopper.multiply_gated(
         half(2048, 4096), half(28672, 4096)
     ),
     "streamed linear, rotated and stored, 2048 tokens": lambda: multiply_rotated(normed=False),
@@ -402,7 +404,7 @@ LAUNCHES: dict[str, Callable[[], Any]] = {
     "streamed int8 weights, 1 token": lambda: multiply_by_weights_of_8_bits(torch.int8, 1),
     "streamed fp8 weights, 64 tokens": lambda: multiply_by_weights_of_8_bits(torch.float8_e4m3fn, 64),
     "streamed int8 weights, gated, 128 tokens": lambda: multiply_by_weights_of_8_bits(torch.int8, 128, gated=True),
-    "dequantize int8 weights": lambda: matvec_weights.dequantized(
+    "dequantize int8 weights": lambda: matvec_w8a16.dequantized(
         torch.zeros(4096, 14336, dtype=torch.int8), torch.ones(4096), torch.bfloat16
     ),
     "streamed int4 linear, 1 token": lambda: product_of_tiled_4_bits(1),

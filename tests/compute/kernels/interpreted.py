@@ -17,10 +17,11 @@ from lightllm.bench.kernels.model_sizes import Heads, Mixture, ModelSizes, Produ
 from lightllm.compute import kernels, ops
 from lightllm.compute.kernels.triton import (
     attention_decode,
-    attention_hopper,
+    attention_join,
     attention_latent,
-    attention_parts,
+    attention_latent_decode,
     attention_prefill,
+    attention_prefill_hopper,
     expert_products,
     expert_rows,
     experts,
@@ -119,8 +120,10 @@ def test_latent_decodes_shared_among_many_programs_are_joined(heads, monkeypatch
     for lengths in ([155], [1, 80, 2, 36], [17] * 9):
         arguments = latent_attention(facts, [1] * len(lengths), lengths, heads=heads, rank=16, dim=8)
         for programs in (1, 6, 20):
-            shape = attention_latent.Shape(tile=16, warps=4, stages=2, programs=programs, least_tiles=1)
-            monkeypatch.setattr(attention_latent, "shape_for", lambda heads, dtype, is_scaled, shape=shape: shape)
+            shape = attention_latent_decode.Shape(tile=16, warps=4, stages=2, programs=programs, least_tiles=1)
+            monkeypatch.setattr(
+                attention_latent_decode, "shape_for", lambda heads, dtype, is_scaled, shape=shape: shape
+            )
             assert_matches(ops.attend_latent, attention_latent.attend_latent, arguments, torch.float32)
             assert not launch.arrivals(CPU).any()
 
@@ -142,10 +145,10 @@ def test_parts_of_shared_sequences_are_joined(lengths, programs, blocks):
         for sequence, length in enumerate(lengths.tolist())
         for start in range(0, length, tile)
     ]
-    parts, stats = (x.fill_(float("nan")) for x in attention_parts.room(programs, group, dim, CPU))
+    parts, stats = (x.fill_(float("nan")) for x in attention_join.room(programs, group, dim, CPU))
     expected = torch.full_like(q, float("nan"))
     are_even = len({-(-length // tile) for length in lengths.tolist()}) == 1
-    used = attention_parts.even_programs(len(lengths) * blocks, programs) if are_even else programs
+    used = attention_join.even_programs(len(lengths) * blocks, programs) if are_even else programs
     used = min(used, -(-len(tiles) // least))
     owner = {one: p for p in range(used) for one in range(p * len(tiles) // used, (p + 1) * len(tiles) // used)}
     for sequence, block in {one[:2] for one in tiles}:
@@ -163,7 +166,7 @@ def test_parts_of_shared_sequences_are_joined(lengths, programs, blocks):
             shares = torch.exp2(score - largest[:, None])
             stats[program, place, 1], parts[program, place] = shares.sum(-1), shares @ keys[sequence][which]
     out = torch.full_like(q, float("nan"))
-    attention_parts.join(parts, stats, out, lengths, group=group, programs=programs, tile=tile, least_tiles=least)
+    attention_join.join(parts, stats, out, lengths, group=group, programs=programs, tile=tile, least_tiles=least)
     torch.testing.assert_close(out, expected, equal_nan=True)
 
 
@@ -301,7 +304,7 @@ def test_more_candidates_than_fit_are_searched_in_place(monkeypatch):
 
 
 class PlainNumbers:
-    """What attention_hopper's arithmetic needs of Gluon's language, on Python's integers."""
+    """What attention_prefill_hopper's arithmetic needs of Gluon's language, on Python's integers."""
 
     minimum, maximum = min, max
 
@@ -310,10 +313,10 @@ class PlainNumbers:
 @pytest.mark.parametrize(("count", "length"), [(1, 1), (40, 40), (130, 1000), (300, 555), (512, 512)])
 def test_long_chunks_take_every_tile_that_is_seen(count, length, window):
     """Gluon is not interpreted; which tiles it takes, and which without a mask, is checked against each row's view."""
-    names = {"gl": PlainNumbers, "ROWS": attention_hopper.ROWS.value}
-    tiles_of = types.FunctionType(attention_hopper._tiles.fn.__code__, names)
+    names = {"gl": PlainNumbers, "ROWS": attention_prefill_hopper.ROWS.value}
+    tiles_of = types.FunctionType(attention_prefill_hopper._tiles.fn.__code__, names)
     for pack, tile in [(1, 128), (4, 128), (8, 64)]:
-        rows = 2 * attention_hopper.ROWS.value
+        rows = 2 * attention_prefill_hopper.ROWS.value
         for block in range(-(-count * pack // rows)):
             first, tiles, masked, whole = tiles_of(count, length, block, window or 0, pack, tile, window is not None)
             queries = [row // pack for row in range(block * rows, (block + 1) * rows) if row // pack < count]

@@ -7,8 +7,8 @@ from torch import Tensor
 
 from lightllm.compute import ops
 from lightllm.compute.kernels.triton import attention_decode, attention_decode_hopper
-from lightllm.compute.kernels.triton.attention_hopper import attend_runs, attend_runs_of, why_not_runs
 from lightllm.compute.kernels.triton.attention_prefill import attend_chunks
+from lightllm.compute.kernels.triton.attention_prefill_hopper import attend_runs, attend_runs_of, why_not_runs
 from lightllm.compute.kernels.triton.launch import is_hopper, why_not
 from lightllm.compute.ops.attention import IN_RUNS, Sequences
 

@@ -9,7 +9,7 @@ began, and one that a later program ends. Such parts go to memory, and the last 
 its parts. Everything but the number of sequences is read on the device, so that a graph captured once serves all
 lengths; and the last sequences may have length 0, so that it serves fewer of them.
 
-Where a pool has scales, a key's multiplies its score and a value's its share: see scaled.py.
+Where a pool has scales, a key's multiplies its score and a value's its share: see kv_formats.py.
 
 Suffixes: S sequences, T tokens of a tile, G query heads of a key head, D numbers of a head, J parts to be joined.
 """
@@ -22,6 +22,7 @@ import triton.language as tl
 from torch import Tensor
 
 from lightllm.compute.kernels.triton import tuned
+from lightllm.compute.kernels.triton.kv_formats import LEAST_SCALE, numbers, scaled_shares
 from lightllm.compute.kernels.triton.launch import (
     ARRIVALS,
     arrivals,
@@ -31,7 +32,6 @@ from lightllm.compute.kernels.triton.launch import (
     next_power_of_2,
     wait,
 )
-from lightllm.compute.kernels.triton.scaled import LEAST_SCALE, numbers, scaled_shares
 
 LOG2_E = 1.4426950408889634
 NARROWEST = 16  # rows and columns of the smallest matrix product

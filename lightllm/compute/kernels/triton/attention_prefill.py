@@ -8,7 +8,7 @@ the last ones see most and would otherwise leave the device half empty at the en
 
 A head's numbers are computed in two parts, SPLIT of them and the rest, padded to DIM and REST, powers of two, so that
 80, 96 or 192 waste nothing. LATENT: a value is the first part of its key, so each tile is loaded once.
-Where a pool has scales, a key's multiplies its score and a value's its share: see scaled.py.
+Where a pool has scales, a key's multiplies its score and a value's its share: see kv_formats.py.
 Suffixes: S sequences, R rows of a block, T tokens of a tile, D and E numbers of a head's two parts.
 """
 
@@ -21,11 +21,10 @@ import triton.language as tl
 from torch import Tensor
 
 from lightllm.compute.kernels.triton import tuned
+from lightllm.compute.kernels.triton.attention_decode import LOG2_E, NARROWEST
+from lightllm.compute.kernels.triton.kv_formats import LEAST_SCALE, numbers, scaled_shares
 from lightllm.compute.kernels.triton.launch import begin, cdiv, depends, next_power_of_2
-from lightllm.compute.kernels.triton.scaled import LEAST_SCALE, numbers, scaled_shares
 
-LOG2_E = 1.4426950408889634
-NARROWEST = 16  # rows and columns of the smallest matrix product
 MOST_PACKED = 16
 LONG_ROWS = 512  # with more, a chunk's blocks are large
 

@@ -15,10 +15,10 @@ from torch import Tensor
 from lightllm.compute import ops
 from lightllm.compute.kernels.triton import attention_decode, attention_decode_quantized
 from lightllm.compute.kernels.triton.attention import FEWEST_ROWS, MOST_COPIED, lots
-from lightllm.compute.kernels.triton.attention_hopper import attend_runs_of, why_not_runs
 from lightllm.compute.kernels.triton.attention_prefill import attend_chunks
+from lightllm.compute.kernels.triton.attention_prefill_hopper import attend_runs_of, why_not_runs
+from lightllm.compute.kernels.triton.kv_formats import numbers
 from lightllm.compute.kernels.triton.launch import begin, cdiv, depends, is_hopper, next_power_of_2, why_not
-from lightllm.compute.kernels.triton.scaled import numbers
 from lightllm.compute.ops.attention import Sequences
 
 GATHERED = 4096  # numbers of a program

@@ -19,12 +19,10 @@ _MOST_THREADS = 16
 
 @contextmanager
 def compiled_beside(call: Callable[[Callable[[], int]], object], say: Callable[..., None]) -> Iterator[None]:
-    """Every kernel that `call` launches is compiled, in threads; none runs. Ends when all are compiled.
+    """Compiles every kernel that `call` would launch, in threads, while the body of the `with` runs. Ends with the last.
 
-    `call` is given what says how many that are so far.
-
-    `call` has been made when the context begins, and then the compiler: what is inside it runs beside it. Raises what
-    the compiler raises. Kernels are specialized by their arguments' types, alignment and numbers; memory is not
+    Nothing is launched: `call` is made before the body begins, only to find the kernels, and is given a function that
+    says how many it has found. Raises what the compiler raises. Kernels are specialized by their arguments' types, alignment and numbers; memory is not
     touched, so tensors may be on the device `meta`. What other threads launch meanwhile runs. say: logs a line.
     """
     began = time.perf_counter()

@@ -16,7 +16,7 @@ import triton.language as tl
 from torch import Tensor
 
 from lightllm.compute import ops
-from lightllm.compute.kernels.triton import matvec_tiles
+from lightllm.compute.kernels.triton import matvec_fp8_block
 from lightllm.compute.kernels.triton.launch import begin, cdiv, depends, is_hopper, next_power_of_2, rows_of, why_not
 from lightllm.compute.kernels.triton.matvec_hopper import padded
 from lightllm.compute.kernels.triton.quantize import quantize_groups, rounded
@@ -136,15 +136,15 @@ def linear_fp8_block(
     if why_not_library(x, weight, scale) is None:
         return _product_by_library(x, weight, scale, bias)
     numbers, x_scale = quantize_groups(x, weight.dtype)
-    if matvec_tiles.streams(len(numbers), weight):
-        shape = matvec_tiles.shape_for(padded(len(numbers)), *weight.shape)
-        return matvec_tiles.multiply(numbers, x_scale, weight, scale, row_tile, bias, shape, x.dtype)
+    if matvec_fp8_block.streams(len(numbers), weight):
+        shape = matvec_fp8_block.shape_for(padded(len(numbers)), *weight.shape)
+        return matvec_fp8_block.multiply(numbers, x_scale, weight, scale, row_tile, bias, shape, x.dtype)
     return multiply(numbers, x_scale, weight, scale, row_tile, column_tile, bias, x.dtype)
 
 
 def why_not_library(x: Tensor, weight: Tensor, scale: Tensor) -> str | None:
     """The reason the library's product of 8-bit floats with scales of tiles is not used, if there is one."""
-    if len(x) <= matvec_tiles.MOST_TOKENS:
+    if len(x) <= matvec_fp8_block.MOST_TOKENS:
         return "few tokens are streamed"
     if x.device.type != "cuda" or not is_hopper(x.device):
         return "it has such a product for compute capability 9 only"

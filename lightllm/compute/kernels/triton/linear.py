@@ -11,7 +11,14 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lightllm.compute import ops
-from lightllm.compute.kernels.triton import gated_hopper, matmul_hopper, matmul_streamed, matvec, matvec_hopper, tuned
+from lightllm.compute.kernels.triton import (
+    matmul_gated_hopper,
+    matmul_hopper,
+    matmul_streamed,
+    matvec,
+    matvec_hopper,
+    tuned,
+)
 from lightllm.compute.kernels.triton.activation import silu_and_mul
 from lightllm.compute.kernels.triton.launch import is_hopper, next_power_of_2, why_not, why_not_hopper
 
@@ -36,10 +43,10 @@ def gated_linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
 
 def _gate_many(x: Tensor, weight: Tensor) -> Tensor:
     """By one of the kernels for many tokens. Which one depends on their number, so at start both are compiled."""
-    by_three = gated_hopper.is_faster(x, weight)
+    by_three = matmul_gated_hopper.is_faster(x, weight)
     if by_three and x.is_meta:
         matmul_hopper.multiply_gated(x, weight)
-    return (gated_hopper if by_three else matmul_hopper).multiply_gated(x, weight)
+    return (matmul_gated_hopper if by_three else matmul_hopper).multiply_gated(x, weight)
 
 
 def pays_in_parts(tokens: int, outputs: int) -> bool:

@@ -2,7 +2,7 @@
 """Products with weights of 8 bits that have a scale an output.
 
 Where tokens are rounded, 8-bit numbers are multiplied as they are: few tokens by matvec_hopper.py, others by the
-library if they are floats, or here. Where they are not, few tokens are multiplied by matvec_weights.py; for others
+library if they are floats, or here. Where they are not, few tokens are multiplied by matvec_w8a16.py; for others
 weights become floats as wide as tokens, one matrix at a time, before the library multiplies.
 Suffixes: T tokens, O outputs, I inputs.
 """
@@ -16,7 +16,7 @@ import triton.language as tl
 from torch import Tensor
 
 from lightllm.compute import ops
-from lightllm.compute.kernels.triton import matvec_hopper, matvec_weights, tuned
+from lightllm.compute.kernels.triton import matvec_hopper, matvec_w8a16, tuned
 from lightllm.compute.kernels.triton.activation import silu_and_mul
 from lightllm.compute.kernels.triton.launch import (
     HOPPER,
@@ -154,11 +154,11 @@ def _product(x: Tensor, weight: Tensor, scale: Tensor, bias: Tensor | None, *, r
 
 def _product_of_floats(x: Tensor, weight: Tensor, scale: Tensor, bias: Tensor | None, *, gated: bool) -> Tensor:
     x = rows_of(x)
-    if matvec_weights.why_not(x, weight) is None:
-        at_once = min(matvec_hopper.padded(len(x)), matvec_weights.TOKENS_AT_ONCE)
-        shape = matvec_weights.shape_for(at_once, *weight.shape, gated=gated)
-        return matvec_weights.multiply(x, weight, scale, bias, shape, gated=gated)
-    y = F.linear(x, matvec_weights.dequantized(weight, scale, x.dtype), bias)
+    if matvec_w8a16.why_not(x, weight) is None:
+        at_once = min(matvec_hopper.padded(len(x)), matvec_w8a16.TOKENS_AT_ONCE)
+        shape = matvec_w8a16.shape_for(at_once, *weight.shape, gated=gated)
+        return matvec_w8a16.multiply(x, weight, scale, bias, shape, gated=gated)
+    y = F.linear(x, matvec_w8a16.dequantized(weight, scale, x.dtype), bias)
     return silu_and_mul(y) if gated else y
 
 
@@ -176,7 +176,7 @@ def _product_of_rounded(
         shape, scales = _shape_for(numbers, x_scale, weight, gated=gated), (x_scale, scale)
         return matvec_hopper.multiply(numbers, weight, bias, shape, gated=gated, scales=scales, dtype=dtype)
     if x_scale.ndim == 2:
-        return F.linear(restored(numbers, x_scale, dtype), matvec_weights.dequantized(weight, scale, dtype), bias)
+        return F.linear(restored(numbers, x_scale, dtype), matvec_w8a16.dequantized(weight, scale, dtype), bias)
     if why_not_library(numbers, weight, dtype) is None:
         # Its scales are matrices of one column and one row.
         y = torch._scaled_mm(

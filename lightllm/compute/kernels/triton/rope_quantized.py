@@ -12,9 +12,9 @@ from torch import Tensor
 
 from lightllm.base.errors import ConfigError
 from lightllm.compute import ops
+from lightllm.compute.kernels.triton.kv_formats import LEAST_SCALE, stored
 from lightllm.compute.kernels.triton.launch import OLDEST, begin, card, cdiv, depends, next_power_of_2, why_not
 from lightllm.compute.kernels.triton.rope import load_rotated, rotate_neighbours, store_halves, tile_for
-from lightllm.compute.kernels.triton.scaled import LEAST_SCALE, stored
 from lightllm.compute.ops.kv_formats import LARGEST_OF_4_BITS
 from lightllm.compute.ops.per_channel import LARGEST
 

@@ -26,10 +26,11 @@ from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
 from lightllm.compute.kernels.triton.attention_decode import LOG2_E
 from lightllm.compute.kernels.triton.attention_decode_hopper import _is_last_tile, _locate, _next, _slots
-from lightllm.compute.kernels.triton.attention_parts import EVEN_TILES, FEWEST_SEQUENCES, even_programs, join, room
+from lightllm.compute.kernels.triton.attention_join import EVEN_TILES, FEWEST_SEQUENCES, even_programs, join, room
+from lightllm.compute.kernels.triton.attention_latent_decode import MOST_HEADS, group_for
 from lightllm.compute.kernels.triton.launch import card, next_power_of_2
 
-ROWS = gl.constexpr(64)  # heads of a block: the height of a matrix instruction
+ROWS = gl.constexpr(MOST_HEADS)  # heads of a block: the height of a matrix instruction
 HALF = gl.constexpr(256)  # numbers of half a value: the widest matrix instruction
 REST = gl.constexpr(64)  # numbers of a key that are not of its value
 TILE = gl.constexpr(32)  # four tiles beside the queries fill shared memory
@@ -298,17 +299,17 @@ def why_not(q: Tensor, latents: Tensor, rank: int) -> str | None:
 def attend_decodes(
     q: Tensor,
     latents: Tensor,
-    group: int,
+    rank: int,
     slot_table: Tensor,
     row: Tensor,
     lengths: Tensor,
     scale: float,
     out: Tensor,
 ) -> None:
-    """As attention_latent.attend_decodes, in blocks of `group` heads."""
+    """As attention_latent_decode.attend_decodes."""
     sequences, heads, _ = q.shape
-    rank, blocks, programs = out.shape[2], heads // group, card(q.device).multiprocessors
-    assert group <= ROWS.value, f"blocks of {group} heads; at most {ROWS.value}"
+    group, programs = group_for(heads), card(q.device).multiprocessors
+    blocks = heads // group
     parts, stats = room(programs, group, rank, q.device)
     _attend_decodes[(programs,)](
         q, latents, out, slot_table, row, lengths, parts, stats, sequences, blocks,

@@ -29,7 +29,8 @@ from triton.experimental.gluon.language.nvidia.hopper import (
     warpgroup_mma_wait,
 )
 
-from lightllm.compute.kernels.triton.attention_prefill import LOG2_E, packed
+from lightllm.compute.kernels.triton.attention_decode import LOG2_E
+from lightllm.compute.kernels.triton.attention_prefill import packed
 from lightllm.compute.kernels.triton.descriptors import tiles_of
 from lightllm.compute.kernels.triton.launch import begin, cdiv, depends, next_power_of_2
 

@@ -27,7 +27,7 @@ from lightllm.compute.kernels.triton.matvec_hopper import (
     padded,
     room_for_parts,
 )
-from lightllm.compute.kernels.triton.matvec_weights import ROWS, WARPS
+from lightllm.compute.kernels.triton.matvec_w8a16 import ROWS, WARPS
 from lightllm.compute.ops.fp8_block import TILE
 
 MOST_TOKENS = 64
