@@ -69,22 +69,22 @@ def _left_alone(config: Mapping[str, Any]) -> Callable[[str], bool]:
 def _left_by_gptq(config: Mapping[str, Any]) -> list[str]:
     """What GPTQModel calls negative matches: expressions for modules that are left alone."""
     dynamic = config.get("dynamic") or {}
-    if settings := [entry for entry in dynamic if not entry.startswith(NEGATIVE)]:
+    if not isinstance(dynamic, dict) or not all(entry.startswith(NEGATIVE) for entry in dynamic):
         raise ConfigError(
-            f"dynamic with settings for {settings[0]} is not supported by {config['quant_method']}; supported: "
-            f"modules that are left alone ({NEGATIVE})"
+            f"dynamic={dynamic} is not supported by {config['quant_method']}; supported: modules that are left alone "
+            f"({NEGATIVE})"
         )
     return [entry.removeprefix(NEGATIVE) for entry in dynamic]
 
 
 def _list_of(config: Mapping[str, Any], field: str) -> list[str]:
     """A field that is a list of texts, or of lists of them."""
-    entries = []
-    for entry in config.get(field) or ():
+    entries, stated = [], config.get(field) or []
+    for entry in stated if isinstance(stated, list) else [None]:
         entries += entry if isinstance(entry, list) else [entry]
-    if isinstance(config.get(field), str) or not all(isinstance(entry, str) for entry in entries):
+    if not all(isinstance(entry, str) for entry in entries):
         raise ConfigError(
-            f"{field}={config[field]} is not supported by {config['quant_method']}; supported: a list of modules"
+            f"{field}={stated} is not supported by {config['quant_method']}; supported: a list of modules"
         )
     return entries
 

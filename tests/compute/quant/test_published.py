@@ -1,9 +1,11 @@
 """Checkpoints as different tools publish them compute what their dequantized twins do, or are refused by name."""
 
 import json
+from copy import deepcopy
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from random import Random
 
 import pytest
 import torch
@@ -273,23 +275,48 @@ def test_blocks_of_compressed_tensors(pair):
         (GPTQ | {"bits": 8}, r"bits=8 is not supported by gptq; supported: 4"),
         (
             GPTQ | {"dynamic": {"-:mlp": {}, "+:.*q_proj": {"bits": 8}}},
-            r"dynamic with settings for .*q_proj is not",
+            r"dynamic=.*q_proj.* is not supported by gptq; .* \(-:\)",
         ),
         (FP8 | {"activation_scheme": "half"}, r"activation_scheme=half .* by fp8; supported: dynamic, static"),
         (grouped(actorder="row"), r"actorder=row is not supported; supported: weight, group, static, dynamic"),
         (grouped(num_bits=8), r"weights of type int8 in format pack-quantized are not supported"),
         (grouped() | {"format": "nvfp4-pack-quantized"}, r"format nvfp4-pack-quantized is not supported"),
         (grouped() | {"sparsity_config": {"format": "sparse-24-bitmask"}}, r"format=sparse-24-bitmask .*: dense"),
-        (grouped() | {"ignore": ["re:*mlp"]}, r"ignore=.* has what is no regular expression"),
-        (grouped() | {"ignore": "lm_head"}, r"ignore=lm_head of compressed-tensors .* supported: a list of modules"),
-        (grouped() | {"config_groups": {"group_0": None}}, r"config_groups=.* supported: named schemes"),
-        (blocks(group_size=64), r"'group_size': 64, .* is not supported; supported: .*'group_size': 128"),
+        (grouped() | {"ignore": ["re:*mlp"]}, r"has '\*mlp', which is no regular expression"),
+        (grouped() | {"ignore": "lm_head"}, r"compressed-tensors is not as it should be: .*ignore"),
+        (grouped() | {"config_groups": {"group_0": None}}, r"is not as it should be: .*config_groups"),
+        (blocks(group_size=64), r"group_size=64, .* is not supported; supported: .*group_size=128"),
         (grouped() | {"transform_config": {"config_groups": {}}}, r"transform_config of compressed-tensors is not"),
     ],
 )
 def test_what_is_not_supported_is_refused_by_name(config, message):
     with pytest.raises(ConfigError, match=message):
         method_for(config)
+
+
+def fields(config):
+    """Every dict in a config, and each of its keys."""
+    for name, value in config.items():
+        yield config, name
+        if isinstance(value, dict):
+            yield from fields(value)
+
+
+@pytest.mark.parametrize("form", formats.CONFIGS)
+def test_whatever_a_config_holds_is_read_or_refused(form):
+    random = Random(form)
+    odd = [None, [], {}, "x", -1, 0, 1.5, True, ["a"], [1], {"a": 1}, [["a"]], [[1]]]
+    lists = ("modules_to_not_convert", "ignored_layers", "modules_in_block_to_quantize", "dynamic", "sparsity_config")
+    refused = 0
+    for _ in range(100):
+        config = deepcopy(formats.CONFIGS[form][1]) | dict.fromkeys(lists)
+        where, name = random.choice([*fields(config)])
+        where[name] = random.choice(odd)
+        try:
+            method_for(config)("model.layers.0.mlp.down_proj")
+        except ConfigError:
+            refused += 1
+    assert 20 < refused < 100
 
 
 @pytest.mark.parametrize(
