@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from lightllm.base.quantization import stated
-from lightllm.compute.attention.batch import Batch, Wanted
 from lightllm.compute.execution.materialize import materialize
+from lightllm.compute.layers.batch import Batch, Wanted
 from lightllm.compute.layers.decoder import CausalLM
 from lightllm.compute.models import registry
 from lightllm.compute.ops.attention import Sequences

@@ -20,9 +20,9 @@ from torch import Tensor
 from lightllm.base import log
 from lightllm.base.step import StepPlan
 from lightllm.compute import ops
-from lightllm.compute.attention.batch import Batch
 from lightllm.compute.execution.rows import Rows
 from lightllm.compute.execution.transfers import Upload
+from lightllm.compute.layers.batch import Batch
 from lightllm.compute.ops.attention import Sequences
 
 _log = log.get(__name__)

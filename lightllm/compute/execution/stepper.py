@@ -9,12 +9,12 @@ from torch import Tensor
 
 from lightllm.base.step import StepPlan
 from lightllm.compute import ops
-from lightllm.compute.execution import batch
 from lightllm.compute.execution.grammar_masks import GrammarMasks
 from lightllm.compute.execution.graphs import Choices, Graphs, Recorder, Sampling
 from lightllm.compute.execution.mixed_graphs import MixedGraphs
 from lightllm.compute.execution.pooling import Pooled
 from lightllm.compute.execution.rows import Rows
+from lightllm.compute.execution.step import build
 from lightllm.compute.execution.transfers import Upload
 from lightllm.compute.layers.decoder import CausalLM
 from lightllm.compute.parallel.mesh import Group
@@ -126,20 +126,20 @@ class Stepper:
 
     def _compute(self, plan: StepPlan) -> Sampling:
         """A step of which only last tokens are wanted."""
-        step = batch.build(plan, self._rows, self._upload)
+        step = build(plan, self._rows, self._upload)
         return Sampling(self._model(step.batch), step.row, step.length)
 
     def _pool_hidden(self, plan: StepPlan) -> Sampling | None:
         """A step of a model whose vectors are made of more than the last tokens, as if these were all."""
         if self._pooled is None:
             return None
-        step = batch.build(plan, self._rows, self._upload, is_all_wanted=True)
+        step = build(plan, self._rows, self._upload, is_all_wanted=True)
         self._pooled.add(self._model(step.batch), step.batch.sequences)
         return Sampling(self._pooled.of(step.row, step.length), step.row, step.length)
 
     def _compute_and_score(self, plan: StepPlan) -> tuple[Sampling, Scores | None]:
         """A step in which the plan's successors are scored; the scores are rank 0's."""
-        step = batch.build(plan, self._rows, self._upload, is_all_wanted=True)
+        step = build(plan, self._rows, self._upload, is_all_wanted=True)
         hidden = self._model(step.batch)
         places, successors = self._upload(plan.scored), self._upload(plan.successors)
         parts = [

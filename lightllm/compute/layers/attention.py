@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from lightllm.compute import ops
-from lightllm.compute.attention.batch import Batch
+from lightllm.compute.layers.batch import Batch
 from lightllm.compute.layers.linear import InterleavedQKVLinear, Output, QKVLinear, RowLinear, Unfinished
 from lightllm.compute.layers.norm import Joining, RMSNorm
 from lightllm.compute.layers.rope import Rope

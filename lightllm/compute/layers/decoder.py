@@ -7,7 +7,7 @@ from typing import Protocol
 from torch import Tensor, nn
 
 from lightllm.base.config import Pooling
-from lightllm.compute.attention.batch import Batch
+from lightllm.compute.layers.batch import Batch
 from lightllm.compute.layers.heads import Reward
 from lightllm.compute.layers.linear import Unfinished
 from lightllm.compute.layers.norm import Joining, RMSNorm

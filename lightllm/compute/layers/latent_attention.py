@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from torch import Tensor, nn
 
 from lightllm.compute import ops
-from lightllm.compute.attention.batch import Batch
+from lightllm.compute.layers.batch import Batch
 from lightllm.compute.layers.layer import Site
 from lightllm.compute.layers.linear import ColumnLinear, Linear, Output, RowLinear
 from lightllm.compute.layers.norm import RMSNorm

@@ -19,11 +19,13 @@ _MOST_THREADS = 16
 
 @contextmanager
 def compiled_beside(call: Callable[[Callable[[], int]], object], say: Callable[..., None]) -> Iterator[None]:
-    """Compiles every kernel that `call` would launch, in threads, while the body of the `with` runs. Ends with the last.
+    """Compiles every kernel that `call` would launch, in threads, while what is inside the context runs. Ends with the
+    last of them.
 
-    Nothing is launched: `call` is made before the body begins, only to find the kernels, and is given a function that
-    says how many it has found. Raises what the compiler raises. Kernels are specialized by their arguments' types, alignment and numbers; memory is not
-    touched, so tensors may be on the device `meta`. What other threads launch meanwhile runs. say: logs a line.
+    Nothing is launched: `call` is made before, only to find the kernels, and is given a function that says how many it
+    has found. Raises what the compiler raises. Kernels are specialized by their arguments' types, alignment and
+    numbers; memory is not touched, so tensors may be on the device `meta`. What other threads launch meanwhile runs.
+    say: logs a line.
     """
     began = time.perf_counter()
     threads = min(len(os.sched_getaffinity(0)), _MOST_THREADS)

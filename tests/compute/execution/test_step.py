@@ -2,8 +2,8 @@ import numpy as np
 import torch
 
 from lightllm.base.step import LAST_SAMPLED
-from lightllm.compute.execution.batch import build, starts_of
 from lightllm.compute.execution.rows import Rows
+from lightllm.compute.execution.step import build, starts_of
 from lightllm.compute.execution.transfers import Upload
 from lightllm.compute.ops.attention import IN_RUNS
 from tests.compute.execution.plans import Run, plan
