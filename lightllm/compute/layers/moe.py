@@ -5,6 +5,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
+from lightllm.base.errors import ConfigError
 from lightllm.compute import ops
 from lightllm.compute.layers.layer import Site
 from lightllm.compute.layers.linear import one_method
@@ -85,9 +86,10 @@ def _stacked(members: list[Mapping[str, Declared]]) -> dict[str, Declared]:
 
 
 class SoftmaxRouter(nn.Module):
-    """Experts by softmax; see ops.route_softmax."""
+    """Experts by softmax; see ops.route_softmax. Raises ConfigError if so many cannot be chosen from so many."""
 
     weight: Tensor
+    least_group = 1  # experts of a group
 
     def __init__(
         self,
@@ -101,8 +103,17 @@ class SoftmaxRouter(nn.Module):
         scale: float = 1.0,
     ):
         super().__init__()
+        self._check(experts, top_k, groups, top_groups)
         self.hidden, self.experts, self.top_k = hidden, experts, top_k
         self.groups, self.top_groups, self.renormalize, self.scale = groups, top_groups, renormalize, scale
+
+    def _check(self, experts: int, top_k: int, groups: int, top_groups: int) -> None:
+        are_groups = groups == 1 or (groups > 1 and experts % groups == 0 and experts // groups >= self.least_group)
+        if not are_groups or not 1 <= top_groups <= groups or not 1 <= top_k <= experts // groups * top_groups:
+            raise ConfigError(
+                f"a token cannot choose {top_k} of {experts} experts in {top_groups} of {groups} equal groups; restore "
+                "config.json from the checkpoint's source"
+            )
 
     def place(self, site: Site) -> Mapping[str, Declared]:
         shape = (self.experts, self.hidden)
@@ -124,6 +135,7 @@ class SigmoidRouter(SoftmaxRouter):
     """Experts by sigmoid plus a learned bias; see ops.route_sigmoid."""
 
     bias: Tensor
+    least_group = 2
 
     def place(self, site: Site) -> Mapping[str, Declared]:
         bias = vector(f"{site.path}.e_score_correction_bias", self.experts, dtype=torch.float32, dummy=0.0)

@@ -33,7 +33,7 @@ _BESIDE_SCALING = {
 
 def read(config: type[C], raw: Json, *, model: str, **derived: Any) -> C:
     """A `config` from `derived` and, for its other fields, from config.json. Raises ConfigError naming the field."""
-    hints = typing.get_type_hints(config)
+    hints = typing.get_type_hints(config, include_extras=True)
     others = [field for field in fields(config) if field.name not in derived]  # pyright: ignore[reportArgumentType]
     stated = {field.name: value(raw, field.name, hints[field.name], model, default=field.default) for field in others}
     return config(**derived, **stated)

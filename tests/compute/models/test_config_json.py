@@ -103,6 +103,54 @@ def test_refusals_name_what_was_asked(changes, message):
         config(**changes)
 
 
+MIXTRAL = LLAMA | {
+    "architectures": ["MixtralForCausalLM"],
+    "num_local_experts": 4,
+    "num_experts_per_tok": 2,
+    "sliding_window": None,
+}
+QWEN3_MOE = LLAMA | {
+    "architectures": ["Qwen3MoeForCausalLM"],
+    "num_experts": 4,
+    "num_experts_per_tok": 2,
+    "moe_intermediate_size": 32,
+    "norm_topk_prob": True,
+}
+DEEPSEEK = LLAMA | {
+    "architectures": ["DeepseekV3ForCausalLM"],
+    "n_routed_experts": 8,
+    "num_experts_per_tok": 3,
+    "moe_intermediate_size": 32,
+    "first_k_dense_replace": 1,
+    "q_lora_rank": None,
+    "kv_lora_rank": 32,
+    "qk_nope_head_dim": 16,
+    "qk_rope_head_dim": 8,
+    "v_head_dim": 8,
+    "n_group": 4,
+    "topk_group": 2,
+}
+
+
+@pytest.mark.parametrize(
+    ("raw", "changes", "message"),
+    [
+        (MIXTRAL, {"num_experts_per_tok": 5}, r"cannot choose 5 of 4 experts"),
+        (MIXTRAL, {"num_experts_per_tok": 0}, r"cannot choose 0 of 4 experts"),
+        (MIXTRAL, {"sliding_window": 0}, r"sliding_window=0 is not supported by mixtral"),
+        (QWEN3_MOE, {"decoder_sparse_step": 0}, r"decoder_sparse_step=0 is not supported by qwen3_moe"),
+        (DEEPSEEK, {"n_group": 3}, r"cannot choose 3 of 8 experts in 2 of 3 equal groups"),
+        (DEEPSEEK, {"n_group": 8}, r"cannot choose 3 of 8 experts in 2 of 8 equal groups"),
+        (DEEPSEEK, {"topk_group": 5}, r"cannot choose 3 of 8 experts in 5 of 4 equal groups"),
+        (DEEPSEEK, {"num_experts_per_tok": 5}, r"cannot choose 5 of 8 experts in 2 of 4 equal groups"),
+    ],
+)
+def test_mixtures_that_cannot_be_are_named(raw, changes, message):
+    registry.build(registry.load_config(raw)[1])
+    with pytest.raises(ConfigError, match=message):
+        registry.build(registry.load_config(raw | changes)[1])
+
+
 def test_a_lacking_field_is_named():
     with pytest.raises(ConfigError, match=r"config.json lacks rms_norm_eps, which llama needs"):
         registry.load_config({name: value for name, value in LLAMA.items() if name != "rms_norm_eps"})

@@ -29,7 +29,7 @@ class Config:
     vocab_size: int
     rms_norm_eps: float
     rope: RopeConfig
-    sliding_window: int | None
+    sliding_window: config_json.Positive | None
     tie_word_embeddings: bool = False
     hidden_act: Literal["silu"] = "silu"
 

@@ -34,8 +34,8 @@ class Config:
     vocab_size: int
     rms_norm_eps: float
     rope: RopeConfig
-    sliding_window: int | None
-    decoder_sparse_step: int = 1
+    sliding_window: config_json.Positive | None
+    decoder_sparse_step: config_json.Positive = 1
     mlp_only_layers: tuple[int, ...] = ()
     attention_bias: bool = False
     tie_word_embeddings: bool = False
@@ -48,7 +48,7 @@ class Config:
 def read(raw: config_json.Json) -> Config:
     experts = "num_experts" if "num_experts" in raw else "num_local_experts"  # the second as transformers 5 writes it
     windowed = config_json.value(raw, "use_sliding_window", bool, MODEL, default=False)
-    window = config_json.value(raw, "sliding_window", int | None, MODEL, default=None)
+    window = config_json.value(raw, "sliding_window", config_json.Positive | None, MODEL, default=None)
     return config_json.read(
         Config,
         raw,
