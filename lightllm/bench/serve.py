@@ -29,7 +29,7 @@ def run(options: ServeOptions) -> int:
     if options.save_result or options.save_detailed:
         result.write(options, server.model, wanted.metadata | found, measured)
     if options.plot:
-        plot.draw(measured.outcomes, options.plot)
+        plot.draw(measured.outcomes, options.plot, _title(options, server.model, found))
     if found["interrupted"]:
         return _INTERRUPTED
     return 1 if found["failed"] else 0
@@ -86,6 +86,17 @@ def _measure(options: ServeOptions, server: Server) -> Measured:
         return _send(options, server, conversations, due, title=options.dataset_name, counts=True)
     finally:
         server.stop_profile()
+
+
+def _title(options: ServeOptions, model: str, found: dict[str, Any]) -> str:
+    """What a picture shows, in one line."""
+    rate = "" if options.request_rate == float("inf") else f", {options.request_rate:g} a second"
+    limit = f", {options.max_concurrency} at a time" if options.max_concurrency else ""
+    failed = f", {found['failed']:,} failed" if found["failed"] else ""
+    return (
+        f"{model}, {options.dataset_name}: {found['completed']:,} requests{rate}{limit}{failed}; "
+        f"{found['output_throughput']:,.0f} output tokens/s"
+    )
 
 
 def _tokenizer_directory(options: ServeOptions, model: str) -> Path | None:
