@@ -38,14 +38,24 @@ class Figures:
     rows: list[Figure] = field(default_factory=list)
     failures: dict[str, str] = field(default_factory=dict)
 
+    def begin(self, about: str) -> None:
+        roof = self.roof
+        print(
+            f"{about}: reads {roof.read_bytes_s / 1e9:.4g} GB/s, copies {roof.copy_bytes_s / 1e9:.4g} GB/s, "
+            f"multiplies at {roof.operations_s / 1e12:.3g} TFLOP/s; share: of what that allows\n\n"
+            f"{'op':18} {'size':42} {'implementation':30} {'time':>12} {'spread':>6} {'bytes':>12} "
+            f"{'operations':>16} {'share':>5}",
+            flush=True,
+        )
+
     def add(self, case: Case, seconds: float, spread: float) -> None:
         rates = (case.bytes_moved / seconds / 1e9, case.operations / seconds / 1e12)
         share = self.roof.share(case, seconds)
         row = Figure(case.op, case.size, case.implementation, seconds * 1e6, spread, *rates, share)
         self.rows.append(row)
         print(
-            f"{row.op:18} {row.size:42} {row.implementation:30} {row.us:9.1f} us {row.spread:4.0%}"
-            f" {row.gb_s:7.0f} GB/s {row.tflop_s:8.3g} TFLOP/s {row.share:5.0%}",
+            f"{row.op:18} {row.size:42} {row.implementation:30} {row.us:9.1f} us {row.spread:6.0%}"
+            f" {row.gb_s:7.4g} GB/s {row.tflop_s:8.3g} TFLOP/s {row.share:5.0%}",
             flush=True,
         )
         self.write()
@@ -73,10 +83,12 @@ def run(options: OpsOptions) -> int:
         cases = _chosen(facts, options)
         if options.warm:
             first, every = _part(options.warm)
+            if device.type == "cpu":
+                raise ConfigError(f"--warm={options.warm} compiles kernels for a GPU, and this measures a CPU")
             _warm(cases[first::every])
             return 0
         figures = Figures(path, measure_roof(device, facts.dtype))
-        print(figures.roof, flush=True)
+        figures.begin(f"{device}, {str(facts.dtype).removeprefix('torch.')}")
         for case in cases:
             try:
                 figures.add(case, *seconds_of(case.calls(device), device, waits=case.waits))

@@ -56,10 +56,13 @@ def test_the_command_writes_what_it_measures(tiny, monkeypatch, tmp_path, capsys
     assert cli.main(["bench", "ops", "--device", "cpu", *only, "--output-json", str(path)]) == 0
     rows = json.loads(path.read_text())["rows"]
     assert {(row["size"], row["implementation"]) for row in rows} == {("1 x 16", "reference"), ("3 x 16", "reference")}
-    assert "add_rms_norm" in capsys.readouterr().out
+    roof, blank, header, *rows = capsys.readouterr().out.splitlines()
+    assert roof.startswith("cpu, float32: reads 1 GB/s, copies 1 GB/s, multiplies at 0.001 TFLOP/s")
+    assert (header.split()[0], header.split()[-1], blank) == ("op", "share", "")
+    assert all(len(row) == len(header) and row.startswith("add_rms_norm ") for row in rows)
 
 
-@pytest.mark.parametrize("flags", [["--only", "nothing"], ["--warm", "4/4"], ["--warm", "1"]])
+@pytest.mark.parametrize("flags", [["--only", "nothing"], ["--warm", "4/4"], ["--warm", "1"], ["--warm", "0/1"]])
 def test_what_leaves_nothing_to_do_is_refused(tiny, flags, capsys):
     assert cli.main(["bench", "ops", "--device", "cpu", *flags]) == 1
     assert capsys.readouterr().err.startswith("lightllm bench: --")
