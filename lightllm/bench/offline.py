@@ -21,6 +21,19 @@ from lightllm.bench.prompts import Prompt
 from lightllm.processes.supervision.checkpoint import resolve
 
 _PERCENTILES = (10, 25, 50, 75, 90, 99)
+_WARM_UP_TOKENS = 16
+_TITLES = {
+    "init_s": "start of the engine, s",
+    "elapsed_time": "all prompts answered, s",
+    "num_requests": "requests",
+    "total_num_tokens": "tokens in and out",
+    "requests_per_second": "requests/s",
+    "tokens_per_second": "tokens/s in all",
+    "output_tokens_per_second": "output tokens/s",
+    "prefill_ms": "first tokens of a batch, ms",
+    "decode_step_ms": "decode step, ms",
+    "avg_latency": "batch on average, s",
+}
 
 
 class Work:
@@ -29,6 +42,7 @@ class Work:
     def __init__(self, llm: LLM, make: Callable[[random.Random, int], Prompt], *, seed: int = 0, bar: bool = False):
         """`make` gives a prompt of so many tokens."""
         self._llm, self._make, self._draw, self._bar = llm, make, random.Random(seed), bar
+        self.prompt_tokens = 0  # of all prompts that were answered last, as the engine counts them
 
     def prompts(self, count: int, tokens: int) -> list[Prompt]:
         return [self._make(self._draw, tokens) for _ in range(count)]
@@ -39,6 +53,7 @@ class Work:
         began = time.perf_counter()
         results = self._llm.generate(list(prompts), params, use_tqdm=self._bar)
         took = time.perf_counter() - began
+        self.prompt_tokens = sum(len(result.prompt_token_ids) for result in results)
         assert [len(result.outputs[0].token_ids) for result in results] == list(lengths), "eos is ignored"
         return took
 
@@ -57,6 +72,11 @@ def throughput(options: OfflineOptions, engine: dict[str, Any]) -> int:
     """`engine`: flags of EngineConfig. Raises ConfigError."""
     if options.dataset_name == "multi-turn":
         raise ConfigError("--dataset_name=multi-turn: turns wait for answers, which only `lightllm bench serve` does")
+    if options.prompt_cache and options.num_iters > 1:
+        raise ConfigError(
+            f"--num_iters={options.num_iters} with --prompt_cache: from the second time on all prompts are cached; "
+            "leave one of them out"
+        )
     output = files.destination(options.output_json, "output_json")
     made = prompts.load(options, Path(options.tokenizer or _directory(engine)))
     turns = [conversation[0] for conversation in datasets.make(options, made)]
@@ -65,12 +85,14 @@ def throughput(options: OfflineOptions, engine: dict[str, Any]) -> int:
     began = time.perf_counter()
     with _llm(engine) as llm:
         started = time.perf_counter() - began
-        work = Work(llm, lambda draw, tokens: made.make(draw, tokens), seed=options.seed, bar=not options.disable_tqdm)
-        work.seconds([turns[0].prompt], [2])  # so that whatever is made at first use is there
+        # Whatever is made at first use is there then, and no prompt that counts is in a cache.
+        warming = Work(llm, lambda draw, tokens: made.make(draw, tokens), seed=~options.seed)
+        warming.seconds(warming.prompts(1, _WARM_UP_TOKENS), [2])
+        work = Work(llm, lambda draw, tokens: made.make(draw, tokens), bar=not options.disable_tqdm)
         each = [turn.prompt for turn in turns]
         lengths = [turn.output_tokens for turn in turns]
         elapsed = min(work.seconds(each, lengths, options.temperature) for _ in range(options.num_iters))
-    inputs, outputs = sum(turn.prompt_tokens for turn in turns), sum(lengths)
+    inputs, outputs = work.prompt_tokens, sum(lengths)
     figures = {
         "init_s": started,
         "elapsed_time": elapsed,
@@ -123,9 +145,10 @@ def _directory(engine: dict[str, Any]) -> Path:
 
 def _finish(figures: dict[str, Any], options: msgspec.Struct, engine: dict[str, Any], output: Path | None) -> None:
     """Prints the figures and writes them, with what they are figures of, where that is wanted."""
-    for name, value in figures.items():
-        if isinstance(value, float | int):
-            print(f"  {name:<26} {value:>14,.3f}" if isinstance(value, float) else f"  {name:<26} {value:>14,}")
+    shown = {_TITLES[name]: value for name, value in figures.items() if name in _TITLES}
+    shown |= {f"  p{percentile}": value for percentile, value in figures.get("percentiles", {}).items()}
+    for title, value in shown.items():
+        print(f"  {title:<30} {value:>14,.3f}" if isinstance(value, float) else f"  {title:<30} {value:>14,}")
     if output is not None:
         settings = msgspec.to_builtins(parse(EngineConfig, engine))
         content = {"options": msgspec.to_builtins(options), "engine": settings, **figures}

@@ -3,6 +3,7 @@ import json
 import pytest
 
 from lightllm import cli
+from lightllm.demo import MODEL_DIR
 from tests import tiny_checkpoint
 
 
@@ -47,7 +48,7 @@ def test_throughput_counts_the_tokens_asked_for(measure, capsys):
     assert (found["num_requests"], found["total_num_tokens"]) == (5, 90)
     assert found["output_tokens_per_second"] == pytest.approx(30 / found["elapsed_time"])
     assert not found["engine"]["disable_dynamic_prompt_cache"]
-    assert "output_tokens_per_second" in capsys.readouterr().out
+    assert f"{30 / found['elapsed_time']:,.3f}" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("work", ["latency", "throughput", "ops"])
@@ -56,6 +57,16 @@ def test_a_file_that_cannot_be_written_is_refused_before_anything_is_measured(wo
     out, err = capsys.readouterr()
     assert out == ""
     assert err.startswith("lightllm bench: --output_json=/proc/nowhere/figures.json: ")
+
+
+def test_prompts_are_counted_by_the_models_own_tokenizer(measure):
+    flags = ["--num-prompts", "2", "--random-input-len", "9", "--random-output-len", "1", "--prompt-form", "text"]
+    assert measure("throughput", *flags, "--tokenizer", str(MODEL_DIR))["total_num_tokens"] > 2 * (9 + 1)
+
+
+def test_a_cached_prompt_is_not_measured_again(checkpoint, capsys):
+    assert cli.main(["bench", "throughput", checkpoint, "--prompt-cache", "--num-iters", "2"]) == 1
+    assert "from the second time on all prompts are cached" in capsys.readouterr().err
 
 
 def test_what_needs_a_server_is_refused(checkpoint, capsys):
