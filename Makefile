@@ -2,7 +2,8 @@
 # make test     installs what tests need, then runs every check and test
 # make nightly  also runs the tests that take long, such as 100,000 hostile HTTP requests
 # make fuzz     runs the scheduler through episodes drawn from seeds (SEEDS=, PROCESSES=), and goes on where it was interrupted
-# make gpu      runs the tests that need a GPU, and measures the engine on it (TOKENIZER= also measures a server)
+# make gpu      runs the tests that need a GPU, then measures kernels, engine and server on it; figures go to out/gpu
+#               (TOKENIZER= is a directory with the tokenizer of Llama-3.1, instead of one that is made up)
 
 PYTHON ?= python3
 VENV := .venv
@@ -40,10 +41,13 @@ benchmark: $(VENV)/installed-test
 
 gpu: $(VENV)/installed-test
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[gpu]"
+	mkdir -p out/gpu
+	$(BIN)/lightllm check --device cuda >out/gpu/check.txt
+	cat out/gpu/check.txt
 	$(BIN)/pytest -m gpu
-	$(BIN)/lightllm check
-	$(BIN)/python -m benchmarks.gpu --json gpu.json
-	test -z "$(TOKENIZER)" || $(BIN)/python -m benchmarks.gpu_serve --out gpu-serve --tokenizer $(TOKENIZER)
+	$(BIN)/lightllm bench ops --output-json out/gpu/ops.json
+	$(BIN)/python -m benchmarks.gpu --json out/gpu/engine.json
+	$(BIN)/python -m benchmarks.gpu_serve --out out/gpu $(if $(TOKENIZER),--tokenizer $(TOKENIZER))
 
 $(VENV)/installed: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)

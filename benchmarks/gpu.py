@@ -20,6 +20,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from benchmarks import on_gpu
 from benchmarks.gpu_shapes import SHAPES
 from lightllm import LLM
 from lightllm.bench.offline import Work
@@ -163,6 +164,7 @@ def main() -> None:
     parser.add_argument("--only", choices=["work", "trace"])
     parser.add_argument("settings", nargs="*", help="of LLM, as name=value")
     arguments = parser.parse_args()
+    on_gpu.require()
     settings = dict(setting.split("=", 1) for setting in arguments.settings)
     figures = Figures(arguments.json)
     for shape in arguments.shapes:

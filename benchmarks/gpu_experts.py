@@ -19,6 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from benchmarks import on_gpu
 from lightllm.bench.kernels.timing import seconds_of
 from lightllm.compute import ops
 from lightllm.compute.kernels.triton import experts, routing
@@ -234,6 +235,7 @@ def main() -> None:
     parser.add_argument("--models", nargs="*", default=list(MODELS), choices=list(MODELS))
     parser.add_argument("--tokens", nargs="*", type=int, help="of all models, instead of their own")
     options = parser.parse_args()
+    on_gpu.require()
     chosen = {name: MODELS[name] for name in options.models}
     if options.tokens:
         chosen = {name: replace(model, tokens=tuple(options.tokens)) for name, model in chosen.items()}

@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from benchmarks import gpu
+from benchmarks import gpu, on_gpu
 from benchmarks.gpu_shapes import SHAPES
 from lightllm.base.config import EngineConfig, parse
 from lightllm.bench.kernels.timing import seconds_of
@@ -196,6 +196,7 @@ def main() -> None:
     parser.add_argument("--kinds", nargs="+", choices=list(KINDS), default=list(KINDS))
     parser.add_argument("--all", action="store_true", help="other launch parameters of decodes, too")
     options = parser.parse_args()
+    on_gpu.require()
     which = {name: name in options.what for name in ATTENTION}
     if any(which.values()):
         measure_attention(options.kinds, **which, every=options.all)

@@ -19,6 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from benchmarks import on_gpu
 from lightllm.bench.kernels.timing import seconds_of
 from lightllm.compute import ops
 from lightllm.compute.kernels.triton import matvec_hopper, matvec_int4, matvec_w8a16, tuned
@@ -278,6 +279,7 @@ def main() -> None:
     parser.add_argument("--tokens", nargs="*", type=int, default=list(TOKENS))
     parser.add_argument("--default", action="store_true", help="only the parameters that are compiled in")
     options = parser.parse_args()
+    on_gpu.require()
     torch.manual_seed(0)
     formats, tokens = {name: FORMATS[name] for name in options.formats}, tuple(options.tokens)
     rows: list[dict[str, Any]] = []

@@ -1,11 +1,12 @@
 """A server on one GPU through HTTP: how soon it answers, and four works, each an order to `lightllm bench serve`.
 
-    python -m benchmarks.gpu_serve --out FOLDER --tokenizer DIRECTORY [--checkpoint DIRECTORY] [--only WORK ...]
+    python -m benchmarks.gpu_serve --out FOLDER [--tokenizer DIRECTORY] [--checkpoint DIRECTORY] [--only WORK ...]
         [--settings name=value ...]
 
-Without --checkpoint: random weights in the shape of Llama-3.1-8B, made when the server starts. The tokenizer is copied
-beside them. FOLDER gets a JSON file of each work, pictures where matplotlib is installed, the server's log, and
-summary.json. Settings are those of `lightllm serve`.
+About two minutes on an H200. Without --checkpoint: random weights in the shape of Llama-3.1-8B, made when the server
+starts. The tokenizer is copied beside them; without --tokenizer it is the bundled model's with tokens more, which
+answers may have and prompts have not. FOLDER gets a JSON file of each work, pictures where matplotlib is installed, the
+server's log, and summary.json. Settings are those of `lightllm serve`.
 """
 
 import argparse
@@ -22,7 +23,9 @@ from pathlib import Path
 from urllib.error import URLError
 from urllib.request import Request, urlopen
 
+from benchmarks import on_gpu
 from benchmarks.gpu_shapes import SHAPES
+from lightllm.demo import MODEL_DIR
 
 _START_TIMEOUT_S = 150
 _WORK_TIMEOUT_S = 100
@@ -37,11 +40,22 @@ WORKS = {
 _SHOWN = ("output_throughput", "median_ttft_ms", "p99_ttft_ms", "median_tpot_ms", "failed", "client_cpu_share")
 
 
-def write_checkpoint(directory: Path, tokenizer: Path) -> None:
+def write_checkpoint(directory: Path, tokenizer: Path | None) -> None:
     """What a server needs beside random weights."""
-    (directory / "config.json").write_text(json.dumps(SHAPES["llama-8b"]))
-    for name in ("tokenizer.json", "tokenizer_config.json"):
-        shutil.copy(tokenizer / name, directory)
+    shape = SHAPES["llama-8b"]
+    (directory / "config.json").write_text(json.dumps(shape))
+    shutil.copy((tokenizer or MODEL_DIR) / "tokenizer_config.json", directory)
+    text = ((tokenizer or MODEL_DIR) / "tokenizer.json").read_text()
+    (directory / "tokenizer.json").write_text(text if tokenizer else _with_tokens(text, shape["vocab_size"]))
+
+
+def _with_tokens(tokenizer: str, count: int) -> str:
+    """A tokenizer with tokens added at the end, " +5000" and so on, of which no text is made: they join nothing."""
+    content = json.loads(tokenizer)
+    vocabulary = content["model"]["vocab"]
+    vocabulary |= {token["content"]: token["id"] for token in content["added_tokens"]}  # else they are numbered anew
+    vocabulary |= {f"Ġ+{token}": token for token in range(len(vocabulary), count)}
+    return json.dumps(content)
 
 
 class Server:
@@ -104,11 +118,12 @@ def measure(work: str, flags: str, url: str, tokenizer: Path, out: Path) -> dict
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--tokenizer", type=Path, required=True, help="directory with tokenizer.json")
-    parser.add_argument("--checkpoint", type=Path, help="serve this instead of random weights")
+    parser.add_argument("--tokenizer", type=Path, help="directory with tokenizer.json")
+    parser.add_argument("--checkpoint", type=Path, help="serve this, which has a tokenizer, instead of random weights")
     parser.add_argument("--only", nargs="+", choices=list(WORKS), default=list(WORKS))
     parser.add_argument("--settings", nargs="+", default=[], help="of lightllm serve, as name=value or name")
     arguments = parser.parse_args()
+    on_gpu.require()
     arguments.out.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as folder:
         settings, model = arguments.settings, arguments.checkpoint
@@ -121,10 +136,11 @@ def main() -> None:
             first = server.seconds_to_first_token(model.name)
             summary: dict[str, object] = {"settings": settings, "seconds from command to first token": first}
             print(f"first token after {first:.1f} s", flush=True)
-            measure("warm-up", _WARM_UP, server.url, arguments.tokenizer, arguments.out)
+            tokenizer = arguments.tokenizer or model
+            measure("warm-up", _WARM_UP, server.url, tokenizer, arguments.out)
             for work in arguments.only:
                 try:
-                    found = measure(work, WORKS[work], server.url, arguments.tokenizer, arguments.out)
+                    found = measure(work, WORKS[work], server.url, tokenizer, arguments.out)
                     summary[work] = {name: found.get(name) for name in _SHOWN}
                 except subprocess.SubprocessError as error:  # the other works still count
                     summary[work] = {"error": str(error)}
