@@ -9,7 +9,8 @@ from tokenizers import Tokenizer
 
 from lightllm.base.messages import Ready
 from lightllm.base.step import StepPlan, StepResult
-from lightllm.processes import child, worker
+from lightllm.processes import worker
+from lightllm.processes.ipc import child
 
 POOL_TOKENS = 2_000_000
 

@@ -13,8 +13,8 @@ import uvloop
 from lightllm.base import log
 from lightllm.base.errors import Closed
 from lightllm.base.messages import Connect, Drain, EngineLost, Ready
-from lightllm.processes import child
-from lightllm.processes.channels import Channel
+from lightllm.processes.ipc import child
+from lightllm.processes.ipc.channels import Channel
 from lightllm.serving.api.app import create_app
 from lightllm.serving.api.http_protocol import BoundedHttp
 from lightllm.serving.api.service import Service

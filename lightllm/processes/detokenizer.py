@@ -4,8 +4,8 @@ import numpy as np
 
 from lightllm.base.errors import Closed
 from lightllm.base.messages import Connect, Progress, Ready, Stopped, TextReady, distinct, parse_references
-from lightllm.processes import child
-from lightllm.processes.channels import Channel, select_ready
+from lightllm.processes.ipc import child
+from lightllm.processes.ipc.channels import Channel, select_ready
 from lightllm.serving.text.incremental import Decoders
 from lightllm.serving.text.output_text import OutputText
 from lightllm.serving.text.tokenizer import load_tokenizer

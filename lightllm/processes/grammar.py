@@ -14,8 +14,8 @@ import numpy as np
 from lightllm.base.errors import Closed
 from lightllm.base.masks import ORDER, MaskMemory
 from lightllm.base.messages import Compile, Compiled, Connect, MaskOrders, MasksReady, Ready
-from lightllm.processes import child
-from lightllm.processes.channels import Channel
+from lightllm.processes.ipc import child
+from lightllm.processes.ipc.channels import Channel
 from lightllm.serving.grammar import choice
 from lightllm.serving.grammar.library import Library, Outcome, Refusal
 from lightllm.serving.grammar.masks import MaskMaker

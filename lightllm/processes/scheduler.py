@@ -25,8 +25,8 @@ from lightllm.base.messages import (
 )
 from lightllm.base.ring import Ring
 from lightllm.base.step import StepResult, pack, unpack
-from lightllm.processes import child
-from lightllm.processes.channels import Channel, select_ready
+from lightllm.processes.ipc import child
+from lightllm.processes.ipc.channels import Channel, select_ready
 from lightllm.serving.scheduling.scheduler import Scheduler
 from lightllm.serving.scheduling.statistics import Statistics
 

@@ -13,9 +13,9 @@ from lightllm.base.masks import MaskMemory
 from lightllm.base.messages import Loading, PlanReady, Profile, Profiled, Ready, ResultReady
 from lightllm.base.ring import Ring
 from lightllm.base.step import StepPlan, StepResult, pack, unpack
-from lightllm.processes import awake, child
-from lightllm.processes.channels import select_ready
-from lightllm.processes.mask_makers import MaskMakers
+from lightllm.processes.ipc import awake, child
+from lightllm.processes.ipc.channels import select_ready
+from lightllm.processes.ipc.mask_makers import MaskMakers
 from lightllm.serving.scheduling.plan import StepLimits
 
 if TYPE_CHECKING:

@@ -4,7 +4,8 @@ import time
 
 from lightllm.base.messages import Ready
 from lightllm.compute.execution.runner import Runner
-from lightllm.processes import child, worker
+from lightllm.processes import worker
+from lightllm.processes.ipc import child
 
 STEP_S = 0.05
 

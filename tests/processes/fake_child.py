@@ -25,8 +25,8 @@ from lightllm.base.messages import (
     ResultReady,
     TextReady,
 )
-from lightllm.processes import child
-from lightllm.processes.channels import Channel
+from lightllm.processes.ipc import child
+from lightllm.processes.ipc.channels import Channel
 
 HELLO = {
     "scheduler": PlanReady, "worker": ResultReady, "api": Requests, "detokenizer": lambda: TextReady(b""),

@@ -12,8 +12,8 @@ from lightllm.base.errors import Closed
 from lightllm.base.messages import Connect, Progress, Stopped, TextReady, parse_references
 from lightllm.base.request import FinishReason
 from lightllm.base.request_table import Options
-from lightllm.processes.channels import Channel
 from lightllm.processes.detokenizer import Detokenizer
+from lightllm.processes.ipc.channels import Channel
 from lightllm.serving.text.incremental import Decoders
 from lightllm.serving.text.output_text import OutputText
 from tests.serving.text.table_for_tests import Writers

@@ -40,7 +40,7 @@ from lightllm.base.request_table import Options, RequestTable, TableShape
 from lightllm.base.ring import Ring
 from lightllm.base.status import Status
 from lightllm.base.step import StepPlan, pack, unpack
-from lightllm.processes.channels import Channel
+from lightllm.processes.ipc.channels import Channel
 from lightllm.processes.scheduler import Profiling
 from lightllm.serving.scheduling.plan import plan_bytes, result_bytes
 from tests.serving.scheduling.device import Device, alone

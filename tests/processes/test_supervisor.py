@@ -17,8 +17,9 @@ import pytest
 from lightllm.base.config import ServerConfig
 from lightllm.base.errors import ConfigError, EngineDeadError
 from lightllm.base.status import State
-from lightllm.processes import child, supervisor
-from lightllm.processes.channels import Channel
+from lightllm.processes import supervisor
+from lightllm.processes.ipc import child
+from lightllm.processes.ipc.channels import Channel
 from lightllm.processes.supervision import checkpoint
 from lightllm.processes.supervisor import Supervisor
 

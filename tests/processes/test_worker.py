@@ -25,8 +25,9 @@ from lightllm.base.ring import Ring
 from lightllm.base.status import Status
 from lightllm.base.step import StepPlan, StepResult, pack, unpack
 from lightllm.compute.execution.runner import Runner
-from lightllm.processes import child, worker
-from lightllm.processes.channels import Channel
+from lightllm.processes import worker
+from lightllm.processes.ipc import child
+from lightllm.processes.ipc.channels import Channel
 from tests.compute.execution import checkpoint
 from tests.compute.execution.plans import Run, decodes, plan
 

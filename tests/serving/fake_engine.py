@@ -17,7 +17,7 @@ from lightllm.base.request import FinishReason, Refusal
 from lightllm.base.request_table import Options, RequestTable, TableShape
 from lightllm.base.status import State, Status
 from lightllm.base.step import StepResult
-from lightllm.processes.channels import Channel
+from lightllm.processes.ipc.channels import Channel
 from lightllm.serving.scheduling.output import OutputWriter
 from lightllm.serving.text.incremental import Decoders
 from lightllm.serving.text.output_text import OutputText

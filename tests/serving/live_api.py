@@ -15,8 +15,8 @@ from lightllm.base.metrics import Metrics
 from lightllm.base.request_table import TableShape
 from lightllm.base.shared_memory import SharedMemory
 from lightllm.processes.api import Api
-from lightllm.processes.channels import Channel
-from lightllm.processes.child import Child
+from lightllm.processes.ipc.channels import Channel
+from lightllm.processes.ipc.child import Child
 from lightllm.serving.archive.server import ArchiveServer
 from tests.serving.fake_engine import FakeEngine, Script
 from tests.serving.text.tokenizers_for_tests import byte_level

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable
 from lightllm.base import env
 from lightllm.base.errors import Closed
 from lightllm.base.messages import Message, Ready
-from lightllm.processes.channels import Channel
+from lightllm.processes.ipc.channels import Channel
 
 Command = Callable[[str], list[str]]
 

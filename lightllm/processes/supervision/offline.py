@@ -9,8 +9,8 @@ from lightllm.base.errors import Closed, EngineDeadError, RequestError
 from lightllm.base.messages import Connect, EngineLost, Ready
 from lightllm.base.request import SamplingParams
 from lightllm.base.status import State
-from lightllm.processes.channels import Channel, wait_for
-from lightllm.processes.child import receive_start
+from lightllm.processes.ipc.channels import Channel, wait_for
+from lightllm.processes.ipc.child import receive_start
 from lightllm.processes.supervisor import Supervisor
 from lightllm.serving.api.service import Service
 from lightllm.serving.records import Request

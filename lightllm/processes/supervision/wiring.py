@@ -15,7 +15,7 @@ from lightllm.base.ring import Ring
 from lightllm.base.shared_memory import SharedMemory
 from lightllm.base.status import Status
 from lightllm.base.task import Task
-from lightllm.processes.channels import Channel
+from lightllm.processes.ipc.channels import Channel
 from lightllm.serving.archive.server import ArchiveServer
 from lightllm.serving.scheduling.plan import StepLimits, plan_bytes, result_bytes
 

@@ -6,7 +6,7 @@ import resource
 import pytest
 
 from lightllm import LLM, SamplingParams
-from lightllm.processes.channels import Channel, wait_for
+from lightllm.processes.ipc.channels import Channel, wait_for
 
 
 @pytest.fixture

@@ -6,8 +6,8 @@ import numpy as np
 
 from lightllm.base.errors import Closed
 from lightllm.base.messages import Connect, MaskOrders, MasksReady
-from lightllm.processes import child
-from lightllm.processes.channels import Channel
+from lightllm.processes.ipc import child
+from lightllm.processes.ipc.channels import Channel
 
 
 class MaskMakers:

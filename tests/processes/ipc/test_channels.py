@@ -6,7 +6,7 @@ import pytest
 
 from lightllm.base.errors import Closed
 from lightllm.base.messages import Connect, Progress, TextReady
-from lightllm.processes.channels import Channel, select_ready, wait_for
+from lightllm.processes.ipc.channels import Channel, select_ready, wait_for
 
 
 @pytest.fixture

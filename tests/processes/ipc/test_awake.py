@@ -3,7 +3,7 @@ import os
 import pytest
 
 from lightllm.base.config import EngineConfig
-from lightllm.processes.awake import available_cores, seconds
+from lightllm.processes.ipc.awake import available_cores, seconds
 
 AFFINITY = len(os.sched_getaffinity(0))
 

@@ -22,7 +22,7 @@ from lightllm.base.metrics import Metrics
 from lightllm.base.request_table import RequestTable
 from lightllm.base.shared_memory import SharedMemory
 from lightllm.base.status import Status
-from lightllm.processes.channels import Channel, Closed, wait_for
+from lightllm.processes.ipc.channels import Channel, Closed, wait_for
 
 
 @dataclass(frozen=True)
