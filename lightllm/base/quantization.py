@@ -11,6 +11,7 @@ from lightllm.base.errors import ConfigError
 
 COMPRESSED_TENSORS = "compressed-tensors"
 METHODS = ("fp8", "awq", "gptq", COMPRESSED_TENSORS)
+INSTEAD = "take a checkpoint in another format, or the original one with --quant_type"
 # The second as compressed-tensors called it at first.
 FIELDS = ("quantization_config", "compression_config")
 # Files of AutoGPTQ, AutoAWQ and ModelOpt, and the method of those that do not name it.
@@ -45,10 +46,7 @@ def why_not(said: Mapping[str, Any], *, quant_type: str, quant_cfg: str) -> str 
             "out, or take the original checkpoint"
         )
     if method not in METHODS:
-        return (
-            f"quant_method {method} is not supported; supported: {', '.join(METHODS)}; take a checkpoint in one of "
-            "these, or the original one with --quant_type"
-        )
+        return f"quant_method {method} is not supported; supported: {', '.join(METHODS)}; {INSTEAD}"
     return None
 
 

@@ -33,10 +33,17 @@ def method_for(
         return made.Methods(quant_type, quant_cfg)
     if reason := quantization.why_not(quantization_config, quant_type=quant_type, quant_cfg=quant_cfg):
         raise ConfigError(reason)
-    plain, kind = Unquantized(), quantization_config["quant_method"]
+    try:
+        return _read(quantization_config)
+    except ConfigError as error:
+        raise ConfigError(f"{error}; {quantization.INSTEAD}") from error
+
+
+def _read(config: Mapping[str, Any]) -> Callable[[str], LinearMethod]:
+    plain, kind = Unquantized(), config["quant_method"]
     if kind == quantization.COMPRESSED_TENSORS:
-        return compressed_tensors.methods(quantization_config, plain)
-    method, is_plain = _METHODS[kind](quantization_config), _left_alone(quantization_config)
+        return compressed_tensors.methods(config, plain)
+    method, is_plain = _METHODS[kind](config), _left_alone(config)
     return lambda path: plain if is_plain(path) else method
 
 

@@ -107,7 +107,8 @@ class Safetensors:
             _list("with inputs in an order (act-order) that it does not state", ordered),
         ]
         if any(problems):
-            raise ConfigError(f"{self.directory} does not fit its config.json: " + "; ".join(filter(None, problems)))
+            found = "; ".join(filter(None, problems))
+            raise ConfigError(f"{self.directory} does not fit its config.json: {found}; download both again")
 
     def read(self, part: Part, weight: Weight) -> Tensor:
         return self._tensor(self._name(part))[part.window]
