@@ -21,9 +21,9 @@ from lightllm.base import log
 from lightllm.base.step import StepPlan
 from lightllm.compute import ops
 from lightllm.compute.execution.rows import Rows
-from lightllm.compute.execution.transfers import Upload
 from lightllm.compute.layers.batch import Batch
 from lightllm.compute.ops.attention import Sequences
+from lightllm.compute.transfers import Upload
 
 _log = log.get(__name__)
 _WIDE, _NARROW = 2, 4  # lines of the buffer, of int64 and of int32

@@ -5,7 +5,7 @@ import time
 import numpy as np
 
 from lightllm.base.step import StepPlan, StepResult
-from lightllm.compute.execution.transfers import Download
+from lightllm.compute.transfers import Download
 
 _NO_LOGPROBS = np.zeros(0, np.float32), np.zeros((0, 0), np.int32), np.zeros((0, 0), np.float32)
 

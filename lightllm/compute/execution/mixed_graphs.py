@@ -19,9 +19,9 @@ from lightllm.compute.execution.graphs import Recorder, Sampling, largest_first
 from lightllm.compute.execution.mixed_layout import Layout, PaddedStep
 from lightllm.compute.execution.rows import Rows
 from lightllm.compute.execution.step import starts_of
-from lightllm.compute.execution.transfers import Upload
 from lightllm.compute.layers.batch import Batch, Wanted
 from lightllm.compute.ops.attention import Sequences
+from lightllm.compute.transfers import Upload
 
 GAPS = ((32, 32), (256, 64), (512, 128))  # of sizes_up_to, in tokens
 MOST_SEQUENCES = 256

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from lightllm.base.step import StepPlan
-from lightllm.compute.execution.transfers import starts_in_one
+from lightllm.compute.transfers import starts_in_one
 
 Numbers = Any  # np.ndarray on the host, Tensor on the device
 

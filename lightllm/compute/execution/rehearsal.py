@@ -14,8 +14,8 @@ from lightllm.compute.execution.loading import Blueprint
 from lightllm.compute.execution.materialize import allocate, place
 from lightllm.compute.execution.shortened import shortened
 from lightllm.compute.execution.stepper import Stepper
-from lightllm.compute.execution.transfers import Upload
 from lightllm.compute.parallel.mesh import Group, Mesh
+from lightllm.compute.transfers import Upload
 
 META = torch.device("meta")
 _COMPILER = "torch._dynamo"

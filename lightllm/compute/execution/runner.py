@@ -24,11 +24,11 @@ from lightllm.compute.execution.rehearsal import rehearse
 from lightllm.compute.execution.rows import Rows
 from lightllm.compute.execution.shortened import shortened
 from lightllm.compute.execution.stepper import Stepper
-from lightllm.compute.execution.transfers import Download, Upload
 from lightllm.compute.layers.decoder import CausalLM
 from lightllm.compute.ops.op import Facts
 from lightllm.compute.parallel.mesh import Group, Mesh
 from lightllm.compute.parallel.process_group import join
+from lightllm.compute.transfers import Download, Upload
 
 _log = log.get(__name__)
 # Graphs are captured once the pool is there. How much memory they need is found out before, from one of so many sizes.

@@ -8,9 +8,9 @@ from torch import Tensor
 from lightllm.base.step import StepPlan
 from lightllm.compute import ops
 from lightllm.compute.execution.rows import Rows
-from lightllm.compute.execution.transfers import Upload
 from lightllm.compute.layers.batch import Batch, Wanted
 from lightllm.compute.ops.attention import IN_RUNS, Sequences
+from lightllm.compute.transfers import Upload
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,13 +15,13 @@ from lightllm.compute.execution.mixed_graphs import MixedGraphs
 from lightllm.compute.execution.pooling import Pooled
 from lightllm.compute.execution.rows import Rows
 from lightllm.compute.execution.step import build
-from lightllm.compute.execution.transfers import Upload
 from lightllm.compute.layers.decoder import CausalLM
 from lightllm.compute.parallel.mesh import Group
 from lightllm.compute.sampling.parameters import Asked
 from lightllm.compute.sampling.sampler import Logprobs, Sampler
 from lightllm.compute.state.layer_state import Format
 from lightllm.compute.state.token_pool import TokenPool
+from lightllm.compute.transfers import Upload
 
 SCORED_AT_ONCE = 256  # tokens: so many logits are in memory at a time
 Scores = tuple[Tensor, ...]  # logprobs [n] float32, the likeliest tokens [n, k] int64 and their logprobs [n, k]
@@ -63,7 +63,6 @@ class Stepper:
         self._sampler = Sampler(
             rows=rows,
             vocab=model.vocab,
-            device=device,
             upload=upload,
             history=(self._rows.slot_table, self._rows.token_of_slot),
         )

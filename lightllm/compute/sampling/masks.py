@@ -4,21 +4,21 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lightllm.compute.sampling.upload import Upload
+from lightllm.compute.transfers import Upload
 
 
 class Masks:
     """At most one for each row; no memory is taken before there is any."""
 
-    def __init__(self, rows: int, vocab: int, device: torch.device, upload: Upload):
-        self._rows, self._words, self._device, self._upload = rows, -(-vocab // 32), device, upload
+    def __init__(self, rows: int, vocab: int, upload: Upload):
+        self._rows, self._words, self._upload = rows, -(-vocab // 32), upload
         self._tensor: Tensor | None = None
 
     @property
     def tensor(self) -> Tensor:
         """[rows, words] int32, as ops.allow takes them."""
         if self._tensor is None:
-            self._tensor = torch.zeros(self._rows, self._words, dtype=torch.int32, device=self._device)
+            self._tensor = torch.zeros(self._rows, self._words, dtype=torch.int32, device=self._upload.device)
         return self._tensor
 
     def begin(self, rows: np.ndarray, masks: list[np.ndarray]) -> None:

@@ -11,8 +11,8 @@ from torch import Tensor
 from lightllm.base.token_words import WORDS_OF_BIAS
 from lightllm.compute.sampling.masks import Masks
 from lightllm.compute.sampling.token_lists import TokenLists
-from lightllm.compute.sampling.upload import Upload
 from lightllm.compute.sampling.words import Words
+from lightllm.compute.transfers import Upload
 
 FLOATS = ("temperature", "top_p", "min_p", "typical_p", "repetition_penalty", "presence_penalty", "frequency_penalty")
 INTEGERS = ("top_k", "seed", "not_penalized")
@@ -59,11 +59,11 @@ class Chosen:
 class Parameters:
     """Set where a row begins. The public arrays are the host's, by row."""
 
-    def __init__(self, rows: int, vocab: int, device: torch.device, upload: Upload):
+    def __init__(self, rows: int, vocab: int, upload: Upload):
         self._vocab, self._upload = vocab, upload
         # One more: padded sequences run in a row of their own, and take the largest logit.
-        self._floats = torch.zeros(len(FLOATS), rows + 1, device=device)
-        self._integers = torch.zeros(len(INTEGERS), rows + 1, dtype=torch.int64, device=device)
+        self._floats = torch.zeros(len(FLOATS), rows + 1, device=upload.device)
+        self._integers = torch.zeros(len(INTEGERS), rows + 1, dtype=torch.int64, device=upload.device)
         self._asked = np.zeros(rows, np.int64)  # of Asked
         self.prompt_length = np.zeros(rows, np.int64)
         self.num_logprobs = np.full(rows, -1, np.int64)
@@ -71,8 +71,8 @@ class Parameters:
         self.decay_factor = np.ones(rows)
         self.num_biases, self.deepest_bias = np.zeros(rows, np.int64), np.zeros(rows, np.int64)
         self.stops, self.ends = TokenLists(rows, vocab), TokenLists(rows, vocab)
-        self.biases = Words(rows, device, upload)
-        self.masks, self.first_masks = (Masks(rows, vocab, device, upload) for _ in range(2))
+        self.biases = Words(rows, upload)
+        self.masks, self.first_masks = (Masks(rows, vocab, upload) for _ in range(2))
 
     def begin(self, begins: np.ndarray, stop_tokens: np.ndarray, words: np.ndarray) -> None:
         """begins [B] of ROW; stop_tokens, words: their stop tokens and other words, one row's after another's."""

@@ -15,7 +15,7 @@ from lightllm.compute.sampling.allowed import Allowed
 from lightllm.compute.sampling.forbidden import forbid
 from lightllm.compute.sampling.masks import Masks
 from lightllm.compute.sampling.parameters import CHANGES, Asked, Parameters
-from lightllm.compute.sampling.upload import Upload
+from lightllm.compute.transfers import Upload
 
 History = tuple[Tensor, Tensor]  # slot_table and token_of_slot, where the tokens of every row are found
 _LARGEST_GROWTH = 1e30  # times a logit this is still a number
@@ -34,9 +34,9 @@ class Logprobs:
 class Sampler:
     """Keeps the sampling parameters of all rows."""
 
-    def __init__(self, *, rows: int, vocab: int, device: torch.device, upload: Upload, history: History):
+    def __init__(self, *, rows: int, vocab: int, upload: Upload, history: History):
         self._vocab, self._upload, self._history = vocab, upload, history
-        self._parameters = Parameters(rows, vocab, device, upload)
+        self._parameters = Parameters(rows, vocab, upload)
         # Each changes logits of the sequences `which` in place, which have these rows and lengths.
         self._changes = {
             Asked.PENALTIES: self._penalize,

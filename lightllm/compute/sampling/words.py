@@ -4,7 +4,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lightllm.compute.sampling.upload import Upload
+from lightllm.compute.transfers import Upload
 
 _FEWEST = 1 << 12
 
@@ -13,9 +13,9 @@ class Words:
     """`tensor` [capacity] int64 on the device; row r's words lie in it from start[r] on. Rows that begin go to the end;
     when that is reached, what rows had before is dropped, and all is told again."""
 
-    def __init__(self, rows: int, device: torch.device, upload: Upload):
+    def __init__(self, rows: int, upload: Upload):
         self._upload, self._of_row = upload, [np.zeros(0, np.int64)] * rows
-        self.tensor: Tensor = torch.zeros(0, dtype=torch.int64, device=device)
+        self.tensor: Tensor = torch.zeros(0, dtype=torch.int64, device=upload.device)
         self.start = np.zeros(rows, np.int64)
         self._end = 0
 

@@ -25,11 +25,11 @@ from lightllm.compute.execution.loading import Blueprint, load
 from lightllm.compute.execution.made_up_steps import every_kind_of_step, largest_steps
 from lightllm.compute.execution.rehearsal import rehearse
 from lightllm.compute.execution.stepper import Stepper
-from lightllm.compute.execution.transfers import Upload
 from lightllm.compute.kernels.triton import activation, compiling, launch, matvec_joined
 from lightllm.compute.layers.attention import Attention
 from lightllm.compute.ops.op import Facts
 from lightllm.compute.parallel.mesh import Group, Mesh
+from lightllm.compute.transfers import Upload
 from tests.compute.execution.plans import Run, decodes, plan
 
 LONGEST, ROWS, TOKENS, SLOTS, VOCABULARY = 3000, 300, 1200, 4000, 500

@@ -10,7 +10,7 @@ from lightllm.compute.execution.graphs import compute_again, sizes_up_to
 from lightllm.compute.execution.mixed_graphs import LONGEST_CONTEXT, MixedGraphs
 from lightllm.compute.execution.rows import Rows
 from lightllm.compute.execution.runner import Runner
-from lightllm.compute.execution.transfers import Upload
+from lightllm.compute.transfers import Upload
 from tests.compute.execution.checkpoint import config, make
 from tests.compute.execution.plans import Run, decodes, plan
 

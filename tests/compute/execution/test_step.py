@@ -4,8 +4,8 @@ import torch
 from lightllm.base.step import LAST_SAMPLED
 from lightllm.compute.execution.rows import Rows
 from lightllm.compute.execution.step import build, starts_of
-from lightllm.compute.execution.transfers import Upload
 from lightllm.compute.ops.attention import IN_RUNS
+from lightllm.compute.transfers import Upload
 from tests.compute.execution.plans import Run, plan
 
 CPU = torch.device("cpu")

@@ -6,14 +6,12 @@ from lightllm.base.request_table import TokenWords
 from lightllm.base.step import ROW
 from lightllm.base.token_words import mask_of, pack
 from lightllm.compute.sampling.sampler import Sampler
+from lightllm.compute.transfers import Upload
 
 VOCABULARY = 120
 ROWS = 300
 CPU = torch.device("cpu")
-
-
-def upload(array):
-    return torch.from_numpy(array.astype(np.int64) if array.dtype.kind in "iu" else array)
+upload = Upload(CPU)
 
 
 def history(known):
@@ -33,7 +31,7 @@ def sampler(parameters, stops=(), history=NO_HISTORY, words=()):
     for row, chosen in enumerate(parameters):
         for name, value in chosen.items():
             begins[name][row] = value
-    made = Sampler(rows=ROWS, vocab=VOCABULARY, device=CPU, upload=upload, history=history)
+    made = Sampler(rows=ROWS, vocab=VOCABULARY, upload=upload, history=history)
     for row, its_words in enumerate(words):
         for name in TokenWords.__struct_fields__[1:]:
             begins[name][row] = getattr(its_words, name)

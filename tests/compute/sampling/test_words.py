@@ -4,13 +4,13 @@ import numpy as np
 import torch
 
 from lightllm.compute.sampling import words
-from tests.compute.sampling.test_sampler import CPU, upload
+from tests.compute.sampling.test_sampler import upload
 
 
 def test_every_row_finds_its_words_whatever_rows_begin(monkeypatch):
     monkeypatch.setattr(words, "_FEWEST", 16)
     draw = random.Random(0)
-    kept, expected = words.Words(8, CPU, upload), {row: [] for row in range(8)}
+    kept, expected = words.Words(8, upload), {row: [] for row in range(8)}
     for _ in range(200):
         rows = draw.sample(range(8), draw.randint(1, 4))
         for row in rows:
@@ -23,6 +23,6 @@ def test_every_row_finds_its_words_whatever_rows_begin(monkeypatch):
 
 
 def test_nothing_is_kept_for_rows_that_want_nothing():
-    kept = words.Words(4, CPU, upload)
+    kept = words.Words(4, upload)
     kept.begin(np.arange(4), [np.zeros(0, np.int32)] * 4)
     assert kept.tensor.shape == torch.Size([0])
