@@ -31,7 +31,7 @@ from lightllm.base.request import NO_TERMS, FinishReason, Refusal, SamplingParam
 from lightllm.base.request_table import RequestTable
 from lightllm.base.status import State, Status
 from lightllm.base.task import Task
-from lightllm.serving.grammar_checks import GrammarChecks, OnAnswer
+from lightllm.serving.grammar.checks import GrammarChecks, OnAnswer
 from lightllm.serving.records import Records, Request, Update
 from lightllm.serving.scheduling.admission import longest_admissible, why_not_alone
 from lightllm.serving.scheduling.beam_search import why_not as why_no_beams
