@@ -38,6 +38,8 @@ PATHS: dict[BackendName, str] = {
     "openai": "/v1/completions",
     "openai-chat": "/v1/chat/completions",
     "native": "/generate_stream",
+    "vllm": "/v1/completions",
+    "sglang": "/v1/completions",
 }
 
 
@@ -205,4 +207,11 @@ class Native:
             self._said += answer
 
 
-BACKENDS = {"openai": Completions, "openai-chat": Chat, "native": Native}
+BACKENDS = {
+    "openai": Completions,
+    "openai-chat": Chat,
+    "native": Native,
+    # As other benchmarks call servers that have the same API.
+    "vllm": Completions,
+    "sglang": Completions,
+}

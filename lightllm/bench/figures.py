@@ -52,7 +52,7 @@ def totals(outcomes: Sequence[Outcome], limits: Mapping[str, float]) -> dict[str
         "completed": len(good),
         "failed": len(outcomes) - len(good),
         "total_input_tokens": inputs,
-        "total_cached_tokens": sum(outcome.cached_tokens for outcome in good),
+        "total_cached_tokens": _sum_of_known(outcome.cached_tokens for outcome in good),
         "total_output_tokens": outputs,
         "request_throughput": len(good) / duration,
         "request_goodput": sum(_is_within(outcome, limits) for outcome in good) / duration if limits else None,
@@ -66,6 +66,12 @@ def totals(outcomes: Sequence[Outcome], limits: Mapping[str, float]) -> dict[str
         "wrong_output_lens": sum(outcome.asked_output_tokens != outcome.output_tokens for outcome in good),
         "most_common_errors": dict(Counter(o.error for o in outcomes if o.error).most_common(_MOST_ERRORS)),
     }
+
+
+def _sum_of_known(counts: Iterable[int | None]) -> int | None:
+    """None if none is known."""
+    known = [count for count in counts if count is not None]
+    return sum(known) if known else None
 
 
 def _duration(outcomes: Sequence[Outcome]) -> float:

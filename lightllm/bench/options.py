@@ -8,7 +8,7 @@ from lightllm.base.config import Count, Device, about, above, at_least
 from lightllm.base.errors import ConfigError
 
 A = Annotated
-BackendName = Literal["openai", "openai-chat", "native"]
+BackendName = Literal["openai", "openai-chat", "native", "vllm", "sglang"]
 DatasetName = Literal["random", "sharegpt", "prefix-repetition", "multi-turn"]
 PromptForm = Literal["text", "ids"]
 Ratio = A[float, msgspec.Meta(ge=0, lt=1)]
@@ -50,7 +50,9 @@ class DatasetOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
 class ServeOptions(DatasetOptions, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Requests to a server that runs."""
 
-    backend: A[BackendName, about("API to use: /v1/completions, /v1/chat/completions or /generate_stream")] = "openai"
+    backend: A[
+        BackendName, about("API to use: /v1/completions (so do vllm, sglang), /v1/chat/completions or /generate_stream")
+    ] = "openai"
     base_url: A[str, about("Address of the server, with /v1 or without, instead of host and port")] = ""
     host: A[str, about("Host of the server")] = "127.0.0.1"
     port: A[int, msgspec.Meta(ge=1, le=65535), about("Port of the server")] = 8000

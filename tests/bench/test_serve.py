@@ -195,11 +195,17 @@ def test_an_address_may_end_as_openai_clients_want_it(measure):
         assert Handler.paths == ["/v1/completions"]
 
 
+def test_servers_of_others_have_their_names(measure):
+    with server(without_usage) as options:
+        _, found = measure(**options, backend="vllm")
+        assert (found["backend"], Handler.paths) == ("vllm", ["/v1/completions"])
+
+
 def test_events_are_counted_where_the_server_says_nothing_of_tokens(measure, capsys):
     with server(without_usage, without_usage) as options:
         code, found = measure(**options)
     assert (code, found["total_output_tokens"], found["total_input_tokens"], found["uncounted"]) == (0, 6, 6, 2)
-    assert found["wrong_input_lens"] == 0
+    assert (found["wrong_input_lens"], found["total_cached_tokens"]) == (0, None)
     assert "does not say how many tokens 2 answers have" in capsys.readouterr().out
 
 

@@ -1,6 +1,7 @@
 """What a start shows."""
 
 import json
+import logging
 
 import pytest
 
@@ -24,3 +25,10 @@ def test_the_example_is_one_that_the_model_answers(tmp_path, route):
     raw = json.loads((tmp_path / "config.json").read_text())
     (tmp_path / "config.json").write_text(json.dumps(raw | EXAMPLES[route]))
     assert display._example(ServerConfig(model_dir=str(tmp_path), model_name="m", **flags))[0] == route
+
+
+def test_the_sum_of_memory_is_shown(caplog, monkeypatch):
+    monkeypatch.setattr(display._log, "propagate", True)
+    with caplog.at_level(logging.INFO, logger=display._log.name):
+        display.show_memory(ServerConfig(max_req_total_len=64), 100, [("weights", 3 << 20), ("KV pool", 1 << 20)])
+    assert [line.split()[-2] for line in caplog.messages if line.endswith("MiB")] == ["3.0", "1.0", "4.0"]

@@ -69,8 +69,9 @@ def show_memory(config: ServerConfig, pool_tokens: int, memory: Sequence[tuple[s
     """The sum that gave the pool its size. `memory` is rank 0's: what for, bytes."""
     where = f" of each of {config.tp} ranks" if config.tp > 1 else ""
     _log.info("memory%s:", where)
-    width = max((len(name) for name, _ in memory), default=0)
-    for name, size in memory:
+    rows = [*memory, ("in all", sum(size for _, size in memory))]
+    width = max(len(name) for name, _ in rows)
+    for name, size in rows:
         _log.info("  %-*s %10.1f MiB", width, name, size / _MIB)
     _log.info(
         "room for %d tokens; one request may have %d", pool_tokens, min(pool_tokens, config.max_req_total_len or 0)
