@@ -82,7 +82,8 @@ class Server:
                     return None
                 if error.code < 500:
                     raise ConfigError(
-                        f"{self.url}/v1/models answers {error.code} {error.reason}; see --header"
+                        f"{self.url}/v1/models answers {error.code} {error.reason}; if it wants a key, give "
+                        '--header "Authorization=Bearer KEY"'
                     ) from None
                 failure = error
             except (URLError, OSError, HTTPException, ValueError, KeyError) as error:
