@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 from urllib.error import HTTPError, URLError
 from urllib.parse import urlsplit
-from urllib.request import Request, urlopen
+from urllib.request import ProxyHandler, Request, build_opener
 
 from lightllm.base.errors import ConfigError
 from lightllm.bench import options as read
@@ -17,6 +17,7 @@ from lightllm.bench.backends import PATHS
 from lightllm.bench.options import ServeOptions
 
 _RETRY_S = 0.1
+_open = build_opener(ProxyHandler({})).open  # the requests that count use no proxy, either
 
 
 class Server:
@@ -45,7 +46,7 @@ class Server:
     def _post(self, path: str) -> Any:
         """What the server answers, None if that is no JSON."""
         try:
-            with urlopen(Request(self.url + path, b"", self.headers), timeout=120) as response:
+            with _open(Request(self.url + path, b"", self.headers), timeout=120) as response:
                 body = response.read()
         except HTTPError as error:
             with error:
@@ -74,7 +75,7 @@ class Server:
         while True:
             is_first = failure is None
             try:
-                with urlopen(Request(f"{self.url}/v1/models", headers=self.headers), timeout=10) as response:
+                with _open(Request(f"{self.url}/v1/models", headers=self.headers), timeout=10) as response:
                     return [model["id"] for model in json.load(response)["data"]]
             except HTTPError as error:
                 error.close()

@@ -189,6 +189,12 @@ def test_a_server_that_names_no_models_and_closes_connections_can_be_measured(me
             measure(**options | {"header": []})
 
 
+def test_no_proxy_stands_between_as_for_the_requests_themselves(measure, monkeypatch):
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:1")
+    with server(without_usage) as options:
+        assert measure(**options, ready_check_timeout_sec=0)[0] == 0
+
+
 def test_an_address_may_end_as_openai_clients_want_it(measure):
     with server(without_usage) as options:
         measure(**options | {"base_url": options["base_url"] + "/v1/"})
