@@ -12,16 +12,16 @@ import msgspec
 import torch
 from torch import Tensor
 
+from lightllm.base import log
 from lightllm.base.errors import ConfigError
 from lightllm.compute.weights.weight import Part, Weight
 
+_log = log.get(__name__)
 INDEX_FILE = "model.safetensors.index.json"
-# Buffers that older files carry along; what quantizers state beside the weight and its config says already; and scales
-# of activations, keys and values that were measured beforehand: here all of these get their own as they come.
-HARMLESS = re.compile(
-    r"(^|\.)(rotary_emb\.inv_freq|attn\.masked_bias|weight_shape|input_scale|activation_scale|[qkv]_scale"
-    r"|[qkv]_proj\.output_scale)$"
-)
+# Buffers that older files carry along; what quantizers state beside the weight and its config says already.
+HARMLESS = re.compile(r"(^|\.)(rotary_emb\.inv_freq|attn\.masked_bias|weight_shape)$")
+# Scales of activations, keys and values that were measured beforehand: here all of these get their own as they come.
+MEASURED = re.compile(r"\.(input_scale|activation_scale|[qkv]_scale|[qkv]_proj\.output_scale)$")
 GROUPS_OF_INPUTS = re.compile(r"\.(weight_)?g_idx$")
 DTYPES = {
     "F64": torch.float64,
@@ -109,6 +109,8 @@ class Safetensors:
         if any(problems):
             found = "; ".join(filter(None, problems))
             raise ConfigError(f"{self.directory} does not fit its config.json: {found}; download both again")
+        if measured := [name for name in others if MEASURED.search(name)]:
+            _log.info("%s; each token has a scale of its own", _list("scales are not used", measured))
 
     def read(self, part: Part, weight: Weight) -> Tensor:
         return self._tensor(self._name(part))[part.window]
@@ -129,7 +131,7 @@ class Safetensors:
         """Whether a tensor that nobody reads might change what the model computes."""
         if name.endswith(".bias") and self._where[name].dtype in DTYPES:
             return bool(self._tensor(name).any())  # some quantizers write zeros beside each matrix without a bias
-        return not HARMLESS.search(name) and not GROUPS_OF_INPUTS.search(name)
+        return not any(known.search(name) for known in (HARMLESS, MEASURED, GROUPS_OF_INPUTS))
 
     def _is_in_runs(self, name: str) -> bool:
         """Whether a tensor that says which group each input is of says nothing but that groups are runs of inputs."""

@@ -176,11 +176,13 @@ def test_one_scale_a_tensor_by_its_other_name(pair):
 
 @in_form("fp8_tensor")
 @pytest.mark.parametrize("name", ["input_scale", "activation_scale"])
-def test_measured_scales_are_not_needed(pair, name):
+def test_measured_scales_are_not_needed(pair, name, caplog):
     pair.state(activation_scheme="static", kv_cache_scheme="static")
     pair.change(beside("weight_scale", name, torch.ones_like))
     pair.change(beside("k_proj.weight", "k_scale", lambda _: torch.ones(1)))
-    pair.check()
+    with caplog.at_level("INFO", "lightllm"):
+        pair.check()
+    assert "24 scales are not used: model.layers.0" in caplog.text
 
 
 @in_form("int8_channel")
