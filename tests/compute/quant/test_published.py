@@ -1,6 +1,7 @@
 """Checkpoints as different tools publish them compute what their dequantized twins do, or are refused by name."""
 
 import json
+import re
 from copy import deepcopy
 from dataclasses import dataclass
 from functools import partial
@@ -90,6 +91,16 @@ def test_biases_that_no_one_adds_are_named(pair):
 def test_an_order_of_inputs_that_the_config_does_not_state_is_named(pair):
     pair.state(desc_act=False)
     with pytest.raises(ConfigError, match=r"21 with inputs in an order \(act-order\) that it does not state: .*g_idx"):
+        load(pair.directory)
+
+
+@pytest.mark.parametrize("pair", ["gptq_order", "packed_order"], indirect=True)
+def test_parts_of_one_product_in_different_orders_are_named(pair):
+    pair.change(
+        lambda name, tensor: {name: tensor.flip(0) if "1.self_attn.k_proj" in name and "g_idx" in name else tensor}
+    )
+    modules = r"1.self_attn.q_proj, .*1.self_attn.k_proj, .*1.self_attn.v_proj"
+    with pytest.raises(ConfigError, match=rf"{modules} are computed as one product, but their act-order differs"):
         load(pair.directory)
 
 
