@@ -1,6 +1,6 @@
 #!/bin/bash
 # Checks and measures all kernels on a machine with a GPU, in about five minutes.
-# Usage: benchmarks/gpu_ops.sh FOLDER [OPTIONS OF lightllm bench ops]
+# Usage: benchmarks/gpu_ops.sh FOLDER [OPTIONS OF lightllm bench ops]; pytest-xdist and pytest-timeout are needed for it
 # Kernels are compiled by many processes side by side, those that check among them; then one process measures.
 out=$1
 shift

@@ -43,7 +43,7 @@ class Figures:
         print(
             f"{about}: reads {roof.read_bytes_s / 1e9:.4g} GB/s, copies {roof.copy_bytes_s / 1e9:.4g} GB/s, "
             f"multiplies at {roof.operations_s / 1e12:.3g} TFLOP/s; share: of what that allows\n\n"
-            f"{'op':18} {'size':42} {'implementation':30} {'time':>12} {'spread':>6} {'bytes':>12} "
+            f"{'op':24} {'size':42} {'implementation':30} {'time':>12} {'spread':>6} {'bytes':>13} "
             f"{'operations':>16} {'share':>5}",
             flush=True,
         )
@@ -54,8 +54,8 @@ class Figures:
         row = Figure(case.op, case.size, case.implementation, seconds * 1e6, spread, *rates, share)
         self.rows.append(row)
         print(
-            f"{row.op:18} {row.size:42} {row.implementation:30} {row.us:9.1f} us {row.spread:6.0%}"
-            f" {row.gb_s:7.4g} GB/s {row.tflop_s:8.3g} TFLOP/s {row.share:5.0%}",
+            f"{row.op:24} {row.size:42} {row.implementation:30} {row.us:9.1f} us {row.spread:6.0%}"
+            f" {row.gb_s:8.4g} GB/s {row.tflop_s:8.3g} TFLOP/s {row.share:5.0%}",
             flush=True,
         )
         self.write()
