@@ -62,11 +62,11 @@ class Server:
 
     def _model(self, options: ServeOptions) -> str:
         served = self._models(options.ready_check_timeout_sec)
-        if served is None or options.model in served:
+        if not served or options.model in served:  # a server that loads models when they are asked for lists none
             return options.model
-        if served and (not options.model or Path(options.model).is_dir()):
+        if not options.model or Path(options.model).is_dir():
             return served[0]
-        raise ConfigError(f"--model={options.model} is not served at {self.url}; it has {', '.join(served) or 'none'}")
+        raise ConfigError(f"--model={options.model} is not served at {self.url}; it has {', '.join(served)}")
 
     def _models(self, timeout_s: float) -> list[str] | None:
         """Names of what is served; None from a server that does not tell. Raises ConfigError."""

@@ -142,8 +142,14 @@ class Handler(BaseHTTPRequestHandler):
     answers: Iterator[Callable[["Handler"], None]]
     paths: list[str]
     bodies: list[dict]
+    models: dict | None = None
 
     def do_GET(self) -> None:
+        if self.models is not None:
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(json.dumps(self.models).encode())
+            return
         self.send_error(404 if self.headers.get("Authorization") == "Bearer me" else 401)
 
     def do_POST(self) -> None:
@@ -187,6 +193,13 @@ def test_a_server_that_names_no_models_and_closes_connections_can_be_measured(me
         assert (code, found["completed"], found["total_output_tokens"]) == (0, 6, 12)
         with pytest.raises(ConfigError, match="answers 401"):
             measure(**options | {"header": []})
+
+
+def test_a_server_that_loads_models_when_they_are_asked_for_gets_the_name_as_given(measure, monkeypatch):
+    monkeypatch.setattr(Handler, "models", {"data": []})
+    with server(without_usage) as options:
+        assert measure(**options, model="a-model")[0] == 0
+        assert Handler.bodies[0]["model"] == "a-model"
 
 
 def test_no_proxy_stands_between_as_for_the_requests_themselves(measure, monkeypatch):
