@@ -42,6 +42,22 @@ TILES = {64: 128, 128: 128, 256: 64}
 GATHERED_TOKENS, GATHERED_NUMBERS = 8, 512  # a program's
 
 
+@triton.jit
+def slots_of(
+    slot_table, row, lengths, sequences, tokens, table_stride, SEQUENCES: tl.constexpr, TOKENS: tl.constexpr
+):  # fmt: skip
+    """Which of all sequences' tokens, counted end to end, a program has, whether they are there, and their slots."""
+    index_S = tl.arange(0, SEQUENCES)
+    length_S = tl.load(lengths + index_S, mask=index_S < sequences, other=0)
+    token_T = tl.program_id(0) * TOKENS + tl.arange(0, TOKENS)
+    is_token_T = token_T < tokens
+    is_past_TS = tl.cumsum(length_S, axis=0)[None, :] <= token_T[:, None]
+    sequence_T = tl.minimum(tl.sum(is_past_TS.to(tl.int32), axis=1), sequences - 1)
+    position_T = token_T - tl.sum(tl.where(is_past_TS, length_S[None, :], 0), axis=1)
+    slot_T = tl.load(slot_table + tl.load(row + sequence_T) * table_stride + position_T, mask=is_token_T, other=0)
+    return token_T, is_token_T, slot_T.to(tl.int64)
+
+
 @triton.jit(do_not_specialize=["sequences", "tokens"], do_not_specialize_on_alignment=["row", "lengths"])
 def _gather(
     keys, values, key_run, value_run, slot_table, row, lengths, sequences, tokens, numbers,
@@ -50,15 +66,7 @@ def _gather(
 ):  # fmt: skip
     """Copies what the slots of some sequences hold next to one another: key_run, value_run [tokens, numbers]."""
     begin(DEPENDENT)
-    index_S = tl.arange(0, SEQUENCES)
-    length_S = tl.load(lengths + index_S, mask=index_S < sequences, other=0)
-    token_T = tl.program_id(0) * TOKENS + tl.arange(0, TOKENS)
-    is_past_TS = tl.cumsum(length_S, axis=0)[None, :] <= token_T[:, None]
-    sequence_T = tl.minimum(tl.sum(is_past_TS.to(tl.int32), axis=1), sequences - 1)
-    position_T = token_T - tl.sum(tl.where(is_past_TS, length_S[None, :], 0), axis=1)
-    is_token_T = token_T < tokens
-    slot_T = tl.load(slot_table + tl.load(row + sequence_T) * table_stride + position_T, mask=is_token_T, other=0)
-    slot_T = slot_T.to(tl.int64)
+    token_T, is_token_T, slot_T = slots_of(slot_table, row, lengths, sequences, tokens, table_stride, SEQUENCES, TOKENS)
     number_C = tl.program_id(1) * NUMBERS + tl.arange(0, NUMBERS)
     head_C, column_C = number_C // DIM, number_C % DIM
     mask_TC = is_token_T[:, None] & (number_C < numbers)[None, :]

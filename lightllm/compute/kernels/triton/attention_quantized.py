@@ -16,7 +16,7 @@ from lightllm.compute import ops
 from lightllm.compute.kernels.triton import attention_decode, attention_decode_quantized
 from lightllm.compute.kernels.triton.attention import FEWEST_ROWS, MOST_COPIED, lots
 from lightllm.compute.kernels.triton.attention_prefill import attend_chunks
-from lightllm.compute.kernels.triton.attention_prefill_hopper import attend_runs_of, why_not_runs
+from lightllm.compute.kernels.triton.attention_prefill_hopper import attend_runs_of, slots_of, why_not_runs
 from lightllm.compute.kernels.triton.kv_formats import numbers
 from lightllm.compute.kernels.triton.launch import begin, cdiv, depends, is_hopper, next_power_of_2, why_not
 from lightllm.compute.ops.attention import Sequences
@@ -33,15 +33,8 @@ def _gather(
 ):  # fmt: skip
     """Some tokens of one head: what their slots stand for, next to one another, as run [tokens, heads * numbers]."""
     begin(DEPENDENT)
-    index_S = tl.arange(0, SEQUENCES)
-    length_S = tl.load(lengths + index_S, mask=index_S < sequences, other=0)
-    token_T, head = tl.program_id(0) * TOKENS + tl.arange(0, TOKENS), tl.program_id(1)
-    is_token_T = token_T < tokens
-    is_past_TS = tl.cumsum(length_S, axis=0)[None, :] <= token_T[:, None]
-    sequence_T = tl.minimum(tl.sum(is_past_TS.to(tl.int32), axis=1), sequences - 1)
-    position_T = token_T - tl.sum(tl.where(is_past_TS, length_S[None, :], 0), axis=1)
-    slot_T = tl.load(slot_table + tl.load(row + sequence_T) * table_stride + position_T, mask=is_token_T, other=0)
-    slot_T = slot_T.to(tl.int64)
+    token_T, is_token_T, slot_T = slots_of(slot_table, row, lengths, sequences, tokens, table_stride, SEQUENCES, TOKENS)
+    head = tl.program_id(1)
     place_C, column_D = tl.arange(0, PADDED // PACKED), tl.arange(0, PADDED)
     from_TC = pool + slot_T[:, None] * stride + (head * head_stride + place_C)[None, :]
     stored_TC = tl.load(from_TC, mask=is_token_T[:, None] & (place_C < WIDTH)[None, :], other=0.0)
