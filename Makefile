@@ -2,6 +2,7 @@
 # make test     installs what tests need, then runs every check and test
 # make nightly  also runs the tests that take long, such as 100,000 hostile HTTP requests
 # make fuzz     runs the scheduler through episodes drawn from seeds (SEEDS=, PROCESSES=), and goes on where it was interrupted
+# make benchmark measures the bundled model on this CPU, and transformers beside it
 # make gpu      runs the tests that need a GPU, then measures kernels, engine and server on it; figures go to out/gpu
 #               (TOKENIZER= is a directory with the tokenizer of Llama-3.1, instead of one that is made up)
 

@@ -27,6 +27,18 @@ _SETTINGS = {
     "multi-turn": ("multi_turn_", "random_input_len", "random_output_len"),
 }
 
+# Which of these are meant by lengths of whatever dataset.
+_RANDOM_LENGTHS = {"input_len": "random_input_len", "output_len": "random_output_len"}
+_LENGTHS = {
+    "random": _RANDOM_LENGTHS,
+    "sharegpt": {"output_len": "sharegpt_output_len"},
+    "prefix-repetition": {
+        "input_len": "prefix_repetition_suffix_len",
+        "output_len": "prefix_repetition_output_len",
+    },
+    "multi-turn": _RANDOM_LENGTHS,
+}
+
 
 class Turn(msgspec.Struct, frozen=True):
     """What is added to the conversation so far. prompt_tokens: as the server should count, 0 if that is not known."""
@@ -44,6 +56,7 @@ def make(
 ) -> list[Conversation]:
     """`count` and `seed` instead of those in the options: for warming up. Raises ConfigError."""
     _check_other_datasets(options)
+    options = _with_general_lengths(options)
     count = options.num_prompts if count is None else count
     draw = random.Random(options.seed if seed is None else seed)
     return _MAKERS[options.dataset_name](options, prompts, draw, count)
@@ -58,6 +71,21 @@ def _check_other_datasets(options: DatasetOptions) -> None:
             raise ConfigError(
                 f"--{name} is of --dataset_name={' or '.join(owners)}, and --dataset_name is {options.dataset_name}"
             )
+
+
+def _with_general_lengths(options: DatasetOptions) -> DatasetOptions:
+    """`input_len` and `output_len` where the dataset has its own. Raises ConfigError for a length given twice."""
+    usual, changes = DatasetOptions(), {}
+    for name in ("input_len", "output_len"):
+        length, own = getattr(options, name), _LENGTHS[options.dataset_name].get(name)
+        if length is None:
+            continue
+        if own is None:
+            raise ConfigError(f"--{name}={length}: prompts of --dataset_name={options.dataset_name} are as they are")
+        if getattr(options, own) != getattr(usual, own):
+            raise ConfigError(f"--{name}={length} and --{own}={getattr(options, own)} are the same; give one of them")
+        changes[own] = length
+    return msgspec.structs.replace(options, **changes)
 
 
 def _random(options: DatasetOptions, prompts: Prompts, draw: random.Random, count: int) -> list[Conversation]:

@@ -28,6 +28,8 @@ class DatasetOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     prompt_form: A[
         PromptForm, about("text: words that are one token each; ids: token ids, which the API takes too")
     ] = "text"
+    input_len: A[Count | None, about("Tokens of a prompt, whatever the dataset, in the place of its own flag")] = None
+    output_len: A[Count | None, about("Tokens of an answer, whatever the dataset, in the place of its own flag")] = None
     random_input_len: A[int, at_least(1), about("Tokens of a random prompt, or of a user's turn")] = 1024
     random_output_len: A[int, at_least(1), about("Tokens of an answer")] = 128
     random_range_ratio: A[

@@ -74,16 +74,25 @@ def test_sharegpt_takes_first_questions_that_are_neither_short_nor_long(tmp_path
         make(dataset_name="sharegpt", dataset_path=str(path), num_prompts=7)
 
 
+@pytest.mark.parametrize("name", ["random", "multi-turn", "prefix-repetition"])
+def test_lengths_can_be_given_without_the_datasets_name(name):
+    turns = [turns[0] for turns in make(dataset_name=name, input_len=7, output_len=3)]
+    prefix = DatasetOptions().prefix_repetition_prefix_len if name == "prefix-repetition" else 0
+    assert {(turn.prompt_tokens, turn.output_tokens) for turn in turns} == {(prefix + 7, 3)}
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
         ({"dataset_path": "a.json"}, "--dataset_path is of --dataset_name=sharegpt, and --dataset_name is random"),
         ({"dataset_name": "multi-turn", "random_range_ratio": 0.5}, "--random_range_ratio is of --dataset_name=random"),
         ({"dataset_name": "sharegpt", "random_output_len": 5}, "--random_output_len is of .*=random or multi-turn"),
+        ({"dataset_name": "sharegpt", "input_len": 5}, "--input_len=5: prompts of --dataset_name=sharegpt are as they"),
+        ({"output_len": 5, "random_output_len": 6}, "--output_len=5 and --random_output_len=6 are the same"),
         ({"dataset_name": "sharegpt"}, "reads a file; give --dataset_path=FILE"),
     ],
 )
-def test_settings_of_another_dataset_are_refused(options, message):
+def test_settings_that_would_have_no_effect_are_refused(options, message):
     with pytest.raises(ConfigError, match=message):
         make(**options)
 
