@@ -18,6 +18,7 @@ _MOST_PROMPT_TOKENS = 1024
 _MOST_TOKENS = 2048
 _SHAREGPT = 'a JSON list of {"conversations": [{"from", "value"}, ...]}'
 _AT_A_TIME = 1000  # that are tokenized
+_WARM_UP_SEED = 1 << 30
 
 # How settings of each dataset begin; all others are of all.
 _SETTINGS = {
@@ -51,15 +52,19 @@ class Turn(msgspec.Struct, frozen=True):
 Conversation = list[Turn]
 
 
-def make(
-    options: DatasetOptions, prompts: Prompts, *, count: int | None = None, seed: int | None = None
-) -> list[Conversation]:
-    """`count` and `seed` instead of those in the options: for warming up. Raises ConfigError."""
+def make(options: DatasetOptions, prompts: Prompts) -> list[Conversation]:
+    """What counts. Raises ConfigError."""
     _check_other_datasets(options)
     options = _with_general_lengths(options)
-    count = options.num_prompts if count is None else count
-    draw = random.Random(options.seed if seed is None else seed)
-    return _MAKERS[options.dataset_name](options, prompts, draw, count)
+    return _MAKERS[options.dataset_name](options, prompts, random.Random(options.seed), options.num_prompts)
+
+
+def make_for_warm_up(options: DatasetOptions, prompts: Prompts, count: int) -> list[Conversation]:
+    """So many others of the kind, which put nothing of what counts into a cache. Raises ConfigError."""
+    begin = options.num_prompts
+    if options.dataset_name == "sharegpt":
+        return make(msgspec.structs.replace(options, num_prompts=begin + count), prompts)[begin:]
+    return make(msgspec.structs.replace(options, num_prompts=count, seed=options.seed + _WARM_UP_SEED), prompts)
 
 
 def _check_other_datasets(options: DatasetOptions) -> None:

@@ -15,7 +15,6 @@ from lightllm.bench.server import Server
 from lightllm.demo import MODEL_DIR
 
 _DEMO = "lightllm-demo"
-_WARM_UP_SEED = 1 << 30  # so that warming up does not put the measured prompts into a cache
 _INTERRUPTED = 130
 
 
@@ -77,7 +76,7 @@ def _measure(options: ServeOptions, server: Server) -> Measured:
     conversations = datasets.make(options, made)
     due = arrivals.offsets(len(conversations), options.request_rate, options.burstiness, options.seed)
     if options.num_warmups:
-        warming = datasets.make(options, made, count=options.num_warmups, seed=options.seed + _WARM_UP_SEED)
+        warming = datasets.make_for_warm_up(options, made, options.num_warmups)
         _send(options, server, warming, [0.0] * len(warming), title="warming up")
     if not options.profile:
         return _send(options, server, conversations, due, title=options.dataset_name, counts=True)

@@ -68,6 +68,10 @@ def test_sharegpt_takes_first_questions_that_are_neither_short_nor_long(tmp_path
     turns = [turn for (turn,) in make(dataset_name="sharegpt", dataset_path=str(path), num_prompts=6)]
     assert {turn.prompt for turn in turns} == {f"What is {number} and {number}?" for number in range(6)}
     assert all(turn.output_tokens >= 4 for turn in turns)
+    given = DatasetOptions(dataset_name="sharegpt", dataset_path=str(path), num_prompts=4)
+    made = prompts.load(given, MODEL_DIR)
+    others = {turn.prompt for (turn,) in datasets.make_for_warm_up(given, made, 2)}
+    assert not others & {turn.prompt for (turn,) in datasets.make(given, made)}
     fixed = make(dataset_name="sharegpt", dataset_path=str(path), num_prompts=2, sharegpt_output_len=9)
     assert {turn.output_tokens for (turn,) in fixed} == {9}
     with pytest.raises(ConfigError, match="has 6 usable prompts"):
