@@ -22,7 +22,7 @@ from torch import Tensor
 from benchmarks import on_gpu
 from lightllm.bench.kernels.timing import seconds_of
 from lightllm.compute import ops
-from lightllm.compute.kernels.triton import matvec_hopper, matvec_int4, matvec_w8a16, tuned
+from lightllm.compute.kernels.triton import launch, matvec_hopper, matvec_int4, matvec_w8a16, tuned
 from lightllm.compute.kernels.triton.compiling import compiled_beside
 from lightllm.compute.kernels.triton.quantize import quantize_tokens
 from lightllm.compute.ops import int4
@@ -104,7 +104,7 @@ class EightBits:
     """A scale an output. Tokens are rounded beforehand, in time that is not counted."""
 
     dtype: torch.dtype
-    op, kind, narrowest = "linear_per_channel", matvec_hopper.Shape, matvec_hopper.NARROWEST
+    op, kind, narrowest = "linear_per_channel", matvec_hopper.Shape, launch.NARROWEST
 
     def weights(self, product: Product, device: torch.device) -> tuple[Tensor, ...]:
         weight = torch.empty(product.outputs, product.inputs, dtype=torch.bfloat16, device=device)

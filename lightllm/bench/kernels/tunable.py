@@ -115,7 +115,7 @@ def _streams(product: Product, tokens: int) -> list[matvec_hopper.Shape]:
 
 def mixture_tunable(mixture: Mixture, tokens: int, facts: Facts) -> Tunable:
     """All of a mixture but its router, for tokens that choose evenly."""
-    format_, op = ("plain", ops.gated_experts) if mixture.bits == 16 else ("scaled", ops.gated_experts_fp8_block)
+    form, op = ("plain", ops.gated_experts) if mixture.bits == 16 else ("scaled", ops.gated_experts_fp8_block)
     sizes = (tokens, mixture.top_k, mixture.experts, 2 * mixture.width, mixture.hidden)
 
     def matrix(outputs: int, inputs: int) -> tuple[Tensor, ...]:
@@ -135,7 +135,7 @@ def mixture_tunable(mixture: Mixture, tokens: int, facts: Facts) -> Tunable:
         *matrices, choice, share, first = others
         half = len(matrices) // 2
         wide, narrow = (
-            experts.Matrices(format_, weight, weight.shape[1], weight.shape[2], tuple(more))
+            experts.Matrices(form, weight, weight.shape[1], weight.shape[2], tuple(more))
             for weight, *more in (matrices[:half], matrices[half:])
         )
         return experts.mixture(x, wide, narrow, choice, share, first, shape=parameters)
@@ -143,9 +143,9 @@ def mixture_tunable(mixture: Mixture, tokens: int, facts: Facts) -> Tunable:
     # However few are chosen, so that one copy is made.
     moved = float(mixture.experts * 3 * mixture.hidden * mixture.width * mixture.bits // 8)
     case = Case(op.name, key(sizes), "", run, make, bytes_moved=moved)
-    default = experts.shape_for(format_, tokens, mixture.experts, mixture.top_k, facts.dtype)
+    default = experts.shape_for(form, tokens, mixture.experts, mixture.top_k, facts.dtype)
     return Tunable(
-        f"experts {format_}", experts.Shape, sizes, default, _mixture_shapes(mixture, tokens), run, op.reference, [case]
+        f"experts {form}", experts.Shape, sizes, default, _mixture_shapes(mixture, tokens), run, op.reference, [case]
     )
 
 

@@ -25,6 +25,7 @@ from lightllm.compute.kernels.triton import tuned
 from lightllm.compute.kernels.triton.kv_formats import LEAST_SCALE, numbers, scaled_shares
 from lightllm.compute.kernels.triton.launch import (
     ARRIVALS,
+    NARROWEST,
     arrivals,
     card,
     depends,
@@ -34,7 +35,6 @@ from lightllm.compute.kernels.triton.launch import (
 )
 
 LOG2_E = 1.4426950408889634
-NARROWEST = 16  # rows and columns of the smallest matrix product
 JOINED_NUMBERS = 2048  # of parts that are read at once
 
 

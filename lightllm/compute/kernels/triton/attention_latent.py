@@ -10,11 +10,10 @@ from torch import Tensor
 from lightllm.compute import ops
 from lightllm.compute.kernels.triton import attention_latent_decode, attention_latent_decode_hopper
 from lightllm.compute.kernels.triton.attention import lots
-from lightllm.compute.kernels.triton.attention_decode import NARROWEST
 from lightllm.compute.kernels.triton.attention_prefill import attend_chunks
 from lightllm.compute.kernels.triton.attention_prefill_hopper import attend_runs_of, why_not_runs
 from lightllm.compute.kernels.triton.attention_quantized import run_of
-from lightllm.compute.kernels.triton.launch import is_hopper, why_not
+from lightllm.compute.kernels.triton.launch import NARROWEST, is_hopper, why_not
 from lightllm.compute.ops.attention import Sequences
 
 FEW_HEADS = 16  # of a block: reading latents takes longer than the products

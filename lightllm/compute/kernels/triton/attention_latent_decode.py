@@ -17,17 +17,11 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from lightllm.compute.kernels.triton.attention_decode import (
-    LOG2_E,
-    NARROWEST,
-    _join,
-    _locate,
-    _owner,
-    _pick,
-)
+from lightllm.compute.kernels.triton.attention_decode import LOG2_E, _join, _locate, _owner, _pick
 from lightllm.compute.kernels.triton.kv_formats import LEAST_SCALE, numbers, scaled_shares
 from lightllm.compute.kernels.triton.launch import (
     ARRIVALS,
+    NARROWEST,
     arrivals,
     card,
     depends,

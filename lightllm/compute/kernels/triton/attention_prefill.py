@@ -21,9 +21,9 @@ import triton.language as tl
 from torch import Tensor
 
 from lightllm.compute.kernels.triton import tuned
-from lightllm.compute.kernels.triton.attention_decode import LOG2_E, NARROWEST
+from lightllm.compute.kernels.triton.attention_decode import LOG2_E
 from lightllm.compute.kernels.triton.kv_formats import LEAST_SCALE, numbers, scaled_shares
-from lightllm.compute.kernels.triton.launch import begin, cdiv, depends, next_power_of_2
+from lightllm.compute.kernels.triton.launch import NARROWEST, begin, cdiv, depends, next_power_of_2, padded
 
 MOST_PACKED = 16
 LONG_ROWS = 512  # with more, a chunk's blocks are large
@@ -225,7 +225,7 @@ def packed(heads: int, kv_heads: int) -> int:
 def parts(dim: int) -> tuple[int, int]:
     """The powers of two by which a head of `dim` numbers is computed."""
     most = max(1 << (dim.bit_length() - 1), NARROWEST)
-    return most, max(next_power_of_2(dim - most), NARROWEST) if dim > most else 0
+    return most, padded(dim - most) if dim > most else 0
 
 
 def attend_chunks(
@@ -257,7 +257,7 @@ def attend_chunks(
     pack, split = packed(heads, kv_heads), values.shape[2] * max(stored, 1)
     is_latent = split < dim
     if is_latent:
-        most, rest = (max(next_power_of_2(size), NARROWEST) for size in (split, dim - split))
+        most, rest = (padded(size) for size in (split, dim - split))
     else:
         most, rest = parts(dim)
         split = min(most, dim)

@@ -11,10 +11,9 @@ import triton.language as tl
 from torch import Tensor
 
 from lightllm.compute import ops
-from lightllm.compute.kernels.triton.launch import begin, cdiv, depends, next_power_of_2, rows_of, why_not
+from lightllm.compute.kernels.triton.launch import NARROWEST, begin, cdiv, depends, padded, rows_of, why_not
 
 MOST_TOKENS = 64  # of a block
-NARROWEST = 16
 
 
 @triton.jit
@@ -89,7 +88,7 @@ def linear_awq(
     y = torch.empty(tokens, outputs, dtype=x.dtype, device=x.device)
     if tokens and outputs:
         is_wide, dependent = x.dtype == torch.float32, depends(x.device)
-        block = NARROWEST if is_wide else min(max(next_power_of_2(tokens), NARROWEST), MOST_TOKENS)
+        block = NARROWEST if is_wide else min(padded(tokens), MOST_TOKENS)
         width = 32 if is_wide else 64
         _multiply[(cdiv(outputs, width), cdiv(tokens, block))](
             x, weight, scales, zeros, group_of, bias, y, tokens, outputs, inputs, x.stride(0),

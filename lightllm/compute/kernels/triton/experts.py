@@ -10,12 +10,11 @@ from lightllm.compute import ops
 from lightllm.compute.kernels.triton import tuned
 from lightllm.compute.kernels.triton.expert_products import Matrices, Product, multiply, multiply_gated
 from lightllm.compute.kernels.triton.expert_rows import combine, sort
-from lightllm.compute.kernels.triton.launch import cdiv, next_power_of_2, why_not
+from lightllm.compute.kernels.triton.launch import NARROWEST, cdiv, next_power_of_2, why_not
 from lightllm.compute.kernels.triton.quantize import quantize_groups
 from lightllm.compute.ops.fp8_block import TILE
 
 MOST_TOKENS = 4096  # what parameters depend on: more tokens have those of this many
-NARROWEST = 16
 MOST_OF_A_RUN = 2  # tiles along the inputs, of which there are as many as stages: six would not fit
 
 

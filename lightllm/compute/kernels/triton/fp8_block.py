@@ -17,14 +17,12 @@ from torch import Tensor
 
 from lightllm.compute import ops
 from lightllm.compute.kernels.triton import matvec_fp8_block
-from lightllm.compute.kernels.triton.launch import begin, cdiv, depends, is_hopper, next_power_of_2, rows_of, why_not
-from lightllm.compute.kernels.triton.matvec_hopper import padded
+from lightllm.compute.kernels.triton.launch import NARROWEST, begin, cdiv, depends, is_hopper, padded, rows_of, why_not
 from lightllm.compute.kernels.triton.quantize import quantize_groups, rounded
 from lightllm.compute.ops.fp8_block import LARGEST, TILE
 from lightllm.compute.ops.per_channel import SMALLEST_SCALE
 
 MOST_TOKENS = 64  # of a block
-NARROWEST = 16
 LIBRARY = (12, 9)  # CUDA whose library multiplies tiles
 ALIGNED = 4  # scales that it reads at once
 
@@ -96,7 +94,7 @@ def shape_for(tokens: int, *, is_cut: bool) -> Shape:
     """Parameters for so many tokens."""
     if is_cut:
         return Shape(NARROWEST, 32, stages=2)
-    block = min(max(next_power_of_2(tokens), NARROWEST), MOST_TOKENS)
+    block = min(padded(tokens), MOST_TOKENS)
     return Shape(2 * block if tokens > block else block, 32 if tokens <= NARROWEST else 64)
 
 

@@ -106,6 +106,14 @@ def next_power_of_2(count: int) -> int:
     return 1 << (count - 1).bit_length()
 
 
+NARROWEST = 16  # rows and columns of the smallest product of the matrix unit
+
+
+def padded(count: int) -> int:
+    """Rows or columns of a tile that holds `count`: a power of two."""
+    return max(next_power_of_2(count), NARROWEST)
+
+
 ARRIVALS = 1 << 16
 MEETING = tl.constexpr(16)  # the most programs that wait for one another
 

@@ -20,7 +20,7 @@ from lightllm.compute.kernels.triton import (
     tuned,
 )
 from lightllm.compute.kernels.triton.activation import silu_and_mul
-from lightllm.compute.kernels.triton.launch import is_hopper, next_power_of_2, why_not, why_not_hopper
+from lightllm.compute.kernels.triton.launch import is_hopper, padded, why_not, why_not_hopper
 
 FEWEST_IN_PARTS = 17  # with fewer tokens a norm has too few programs to add up parts
 FEWEST_ADDED = 513  # tokens from which on the library adds products to what they are to be added to
@@ -103,6 +103,6 @@ def _few(
 
 def _shape(module: Any, x: Tensor, weight: Tensor, *, gated: bool) -> Any:
     """Launch parameters of a module with a kernel for few tokens, or None where the library is faster."""
-    tokens, op = max(next_power_of_2(len(x)), matvec.NARROWEST), "gated_linear" if gated else "linear"
+    tokens, op = padded(len(x)), "gated_linear" if gated else "linear"
     default = module.shape_for(tokens, *weight.shape, gated=gated)
     return tuned.shape(x.device, op, module.Shape, (tokens, *weight.shape), default)

@@ -14,10 +14,9 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from lightllm.compute.kernels.triton.launch import ARRIVALS, arrivals, begin, cdiv, depends, next_power_of_2
+from lightllm.compute.kernels.triton.launch import ARRIVALS, arrivals, begin, cdiv, depends, padded
 
 MOST_TOKENS = 64
-NARROWEST = 16  # columns of the smallest matrix product
 
 
 @dataclass(frozen=True)
@@ -126,7 +125,7 @@ def multiply(
         parts = torch.empty(shape.splits, tokens, outputs, dtype=torch.float32, device=x.device)
     _multiply[(blocks, shape.splits)](
         x, weight, bias, y, parts, arrivals(x.device), tokens, outputs, inputs, x.stride(0), weight.stride(0),
-        TOKENS=max(next_power_of_2(tokens), NARROWEST), OUTPUTS=shape.outputs, INPUTS=shape.inputs,
+        TOKENS=padded(tokens), OUTPUTS=shape.outputs, INPUTS=shape.inputs,
         SPLITS=shape.splits, EVEN=even, BIASED=bias is not None, GATED=gated, DEPENDENT=dependent,
         launch_pdl=dependent, num_warps=shape.warps, num_stages=shape.stages,
     )  # fmt: skip

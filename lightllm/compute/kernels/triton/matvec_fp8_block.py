@@ -15,7 +15,7 @@ from triton.experimental.gluon.language.nvidia.hopper import mbarrier, warpgroup
 from triton.language.extra.cuda import gdc_launch_dependents
 
 from lightllm.compute.kernels.triton.descriptors import tiles_of, why_not_copied
-from lightllm.compute.kernels.triton.launch import arrivals, cdiv, is_hopper
+from lightllm.compute.kernels.triton.launch import arrivals, cdiv, is_hopper, padded
 from lightllm.compute.kernels.triton.matvec_hopper import (
     MANY_ROWS,
     MOST_SPLITS,
@@ -24,7 +24,6 @@ from lightllm.compute.kernels.triton.matvec_hopper import (
     _end,
     _fetch,
     _fetch_tokens,
-    padded,
     room_for_parts,
 )
 from lightllm.compute.kernels.triton.matvec_w8a16 import ROWS, WARPS

@@ -24,10 +24,9 @@ from triton.experimental.gluon.language.nvidia.hopper import mbarrier, tma, warp
 from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
 from lightllm.compute.kernels.triton.descriptors import OF_8_BITS, OF_16_BITS, lines_of, tiles_of, why_not_copied
-from lightllm.compute.kernels.triton.launch import ARRIVALS, arrivals, cdiv, next_power_of_2
+from lightllm.compute.kernels.triton.launch import ARRIVALS, arrivals, cdiv, padded
 from lightllm.compute.ops.per_channel import LARGEST, SMALLEST_SCALE
 
-NARROWEST = 16  # tokens of the smallest product
 ROWS_OF_A_WARP = 16
 MANY_ROWS = 1 << 16
 MOST_SPLITS = 8
@@ -413,11 +412,6 @@ def multiply_rounded(
     y_scale = torch.empty(width // shape.rows, padded(len(x)), dtype=torch.float32, device=x.device)
     _multiply(x, weight, bias, shape, y, y_scale, gated=True, scales=scales, in_parts=False)
     return y, y_scale[:, : len(x)]
-
-
-def padded(tokens: int) -> int:
-    """Tokens of a tile."""
-    return max(next_power_of_2(tokens), NARROWEST)
 
 
 def _multiply(

@@ -23,17 +23,17 @@ from triton.language.extra.cuda import gdc_launch_dependents
 from lightllm.compute import ops
 from lightllm.compute.kernels.triton import matmul_hopper, matmul_streamed
 from lightllm.compute.kernels.triton.descriptors import tiles_of
-from lightllm.compute.kernels.triton.launch import MEETING, card, cdiv, meetings, next_power_of_2, why_not_hopper
-from lightllm.compute.kernels.triton.matmul_streamed import _scales
-from lightllm.compute.kernels.triton.matvec_hopper import (
-    Shape,
-    _add_parts,
-    _ask,
-    _fetch,
-    _keep_part,
-    _sum_tiles,
+from lightllm.compute.kernels.triton.launch import (
+    MEETING,
+    card,
+    cdiv,
+    meetings,
+    next_power_of_2,
     padded,
+    why_not_hopper,
 )
+from lightllm.compute.kernels.triton.matmul_streamed import _scales
+from lightllm.compute.kernels.triton.matvec_hopper import Shape, _add_parts, _ask, _fetch, _keep_part, _sum_tiles
 from lightllm.compute.kernels.triton.rope import norm_rotate_store
 from lightllm.compute.ops.joined import DIM, MOST_TOKENS, PART
 from lightllm.compute.ops.op import Facts

@@ -20,7 +20,7 @@ from triton.experimental.gluon.language.nvidia.hopper import mbarrier, warpgroup
 from triton.language.extra.cuda import gdc_launch_dependents
 
 from lightllm.compute.kernels.triton.descriptors import OF_16_BITS, tiles_of, why_not_copied
-from lightllm.compute.kernels.triton.launch import arrivals, begin, cdiv, depends, is_hopper
+from lightllm.compute.kernels.triton.launch import arrivals, begin, cdiv, depends, is_hopper, padded
 from lightllm.compute.kernels.triton.matvec_hopper import (
     MANY_ROWS,
     MOST_SPLITS,
@@ -30,7 +30,6 @@ from lightllm.compute.kernels.triton.matvec_hopper import (
     _fetch,
     _fetch_tokens,
     _scale_of_rows,
-    padded,
     room_for_parts,
 )
 

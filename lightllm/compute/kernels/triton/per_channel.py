@@ -25,7 +25,7 @@ from lightllm.compute.kernels.triton.launch import (
     cdiv,
     depends,
     is_hopper,
-    next_power_of_2,
+    padded,
     rows_of,
     why_not,
     why_not_hopper,
@@ -35,7 +35,6 @@ from lightllm.compute.kernels.triton.matvec import MOST_TOKENS
 from lightllm.compute.kernels.triton.quantize import quantize_tokens
 from lightllm.compute.ops.per_channel import GROUP, in_groups, restored
 
-NARROWEST = 16
 FEW_NUMBERS = 1 << 22  # of y
 MOST_TO_ROUND = 32  # tokens: with more, scaling each group takes as long as rounding apart
 NEIGHBOURS = 8  # blocks of tokens that are computed side by side, so that they share matrices in the second cache
@@ -91,7 +90,7 @@ def _multiply(
 def shape_for(tokens: int, outputs: int) -> Shape:
     """Source: docs/performance-log.md."""
     if tokens <= 64:
-        return Shape(tokens=max(next_power_of_2(tokens), NARROWEST), outputs=64, inputs=128, warps=4, stages=4)
+        return Shape(tokens=padded(tokens), outputs=64, inputs=128, warps=4, stages=4)
     if tokens * outputs < FEW_NUMBERS:
         # Smaller blocks, so that all multiprocessors have some.
         return Shape(tokens=128, outputs=128, inputs=128, warps=4, stages=4)
@@ -155,7 +154,7 @@ def _product(x: Tensor, weight: Tensor, scale: Tensor, bias: Tensor | None, *, r
 def _product_of_floats(x: Tensor, weight: Tensor, scale: Tensor, bias: Tensor | None, *, gated: bool) -> Tensor:
     x = rows_of(x)
     if matvec_w8a16.why_not(x, weight) is None:
-        at_once = min(matvec_hopper.padded(len(x)), matvec_w8a16.TOKENS_AT_ONCE)
+        at_once = min(padded(len(x)), matvec_w8a16.TOKENS_AT_ONCE)
         shape = matvec_w8a16.shape_for(at_once, *weight.shape, gated=gated)
         return matvec_w8a16.multiply(x, weight, scale, bias, shape, gated=gated)
     y = F.linear(x, matvec_w8a16.dequantized(weight, scale, x.dtype), bias)
@@ -228,7 +227,7 @@ def _shape_for(numbers: Tensor, x_scale: Tensor, weight: Tensor, *, gated: bool)
 
 
 def _shape(numbers: Tensor, weight: Tensor, *, gated: bool) -> matvec_hopper.Shape:
-    sizes = (matvec_hopper.padded(len(numbers)), *weight.shape)
+    sizes = (padded(len(numbers)), *weight.shape)
     default = matvec_hopper.shape_of_8_bits(*sizes, gated=gated)
     op = "gated_linear_per_channel" if gated else "linear_per_channel"
     return tuned.shape(numbers.device, op, matvec_hopper.Shape, sizes, default) or default

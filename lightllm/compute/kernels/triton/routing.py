@@ -9,9 +9,17 @@ import triton.language as tl
 from torch import Tensor
 
 from lightllm.compute import ops
-from lightllm.compute.kernels.triton.launch import begin, cdiv, depends, let_next_start, next_power_of_2, wait, why_not
+from lightllm.compute.kernels.triton.launch import (
+    begin,
+    cdiv,
+    depends,
+    let_next_start,
+    next_power_of_2,
+    padded,
+    wait,
+    why_not,
+)
 
-NARROWEST = 16
 MOST_JOINED = 16  # parts of logits that are read at once
 EXPERTS_A_WARP = 256
 NONE = tl.constexpr(1 << 30)  # more than any expert's number
@@ -82,7 +90,7 @@ def _score(
 def shape_for(tokens: int) -> Shape:
     """Source: docs/performance-log.md."""
     if tokens <= 64:
-        return Shape(16, max(next_power_of_2(tokens), NARROWEST), 128, 4, 2, 512, 32)
+        return Shape(16, padded(tokens), 128, 4, 2, 512, 32)
     return Shape(64, 64, 64, 4, 3, 264, 16)
 
 
